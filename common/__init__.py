@@ -1,0 +1,1 @@
+"""What both families share: dynamics, denoisers, backbones, solvers, data, training."""

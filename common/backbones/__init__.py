@@ -1,0 +1,5 @@
+"""Networks of (x, t, labels) with t in [0, 1]. They know no dynamics, and any of them fits under any dynamics."""
+
+from common.backbones.unet import UNet
+
+__all__ = ["UNet"]

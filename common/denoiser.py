@@ -1,0 +1,178 @@
+"""From a network's output to x0_hat: the one thing a solver calls.
+
+A network is trained on v = m x0 + sc eps and may predict the noise, the data, or a mixture of both. Each choice is a
+:class:`Prediction`; :class:`Denoiser` joins one with a network and a dynamics. Wrappers have the same call.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from common.dynamics import LinearDynamics, Moments
+
+X0Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+SIGMA_DATA = 0.5  # deviation of the data that EDM's scalings assume
+
+
+class Prediction(ABC):
+    """What a network's output means, given the law of v | x0."""
+
+    def input(self, dynamics: LinearDynamics, law: Moments, v: Tensor) -> Tensor:
+        """The network's input; v itself unless a member rescales it."""
+        return v
+
+    @abstractmethod
+    def target(self, dynamics: LinearDynamics, law: Moments, x0: Tensor, noise: Tensor) -> Tensor:
+        """What the network should put out, (B, C, *S)."""
+
+    @abstractmethod
+    def x0(self, dynamics: LinearDynamics, law: Moments, v: Tensor, output: Tensor) -> Tensor:
+        """x0_hat from v and the network's output, (B, C, *S)."""
+
+
+class Noise(Prediction):
+    """eps: the white noise in v (GFDM, arXiv 2310.17638, eq. 23): x0_hat = (v - sc eps_hat) / m."""
+
+    def target(self, dynamics: LinearDynamics, law: Moments, x0: Tensor, noise: Tensor) -> Tensor:
+        return noise
+
+    def x0(self, dynamics: LinearDynamics, law: Moments, v: Tensor, output: Tensor) -> Tensor:
+        return dynamics.basis.scale(1 / law.scale, v) - dynamics.basis.scale(law.sigma, output)
+
+
+class Data(Prediction):
+    """x0: the data itself (FDP, arXiv 2303.00800)."""
+
+    def target(self, dynamics: LinearDynamics, law: Moments, x0: Tensor, noise: Tensor) -> Tensor:
+        return x0
+
+    def x0(self, dynamics: LinearDynamics, law: Moments, v: Tensor, output: Tensor) -> Tensor:
+        return output
+
+
+class Velocity(Prediction):
+    """v: the rotation c eps - s x0 with c = m / r, s = sc / r, r^2 = m^2 + sc^2 (arXiv 2202.00512, section 4)."""
+
+    @staticmethod
+    def _angle(law: Moments) -> tuple[Tensor, Tensor, Tensor]:
+        radius = (law.scale.square() + law.std.square()).sqrt()
+        return law.scale / radius, law.std / radius, radius
+
+    def input(self, dynamics: LinearDynamics, law: Moments, v: Tensor) -> Tensor:
+        return dynamics.basis.scale(1 / self._angle(law)[2], v)
+
+    def target(self, dynamics: LinearDynamics, law: Moments, x0: Tensor, noise: Tensor) -> Tensor:
+        cosine, sine, _ = self._angle(law)
+        return dynamics.basis.scale(cosine, noise) - dynamics.basis.scale(sine, x0)
+
+    def x0(self, dynamics: LinearDynamics, law: Moments, v: Tensor, output: Tensor) -> Tensor:
+        cosine, sine, radius = self._angle(law)
+        return dynamics.basis.scale(cosine / radius, v) - dynamics.basis.scale(sine, output)
+
+
+class Preconditioned(Prediction):
+    """edm: x0_hat = c_skip u + c_out F(c_in u), u = v / m (EDM, arXiv 2206.00364, table 1)."""
+
+    @staticmethod
+    def _scalings(law: Moments) -> tuple[Tensor, Tensor, Tensor]:
+        """(c_skip / m, c_out, c_in / m): factors on v and on the network's output."""
+        # with s = m sigma_data: c_in / m = 1 / sqrt(sc^2 + s^2), free of the overflow of sigma where m is tiny
+        s = law.scale * SIGMA_DATA
+        radius = (law.std.square() + s.square()).sqrt()
+        return s * SIGMA_DATA / radius.square(), law.std * SIGMA_DATA / radius, 1 / radius
+
+    def input(self, dynamics: LinearDynamics, law: Moments, v: Tensor) -> Tensor:
+        return dynamics.basis.scale(self._scalings(law)[2], v)
+
+    def target(self, dynamics: LinearDynamics, law: Moments, x0: Tensor, noise: Tensor) -> Tensor:
+        skip, out, _ = self._scalings(law)
+        # (x0 - c_skip u) / c_out with u = x0 + sigma eps
+        data = dynamics.basis.scale((1 - skip * law.scale) / out, x0)
+        return data - dynamics.basis.scale(skip * law.std / out, noise)
+
+    def x0(self, dynamics: LinearDynamics, law: Moments, v: Tensor, output: Tensor) -> Tensor:
+        skip, out, _ = self._scalings(law)
+        return dynamics.basis.scale(skip, v) + dynamics.basis.scale(out, output)
+
+
+PREDICTIONS: dict[str, Prediction] = {"eps": Noise(), "x0": Data(), "v": Velocity(), "edm": Preconditioned()}
+
+
+class Denoiser(nn.Module):
+    """A network under a dynamics: (v, t, labels) to the posterior mean of the data.
+
+    Args:
+        backbone: network of (x, t, labels), t in [0, 1], labels (B,) int64 or None.
+        dynamics: gives the law of v | x0.
+        prediction: ``eps``, ``x0``, ``v``, ``edm`` or ``auto``: eps, or x0 where the scale vanishes at T.
+
+    Raises:
+        ValueError: for an unknown prediction, or eps where the scale vanishes.
+    """
+
+    def __init__(self, backbone: nn.Module, dynamics: LinearDynamics, prediction: str = "auto") -> None:
+        super().__init__()
+        if prediction == "auto":
+            prediction = "x0" if dynamics.scale_vanishes else "eps"
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"prediction must be auto or one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+        if prediction == "eps" and dynamics.scale_vanishes:
+            raise ValueError(f"prediction=eps cannot be turned into data under {dynamics}: its scale vanishes; use x0")
+        self.backbone, self.dynamics = backbone, dynamics
+        self.prediction = prediction
+        self._rule = PREDICTIONS[prediction]
+
+    def forward(self, v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Posterior mean of the data.
+
+        Args:
+            v: noisy data (B, C, *S), as :meth:`LinearDynamics.perturb` or ``statistic`` give it.
+            t: times (B,).
+            labels: classes (B,) int64, or None.
+
+        Returns:
+            x0_hat, (B, C, *S).
+        """
+        law = self.dynamics.moments(t)
+        output = self.backbone(self._rule.input(self.dynamics, law, v), t.to(v.dtype), labels)
+        return self._rule.x0(self.dynamics, law, v, output.to(v.dtype))
+
+    def error(self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Squared error of the network's own output in the metric of the dynamics, mean over entries: (B,).
+
+        Under eps-prediction this is GFDM's loss (arXiv 2310.17638, eq. 24).
+
+        Args:
+            x0: clean data (B, C, *S).
+            t: times (B,).
+            noise: white noise (B, C, *S).
+            labels: classes (B,) int64, or None.
+        """
+        law = self.dynamics.moments(t)
+        basis = self.dynamics.basis
+        v = basis.scale(law.scale, x0) + basis.scale(law.std, noise)
+        output = self.backbone(self._rule.input(self.dynamics, law, v), t.to(v.dtype), labels)
+        difference = output.to(v.dtype) - self._rule.target(self.dynamics, law, x0, noise)
+        weighted = basis.scale(self.dynamics.metric.sqrt().unsqueeze(0), difference) if basis.modes else difference
+        return weighted.square().flatten(1).mean(1)
+
+
+class Clipped(nn.Module):
+    """A denoiser whose x0_hat is clipped to the range of the data.
+
+    Args:
+        denoiser: any callable (v, t, labels) to x0_hat.
+        low: smallest value of the data.
+        high: largest value of the data.
+    """
+
+    def __init__(self, denoiser: X0Denoiser, low: float = -1.0, high: float = 1.0) -> None:
+        super().__init__()
+        if not low < high:
+            raise ValueError(f"low must be below high, got low={low}, high={high}")
+        self.denoiser, self.low, self.high = denoiser, low, high
+
+    def forward(self, v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """x0_hat in [low, high], (B, C, *S)."""
+        return self.denoiser(v, t, labels).clamp(self.low, self.high)

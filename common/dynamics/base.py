@@ -1,0 +1,367 @@
+"""One family for both papers: linear SDEs that are block-diagonal in a spatial basis.
+
+    dZ = F(t) Z dt + G(t) dW,      Z = (Z^1 .. Z^A),  Z^1 the data,  one Brownian motion W for all components
+
+A member states F, G, its basis and its initial covariance. Written once, here: the law of Z_t given x0, the scalar
+statistic a network sees, the score, the reverse process, transitions and the prior (score-SDE, arXiv 2011.13456;
+general linear diffusions as in gDDIM, arXiv 2206.05564).
+
+The law, with M the mean factor and S the covariance (both per mode):
+
+    Z_t | x0 ~ N(M x0, S),         dM/dt = F M,   dS/dt = F S + S F' + G G'
+    v = w . Z_t | x0 ~ N(m x0, sc^2),   m = M_1,  w = m psi,  sc = m sigma,  sigma = (M' S^-1 M)^(-1/2)
+    S^-1 = psi psi' / sigma^2 + R,  M' psi = 1,  R M = 0        (Schur form: no step ever inverts S)
+"""
+
+import math
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.dynamics.basis import Basis, Pixel
+from common.dynamics.propagator import propagate
+
+BISECTIONS = 64  # halvings of log t: past double precision for any interval of times
+VANISHING_SCALE = 1e-3  # below this share of the data left at T, dividing by the scale amplifies a network's error
+
+
+class Moments:
+    """The law of Z_t given x0; every field is computed when it is asked for, in float64.
+
+    Attributes (B times, A components, ``*modes`` of the basis):
+        mean: M, (B, A, *modes).
+        cov: S, (B, A, A, *modes).
+        weight: w with v = w . z, (B, A, *modes).
+        scale: m = M_1, (B, *modes).
+        std: sc, deviation of v given x0, (B, *modes).
+        log_sigma: log(sc / m), the primary noise level, (B, *modes).
+        sigma: sc / m, (B, *modes).
+        complement: R with S^-1 = w w' / sc^2 + R, (B, A, A, *modes).
+    """
+
+    def __init__(self, dynamics: "LinearDynamics", t: Tensor) -> None:
+        self._dynamics = dynamics
+        self._t = t.double()
+
+    @cached_property
+    def mean(self) -> Tensor:
+        return self._dynamics._mean(self._t)
+
+    @cached_property
+    def cov(self) -> Tensor:
+        return self._dynamics._cov(self._t)
+
+    @cached_property
+    def weight(self) -> Tensor:
+        return self._dynamics._weight(self._t)
+
+    @cached_property
+    def complement(self) -> Tensor:
+        return self._dynamics._complement(self._t)
+
+    @cached_property
+    def _level(self) -> tuple[Tensor, Tensor]:
+        return self._dynamics._level(self._t)
+
+    @property
+    def scale(self) -> Tensor:
+        return self._level[0]
+
+    @property
+    def log_sigma(self) -> Tensor:
+        return self._level[1]
+
+    @cached_property
+    def sigma(self) -> Tensor:
+        return self.log_sigma.exp()
+
+    @cached_property
+    def std(self) -> Tensor:
+        return self._dynamics._std(self.scale, self.log_sigma)
+
+
+class LinearDynamics(nn.Module, ABC):
+    """A linear SDE from data (t = 0) to noise (t = T = 1).
+
+    Subclasses give the SDE (:meth:`drift_matrix`, :meth:`diffusion_vector`) and its law, the latter by inheriting
+    from :class:`~common.dynamics.closed_form.ClosedForm` (one component, formulas) or
+    :class:`~common.dynamics.tabulated.Tabulated` (any number of components, tables solved from the SDE).
+
+    Attributes:
+        num_components: A.
+        basis: the spatial basis in which F and G are per-mode numbers.
+        t_min: the smallest time at which the law is known; smaller times are read as this one.
+        horizon: T.
+    """
+
+    num_components: int
+    basis: Basis
+    t_min: float = 1e-6
+    horizon: float = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.basis = Pixel()
+        self.prior = Prior(self)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tables lie; times must be given on this device (members without tables take any)."""
+        return next((buffer.device for buffer in self.buffers()), torch.device("cpu"))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+    # -- the SDE ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def drift_matrix(self, t: Tensor) -> Tensor:
+        """F(t): times (B,) float64 to (B, A, A, *modes)."""
+
+    @abstractmethod
+    def diffusion_vector(self, t: Tensor) -> Tensor:
+        """G(t): times (B,) float64 to (B, A, *modes)."""
+
+    # -- the law, supplied by ClosedForm or Tabulated -------------------------------------------------------------
+
+    @abstractmethod
+    def _level(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(m, log sigma), each (B, *modes): all that training needs."""
+
+    @abstractmethod
+    def _mean(self, t: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _cov(self, t: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _weight(self, t: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _complement(self, t: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _root(self, t: Tensor) -> Tensor:
+        """A square root of S whose first column is M sigma: (B, A, A, *modes), root root' = S."""
+
+    @abstractmethod
+    def scalar_path(self) -> "LinearDynamics":
+        """The one-component dynamics of v = w . z: the same scale and std, so the same network, without Y.
+
+        Raises:
+            ValueError: where the noise level is not monotone in time.
+        """
+
+    def _std(self, scale: Tensor, log_sigma: Tensor) -> Tensor:
+        return scale * log_sigma.exp()
+
+    def moments(self, t: Tensor) -> Moments:
+        """The law of Z_t given x0 at times t (B,), any float dtype, in [t_min, T]; see :class:`Moments`."""
+        return Moments(self, t)
+
+    # -- training: one scalar problem, whatever A is ---------------------------------------------------------------
+
+    def perturb(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Draw what a network sees: v = m x0 + sc eps in the basis.
+
+        Args:
+            x0: clean data (B, C, *S).
+            t: times (B,).
+            noise: white noise (B, C, *S).
+
+        Returns:
+            v, (B, C, *S), in the dtype of x0.
+        """
+        law = self.moments(t)
+        return self.basis.scale(law.scale, x0) + self.basis.scale(law.std, noise)
+
+    @property
+    def metric(self) -> Tensor:
+        """Weight of the data-space squared error per mode (*modes): 1 unless a member says otherwise."""
+        return torch.ones(self.basis.modes, dtype=torch.float64)
+
+    # -- the full state ---------------------------------------------------------------------------------------------
+
+    def statistic(self, z: Tensor, t: Tensor) -> Tensor:
+        """v = w . z, the part of the state (B, A, C, *S) that knows x0: (B, C, *S)."""
+        return self.basis.mix(self.moments(t).weight.unsqueeze(1), z).squeeze(1)
+
+    def sample_state(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Draw the full state Z_t given x0.
+
+        Args:
+            x0: clean data (B, C, *S).
+            t: times (B,).
+            noise: white noise in the shape of the state (B, A, C, *S).
+
+        Returns:
+            z, (B, A, C, *S).
+        """
+        t = t.double()
+        return self.basis.mix(self._mean(t).unsqueeze(2), x0.unsqueeze(1)) + self.basis.mix(self._root(t), noise)
+
+    def score(self, z: Tensor, t: Tensor, x0_hat: Tensor) -> Tensor:
+        """Gradient of log p_t(z) implied by the posterior mean of x0.
+
+        Args:
+            z: state (B, A, C, *S).
+            t: times (B,).
+            x0_hat: posterior mean of the data given v (B, C, *S).
+
+        Returns:
+            -psi (u - x0_hat) / sigma^2 - R z, (B, A, C, *S). Under heat dynamics this is the gradient itself,
+            without the factor r of the published code.
+        """
+        law = self.moments(t)
+        v = self.basis.mix(law.weight.unsqueeze(1), z).squeeze(1)
+        residual = self.basis.scale(1 / law.std, v) - self.basis.scale(law.scale / law.std, x0_hat)
+        weight = law.weight / law.std.unsqueeze(1)
+        score = -self.basis.mix(weight.unsqueeze(2), residual.unsqueeze(1))
+        return score - self.basis.mix(law.complement, z) if self.num_components > 1 else score
+
+    # -- the reverse process ------------------------------------------------------------------------------------------
+
+    def apply_drift(self, z: Tensor, t: Tensor) -> Tensor:
+        """F(t) z, (B, A, C, *S)."""
+        return self.basis.mix(self.drift_matrix(t.double()), z)
+
+    def apply_diffusion(self, noise: Tensor, t: Tensor) -> Tensor:
+        """G(t) times white noise (B, C, *S): one draw per pixel drives all components, (B, A, C, *S)."""
+        return self.basis.mix(self.diffusion_vector(t.double()).unsqueeze(2), noise.unsqueeze(1))
+
+    def reverse_drift(self, z: Tensor, t: Tensor, x0_hat: Tensor, *, stochastic: bool) -> Tensor:
+        """Drift of the time reversal, to be multiplied by dt < 0.
+
+        Args:
+            z: state (B, A, C, *S).
+            t: times (B,).
+            x0_hat: posterior mean of the data (B, C, *S).
+            stochastic: True for the reverse SDE, F z - G G' s; False for the probability-flow ODE,
+                F z - 1/2 G G' s (score-SDE, eqs. 6 and 13).
+
+        Returns:
+            (B, A, C, *S).
+        """
+        t = t.double()
+        score = self.score(z, t, x0_hat)
+        g = self.diffusion_vector(t)
+        along = self.basis.mix(g.unsqueeze(1), score)  # G' s, (B, 1, C, *S)
+        factor = 1.0 if stochastic else 0.5
+        return self.apply_drift(z, t) - factor * self.basis.mix(g.unsqueeze(2), along)
+
+    def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The exact linear map from time s to time t.
+
+        Args:
+            s: start times (B,).
+            t: end times (B,), either side of s.
+
+        Returns:
+            (U, Q), each (B, A, A, *modes), with Z_t = U Z_s + N(0, Q) forward in time. Backward (t < s) U is the
+            inverse map and Q = S_t - U S_s U' is negative semi-definite: the noise that is taken out again.
+        """
+        return propagate(self.drift_matrix, self.diffusion_vector, s.double(), t.double())
+
+    # -- noise level and time -----------------------------------------------------------------------------------------
+
+    def representative(self, per_mode: Tensor) -> Tensor:
+        """One number (B,) for per-mode values (B, *modes), used to lay time grids; modes are alike by default."""
+        return per_mode
+
+    @property
+    def is_monotone(self) -> bool:
+        """Whether sigma never falls in t, so that noise level and time name each other."""
+        return True
+
+    def require_monotone(self, purpose: str) -> None:
+        """Raise a ValueError where sigma is not monotone in t, naming what it was needed for."""
+        if not self.is_monotone:
+            raise ValueError(
+                f"{purpose} needs a noise level that never falls in time; that of {self} does. "
+                "Use marginals='exact', or a solver on the augmented state."
+            )
+
+    def log_sigma(self, t: Tensor) -> Tensor:
+        """Noise level of the representative mode at times (B,): the variable that grids are laid in."""
+        return self.representative(self._level(t.double())[1])
+
+    def time_at(self, log_sigma: Tensor) -> Tensor:
+        """Inverse of :meth:`log_sigma` by bisection in log t.
+
+        Args:
+            log_sigma: (B,); values outside the range of the dynamics give its end times.
+
+        Returns:
+            Times (B,) float64 in [t_min, T].
+
+        Raises:
+            ValueError: where the noise level is not monotone.
+        """
+        self.require_monotone("time_at")
+        log_sigma = log_sigma.double()
+        low = torch.full_like(log_sigma, math.log(self.t_min))
+        high = torch.full_like(log_sigma, math.log(self.horizon))
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            below = self.log_sigma(middle.exp()) < log_sigma
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return ((low + high) / 2).exp()
+
+    @cached_property
+    def scale_vanishes(self) -> bool:
+        """Whether some mode keeps so little of x0 at T that a noise prediction could not be turned into x0_hat."""
+        scale = self._level(torch.tensor([self.horizon], dtype=torch.float64))[0]
+        return bool(scale.min() < VANISHING_SCALE)
+
+
+class Prior(nn.Module):
+    """Where sampling starts: the law of Z_T.
+
+    With mean and variance zero this is N(0, S(T)), as both papers have it. With the data's own mean and variance it
+    is N(M(T) mean, S(T) + M M' variance), which is right also where sigma(T) is small (large K, heat dynamics).
+
+    Args:
+        dynamics: the dynamics whose end it is.
+        mean: mean of the data, one number.
+        variance: variance of the data, one number or per mode.
+    """
+
+    def __init__(self, dynamics: LinearDynamics, mean: float = 0.0, variance: float = 0.0) -> None:
+        super().__init__()
+        if variance < 0:
+            raise ValueError(f"variance of the prior must be at least 0, got {variance}")
+        self.mean, self.variance = float(mean), float(variance)
+        self._owner: tuple[LinearDynamics] = (dynamics,)  # a tuple, so that nn.Module sees no cycle
+
+    def sample(self, shape: tuple[int, ...], noise: Tensor) -> Tensor:
+        """Turn white noise into a start state.
+
+        Args:
+            shape: data shape (B, C, *S).
+            noise: (B, A, C, *S).
+
+        Returns:
+            z, (B, A, C, *S), on the device and in the dtype of the noise.
+        """
+        dynamics = self._owner[0]
+        expected = (shape[0], dynamics.num_components, *shape[1:])
+        if tuple(noise.shape) != expected:
+            raise ValueError(f"noise of the prior must have shape {expected}, got {tuple(noise.shape)}")
+        t = torch.full((1,), dynamics.horizon, dtype=torch.float64, device=noise.device)
+        root = dynamics._root(t).clone()
+        sigma_squared = dynamics.moments(t).sigma.square()
+        # the first column of the root is M sigma: the data's own variance adds to sigma^2
+        root[:, :, 0] *= (1 + self.variance / sigma_squared).sqrt().unsqueeze(1)
+        mean = torch.full(shape, self.mean, device=noise.device, dtype=noise.dtype)
+        shift = dynamics.basis.mix(dynamics._mean(t).unsqueeze(2), mean.unsqueeze(1))
+        return shift + dynamics.basis.mix(root, noise)
+
+    def extra_repr(self) -> str:
+        return f"mean={self.mean:g}, variance={self.variance:g}"
+
+    def config(self) -> dict[str, Any]:
+        """The numbers a run folder keeps."""
+        return {"mean": self.mean, "variance": self.variance}

@@ -1,0 +1,161 @@
+"""Classical members: VP, VE and sub-VP (score-SDE, arXiv 2011.13456, eqs. 29-31) and CLD (arXiv 2112.07068)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from common.dynamics.closed_form import ClosedForm
+from common.dynamics.tabulated import Tabulated
+
+
+def check_range(name: str, low: float, high: float, *, low_name: str, high_name: str, strict: bool = True) -> None:
+    """Refuse a pair of bounds that is not 0 < low < high (or 0 <= low <= high)."""
+    ok = 0 < low < high < math.inf if strict else 0 <= low <= high < math.inf
+    if not ok:
+        relation = "0 < {} < {}" if strict else "0 <= {} <= {}"
+        raise ValueError(f"{name} needs {relation.format(low_name, high_name)}, got {low_name}={low}, {high_name}={high}")
+
+
+class LinearBeta:
+    """The linear schedule beta(t) = beta_min + (beta_max - beta_min) t on [0, 1].
+
+    Args:
+        beta_min: rate at t = 0, at least 0.
+        beta_max: rate at t = 1, at least ``beta_min`` and above 0.
+
+    Raises:
+        ValueError: for bounds out of order.
+    """
+
+    def __init__(self, beta_min: float, beta_max: float) -> None:
+        check_range("beta", beta_min, beta_max, low_name="beta_min", high_name="beta_max", strict=False)
+        if beta_max == 0:
+            raise ValueError("beta_max must be above 0, got 0")
+        self.beta_min, self.beta_max = beta_min, beta_max
+
+    def __call__(self, t: Tensor) -> Tensor:
+        """beta(t)."""
+        return self.beta_min + (self.beta_max - self.beta_min) * t
+
+    def integral(self, t: Tensor) -> Tensor:
+        """Integral of beta from 0 to t."""
+        return t * (self.beta_min + (self.beta_max - self.beta_min) * t / 2)
+
+
+class VP(ClosedForm):
+    """Variance preserving: dX = -beta/2 X dt + sqrt(beta) dW (score-SDE eq. 32-33).
+
+    Args:
+        beta_min: rate at t = 0.
+        beta_max: rate at t = 1.
+
+    Raises:
+        ValueError: for bounds out of order.
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        super().__init__()
+        self.beta = LinearBeta(beta_min, beta_max)
+
+    def drift(self, t: Tensor) -> Tensor:
+        return -self.beta(t) / 2
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return self.beta(t).sqrt()
+
+    def log_scale(self, t: Tensor) -> Tensor:
+        return -self.beta.integral(t) / 2
+
+    def noise_level(self, t: Tensor) -> Tensor:
+        return torch.expm1(self.beta.integral(t)).log() / 2
+
+    def extra_repr(self) -> str:
+        return f"beta_min={self.beta.beta_min}, beta_max={self.beta.beta_max}"
+
+
+class SubVP(VP):
+    """Sub-VP: dX = -beta/2 X dt + sqrt(beta (1 - exp(-2 int beta))) dW (score-SDE eq. 34-35)."""
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return (self.beta(t) * -torch.expm1(-2 * self.beta.integral(t))).sqrt()
+
+    def noise_level(self, t: Tensor) -> Tensor:
+        integral = self.beta.integral(t)
+        return (-torch.expm1(-integral)).log() + integral / 2
+
+
+class VE(ClosedForm):
+    """Variance exploding: dX = sigma_min r^t sqrt(2 log r) dW, r = sigma_max / sigma_min (score-SDE eq. 30-31).
+
+    X_0 has variance sigma_min^2 around the data, so that Var X_t = sigma_min^2 r^(2 t).
+
+    Args:
+        sigma_min: noise level at t = 0.
+        sigma_max: noise level at t = 1.
+
+    Raises:
+        ValueError: unless 0 < sigma_min < sigma_max.
+    """
+
+    def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
+        super().__init__()
+        check_range("VE", sigma_min, sigma_max, low_name="sigma_min", high_name="sigma_max")
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        self.log_ratio = math.log(sigma_max / sigma_min)
+
+    def drift(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return math.sqrt(2 * self.log_ratio) * self.noise_level(t).exp()
+
+    def log_scale(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def noise_level(self, t: Tensor) -> Tensor:
+        return math.log(self.sigma_min) + self.log_ratio * t
+
+    def extra_repr(self) -> str:
+        return f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}"
+
+
+class CLD(Tabulated):
+    """Critically damped Langevin diffusion (arXiv 2112.07068, eqs. 5-6): data X and velocity V, both with a mean.
+
+        dX = beta V / mass dt,      dV = -beta X dt - beta friction V / mass dt + sqrt(2 friction beta) dW
+
+    with friction = 2 sqrt(mass) and V_0 ~ N(0, initial_share * mass).
+
+    Args:
+        beta: overall rate, above 0.
+        mass: mass of the velocity, above 0.
+        initial_share: share of the velocity's stationary variance that it starts with, above 0.
+
+    Raises:
+        ValueError: for a value that is not above 0.
+    """
+
+    def __init__(self, beta: float = 4.0, mass: float = 0.25, initial_share: float = 0.04) -> None:
+        for name, value in (("beta", beta), ("mass", mass), ("initial_share", initial_share)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, got {value}")
+        friction = 2 * math.sqrt(mass)
+        super().__init__(num_components=2, rate=beta * friction / mass)
+        self.beta, self.mass, self.initial_share = beta, mass, initial_share
+        self.friction = friction
+        self.tabulate()
+
+    def drift_matrix(self, t: Tensor) -> Tensor:
+        rows = [[0.0, 1 / self.mass], [-1.0, -self.friction / self.mass]]
+        return self.beta * torch.tensor(rows, dtype=torch.float64, device=t.device).expand(len(t), 2, 2)
+
+    def diffusion_vector(self, t: Tensor) -> Tensor:
+        column = [0.0, math.sqrt(2 * self.friction * self.beta)]
+        return torch.tensor(column, dtype=torch.float64, device=t.device).expand(len(t), 2)
+
+    def initial_cov(self) -> Tensor:
+        return torch.tensor([[0.0, 0.0], [0.0, self.initial_share * self.mass]], dtype=torch.float64)
+
+    def extra_repr(self) -> str:
+        return f"beta={self.beta}, mass={self.mass}, initial_share={self.initial_share}"

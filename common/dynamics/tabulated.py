@@ -1,0 +1,178 @@
+"""Dynamics of any number of components whose law is solved from their SDE once and tabulated."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from common.dynamics.base import LinearDynamics
+from common.dynamics.closed_form import ClosedForm
+from common.dynamics.propagator import gauss_step
+from common.dynamics.tables import TimeTable, time_nodes
+
+# FVP (0.3, 3) and FVE stand still in places (slopes down to 3e-12): what rounding leaves of that is not a fall
+FALL_TOLERANCE = 1e-8
+
+
+def complement_basis(mean: Tensor) -> Tensor:
+    """Columns that span the complement of M: the last A - 1 of a Householder reflection, smooth in M (M_1 > 0).
+
+    Args:
+        mean: M, (B, A).
+
+    Returns:
+        N, (B, A, A - 1) with N'M = 0 and N'N = 1.
+    """
+    size = mean.shape[-1]
+    normal = mean / mean.norm(dim=-1, keepdim=True)
+    first = torch.eye(size, dtype=mean.dtype, device=mean.device)[0]
+    axis = normal + first
+    axis = axis / axis.norm(dim=-1, keepdim=True)
+    reflection = torch.eye(size, dtype=mean.dtype, device=mean.device) - 2 * axis.unsqueeze(-1) * axis.unsqueeze(-2)
+    return reflection[..., 1:]
+
+
+def schur_form(mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Split S^-1 = psi psi' / sigma^2 + R with M' psi = 1 and R M = 0.
+
+    Args:
+        mean: M, (B, A).
+        cov: S, (B, A, A).
+
+    Returns:
+        (psi (B, A), log_sigma (B,), R (B, A, A)).
+    """
+    normal = complement_basis(mean)
+    across = normal.mT @ cov @ normal
+    complement = normal @ torch.linalg.solve(across, normal.mT)
+    complement = (complement + complement.mT) / 2
+    along = (mean / mean.square().sum(-1, keepdim=True)).unsqueeze(-1)
+    psi = along - complement @ (cov @ along)
+    variance = (psi.mT @ cov @ psi).flatten()
+    return psi.squeeze(-1), variance.log() / 2, complement
+
+
+class Tabulated(LinearDynamics):
+    """Base of dynamics given by F, G and initial covariance alone (pixel basis).
+
+    A member sets its parameters, then calls :meth:`tabulate` at the end of its constructor.
+
+    Args:
+        num_components: A.
+        rate: fastest rate of F, which sets how finely the end of time is resolved.
+    """
+
+    def __init__(self, num_components: int, rate: float = 20.0) -> None:
+        super().__init__()
+        self.num_components = num_components
+        self.rate = max(rate, 20.0)
+
+    @abstractmethod
+    def initial_cov(self) -> Tensor:
+        """Covariance of Z_0 given x0, (A, A) float64."""
+
+    def marginal_cov(self, t: Tensor, propagator: Tensor, noise_cov: Tensor) -> Tensor:
+        """Covariance S of Z_t given x0 from the map and the noise since t = 0; each (N, A, A)."""
+        return propagator @ self.initial_cov() @ propagator.mT + noise_cov
+
+    def tabulate(self) -> None:
+        """Solve the moment equations on a grid of times and fit the tables."""
+        nodes = time_nodes(self.t_min, self.horizon, self.rate)
+        t = torch.from_numpy(nodes)
+        phi, noise = gauss_step(self.drift_matrix, self.diffusion_vector, torch.cat([torch.zeros(1), t[:-1]]).double(), t)
+        for k in range(1, len(t)):
+            noise[k] += phi[k] @ noise[k - 1] @ phi[k].mT
+            phi[k] = phi[k] @ phi[k - 1]
+        mean = phi[:, :, 0].contiguous()
+        cov = self.marginal_cov(t, phi, noise)
+        psi, log_sigma, complement = schur_form(mean, cov)
+        if not bool(torch.isfinite(log_sigma).all()):
+            raise ValueError(f"{self}: the conditional variance vanishes in float64; use fewer components")
+        deviation = cov.diagonal(dim1=-2, dim2=-1).sqrt()
+        pairs = deviation.unsqueeze(-1) * deviation.unsqueeze(-2)
+
+        def table(values: Tensor) -> TimeTable:
+            return TimeTable(nodes, values.flatten(1), self.rate)
+
+        self._monotone = bool((log_sigma.diff() >= -FALL_TOLERANCE).all())
+        self.level_table = table(torch.stack([mean[:, 0], log_sigma], dim=1))
+        self.mean_table = table(mean)
+        self.deviation_table = table(deviation.log())
+        self.correlation_table = table(cov / pairs)
+        self.weight_table = table(mean[:, :1] * psi)
+        self.complement_table = table(complement * pairs)
+
+    @property
+    def is_monotone(self) -> bool:
+        return self._monotone
+
+    def _square(self, flat: Tensor) -> Tensor:
+        return flat.unflatten(1, (self.num_components, self.num_components))
+
+    def _level(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        scale, log_sigma = self.level_table(t).unbind(1)
+        return scale, log_sigma
+
+    def _mean(self, t: Tensor) -> Tensor:
+        return self.mean_table(t)
+
+    def _pairs(self, t: Tensor) -> Tensor:
+        log_deviation = self.deviation_table(t)
+        return (log_deviation.unsqueeze(-1) + log_deviation.unsqueeze(-2)).exp()
+
+    def _cov(self, t: Tensor) -> Tensor:
+        return self._square(self.correlation_table(t)) * self._pairs(t)
+
+    def _weight(self, t: Tensor) -> Tensor:
+        return self.weight_table(t)
+
+    def _complement(self, t: Tensor) -> Tensor:
+        return self._square(self.complement_table(t)) / self._pairs(t)
+
+    def _root(self, t: Tensor) -> Tensor:
+        # S = sigma^2 M M' + S R S, and S R S = (S N C^-T)(S N C^-T)' with C C' = N'S N
+        mean, cov = self._mean(t), self._cov(t)
+        normal = complement_basis(mean)
+        factor = torch.linalg.cholesky_ex(normal.mT @ cov @ normal).L
+        rest = torch.linalg.solve_triangular(factor, normal.mT @ cov, upper=False).mT
+        along = mean * self._level(t)[1].exp().unsqueeze(1)
+        return torch.cat([along.unsqueeze(-1), rest], dim=-1)
+
+    def scalar_path(self) -> LinearDynamics:
+        """The one-component dynamics of v = w . z, with the same scale and std.
+
+        Raises:
+            ValueError: where the noise level is not monotone in time.
+        """
+        self.require_monotone("scalar_path")
+        return self if self.num_components == 1 else ScalarPath(self)
+
+
+class ScalarPath(ClosedForm):
+    """The statistic v = w . Z as a diffusion of its own: same scale and std as its parent, no auxiliary component.
+
+    dV = (d log m / dt) V dt + sc sqrt(2 d log sigma / dt) dW has exactly these moments.
+    """
+
+    def __init__(self, parent: Tabulated) -> None:
+        super().__init__()
+        self.parent = parent
+        self.t_min = parent.t_min
+
+    def drift(self, t: Tensor) -> Tensor:
+        mean = self.parent._mean(t)
+        return (self.parent.drift_matrix(t)[:, 0] * mean).sum(1) / mean[:, 0]
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        rate = self.parent.level_table.derivative(t)[:, 1].clamp_min(0)
+        scale, log_sigma = self.parent._level(t)
+        return scale * log_sigma.exp() * (2 * rate).sqrt()
+
+    def log_scale(self, t: Tensor) -> Tensor:
+        return self.parent._level(t)[0].log()
+
+    def noise_level(self, t: Tensor) -> Tensor:
+        return self.parent._level(t)[1]
+
+    def extra_repr(self) -> str:
+        return f"of {self.parent}"

@@ -1,0 +1,62 @@
+"""What a solver is: a step, a declared order and its evaluations per step."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from common.denoiser import X0Denoiser
+from common.dynamics import LinearDynamics
+from common.samplers.grids import Grid
+
+
+class Posterior:
+    """The denoiser seen from a solver: z and t to x0_hat, labels bound, calls counted."""
+
+    def __init__(self, dynamics: LinearDynamics, denoiser: X0Denoiser, labels: Tensor | None) -> None:
+        self._dynamics, self._denoiser, self._labels = dynamics, denoiser, labels
+        self.calls = 0
+
+    def __call__(self, z: Tensor, t: Tensor) -> Tensor:
+        """x0_hat (B, C, *S) for the state z (B, A, C, *S) at time t (1,)."""
+        self.calls += 1
+        v = z.squeeze(1) if self._dynamics.num_components == 1 else self._dynamics.statistic(z, t)
+        return self._denoiser(v, t.expand(len(v)), self._labels)
+
+
+class Solver(ABC):
+    """One scheme. Instances hold what a scheme remembers between steps, so each run takes a fresh one.
+
+    Attributes:
+        order: order of the global error in the step (weak order for stochastic schemes).
+        evaluations: denoiser calls per step.
+        stochastic: whether a step uses noise.
+    """
+
+    order: int
+    evaluations: int = 1
+    stochastic: bool = False
+
+    def check(self, dynamics: LinearDynamics) -> None:
+        """Raise a ValueError where the scheme does not apply to the dynamics."""
+
+    @abstractmethod
+    def default_grid(self, dynamics: LinearDynamics) -> Grid:
+        """The time grid that suits the scheme under this dynamics."""
+
+    @abstractmethod
+    def step(
+        self, dynamics: LinearDynamics, posterior: Posterior, z: Tensor, t: Tensor, s: Tensor, noise: Tensor | None
+    ) -> Tensor:
+        """Advance the state from time t to time s < t.
+
+        Args:
+            dynamics: the dynamics that is reversed.
+            posterior: z and t to x0_hat.
+            z: state (B, A, C, *S).
+            t: present time (1,) float64.
+            s: next time (1,) float64.
+            noise: white noise (B, C, *S), or None in the last step and for deterministic schemes.
+
+        Returns:
+            The state at time s.
+        """

@@ -1,0 +1,38 @@
+"""Euler-Maruyama on the reverse SDE and Euler on the probability-flow ODE (score-SDE, arXiv 2011.13456)."""
+
+from torch import Tensor
+
+from common.broadcast import align
+from common.dynamics import LinearDynamics
+from common.samplers.base import Posterior, Solver
+from common.samplers.grids import Grid, uniform
+
+
+class Euler(Solver):
+    """z + dt (F z - 1/2 G G' s): the probability-flow ODE."""
+
+    order = 1
+
+    def default_grid(self, dynamics: LinearDynamics) -> Grid:
+        """Uniform in time, as published."""
+        return uniform
+
+    def step(
+        self, dynamics: LinearDynamics, posterior: Posterior, z: Tensor, t: Tensor, s: Tensor, noise: Tensor | None
+    ) -> Tensor:
+        drift = dynamics.reverse_drift(z, t, posterior(z, t), stochastic=self.stochastic)
+        return z + align(s - t, z) * drift
+
+
+class EulerMaruyama(Euler):
+    """z + dt (F z - G G' s) + sqrt(|dt|) G xi: the reverse SDE; the last step is taken without noise."""
+
+    stochastic = True
+
+    def step(
+        self, dynamics: LinearDynamics, posterior: Posterior, z: Tensor, t: Tensor, s: Tensor, noise: Tensor | None
+    ) -> Tensor:
+        advanced = super().step(dynamics, posterior, z, t, s, None)
+        if noise is None:
+            return advanced
+        return advanced + align((t - s).sqrt(), z) * dynamics.apply_diffusion(noise, t)

@@ -1,0 +1,41 @@
+"""Random numbers of a sampler: sample i depends on seed i alone, never on its batch mates."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+CHUNK = 16  # steps drawn at a time for each sample; part of the definition of a sample, do not change
+
+
+class NoiseSource:
+    """One generator per sample, so that any batch, process or restart gives the same sample for a seed.
+
+    Args:
+        seeds: one integer per sample.
+        shape: shape of one sample (C, *S).
+        device: where the numbers are drawn (CPU and CUDA generators differ).
+        dtype: dtype of the numbers.
+    """
+
+    def __init__(self, seeds: Sequence[int], shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> None:
+        self.shape = tuple(shape)
+        self._generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
+        self._device, self._dtype = device, dtype
+        self._chunk: Tensor | None = None
+        self._position = CHUNK
+
+    def _draw(self, shape: tuple[int, ...]) -> Tensor:
+        draws = [torch.randn(shape, generator=g, device=self._device, dtype=self._dtype) for g in self._generators]
+        return torch.stack(draws)
+
+    def start(self, components: int) -> Tensor:
+        """White noise for the start state, (B, components, C, *S); call it before :meth:`step`."""
+        return self._draw((components, *self.shape))
+
+    def step(self) -> Tensor:
+        """White noise of the next step, (B, C, *S)."""
+        if self._chunk is None or self._position == CHUNK:
+            self._chunk, self._position = self._draw((CHUNK, *self.shape)), 0
+        self._position += 1
+        return self._chunk[:, self._position - 1]

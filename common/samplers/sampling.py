@@ -1,0 +1,106 @@
+"""The sampling loop, written once for every dynamics, network and solver."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.denoiser import X0Denoiser
+from common.dynamics import LinearDynamics
+from common.samplers.base import Posterior, Solver
+from common.samplers.euler import Euler, EulerMaruyama
+from common.samplers.exponential import Exponential1, Exponential2
+from common.samplers.grids import Grid
+from common.samplers.noise import NoiseSource
+
+Callback = Callable[[int, float, Tensor, Tensor], None]
+
+SOLVERS: dict[str, type[Solver]] = {
+    "em": EulerMaruyama,
+    "euler": Euler,
+    "exp1": Exponential1,
+    "exp2": Exponential2,
+}
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """What :func:`sample` returns.
+
+    Attributes:
+        x: data component at t_end (B, C, *S).
+        z: whole state at t_end (B, A, C, *S).
+        nfe: number of denoiser calls.
+    """
+
+    x: Tensor
+    z: Tensor
+    nfe: int
+
+
+@torch.no_grad()
+def sample(
+    dynamics: LinearDynamics,
+    denoiser: X0Denoiser,
+    shape: tuple[int, ...],
+    *,
+    solver: str | Solver,
+    steps: int,
+    seeds: Sequence[int] | None = None,
+    init: Tensor | None = None,
+    labels: Tensor | None = None,
+    grid: Grid | None = None,
+    t_end: float = 1e-3,
+    callback: Callback | None = None,
+) -> SampleResult:
+    """Draw samples by reversing a dynamics; memory does not grow with the number of steps.
+
+    Args:
+        dynamics: what is reversed: a dynamics, or its ``scalar_path()``.
+        denoiser: any callable (v, t, labels) to x0_hat.
+        shape: data shape (B, C, *S).
+        solver: a name of ``SOLVERS`` or a :class:`Solver`.
+        steps: number of solver steps, at least 1.
+        seeds: one integer per sample; drawn from torch's global generator where None.
+        init: start state (B, A, C, *S) instead of a draw from the prior.
+        labels: classes (B,) int64, or None.
+        grid: time grid; the solver's own choice where None.
+        t_end: time at which sampling ends, in [dynamics.t_min, T).
+        callback: called after every step with (step, time, z, data component).
+
+    Returns:
+        A :class:`SampleResult`.
+
+    Raises:
+        ValueError: for arguments out of range or a solver that does not apply.
+    """
+    if isinstance(solver, str):
+        if solver not in SOLVERS:
+            raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
+        solver = SOLVERS[solver]()
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if not dynamics.t_min <= t_end < dynamics.horizon:
+        raise ValueError(f"t_end must lie in [{dynamics.t_min}, {dynamics.horizon}), got {t_end}")
+    if seeds is None:
+        seeds = torch.randint(2**62, (shape[0],)).tolist()
+    if len(seeds) != shape[0]:
+        raise ValueError(f"seeds must hold one integer per sample ({shape[0]}), got {len(seeds)}")
+    if labels is not None and tuple(labels.shape) != (shape[0],):
+        raise ValueError(f"labels must have shape ({shape[0]},), got {tuple(labels.shape)}")
+    solver.check(dynamics)
+
+    device = dynamics.device if init is None else init.device
+    source = NoiseSource(seeds, tuple(shape[1:]), device, torch.get_default_dtype() if init is None else init.dtype)
+    z = dynamics.prior.sample(tuple(shape), source.start(dynamics.num_components)) if init is None else init
+    times = (grid or solver.default_grid(dynamics))(dynamics, t_end, steps)
+    readable = times.tolist()
+    posterior = Posterior(dynamics, denoiser, labels)
+    for i in range(steps):
+        t, s = times[i : i + 1], times[i + 1 : i + 2]
+        noise = source.step() if solver.stochastic and i < steps - 1 else None
+        z = solver.step(dynamics, posterior, z, t, s, noise)
+        if callback is not None:
+            callback(i, readable[i + 1], z, z[:, 0])
+    return SampleResult(x=z[:, 0], z=z, nfe=posterior.calls)

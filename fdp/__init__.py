@@ -1,0 +1,1 @@
+"""Functional Diffusion Processes (arXiv 2303.00800)."""

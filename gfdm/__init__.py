@@ -1,0 +1,1 @@
+"""Generative Fractional Diffusion Models (arXiv 2310.17638)."""
