@@ -135,7 +135,7 @@ class Denoiser(nn.Module):
             x0_hat, (B, C, *S).
         """
         law = self.dynamics.moments(t)
-        output = self.backbone(self._rule.input(self.dynamics, law, v), t.to(v.dtype), labels)
+        output = self.backbone(self._rule.input(self.dynamics, law, v), t, labels)
         return self._rule.x0(self.dynamics, law, v, output.to(v.dtype))
 
     def error(self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -152,7 +152,7 @@ class Denoiser(nn.Module):
         law = self.dynamics.moments(t)
         basis = self.dynamics.basis
         v = basis.scale(law.scale, x0) + basis.scale(law.std, noise)
-        output = self.backbone(self._rule.input(self.dynamics, law, v), t.to(v.dtype), labels)
+        output = self.backbone(self._rule.input(self.dynamics, law, v), t, labels)
         difference = output.to(v.dtype) - self._rule.target(self.dynamics, law, x0, noise)
         weighted = basis.scale(self.dynamics.metric.sqrt().unsqueeze(0), difference) if basis.modes else difference
         return weighted.square().flatten(1).mean(1)

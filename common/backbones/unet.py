@@ -25,8 +25,8 @@ class UNet(nn.Module):
     Level l works at image_size / 2**l pixels with model_channels * channel_mult[l] channels. A fresh network returns
     zeros, because the last convolution of every residual branch and of the network starts at zero.
 
-    Fused attention has first derivatives in reverse mode only. For second or forward-mode ones (``torch.func.jvp``), call
-    the network under ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
+    Fused attention has first derivatives in reverse mode only. For second or forward-mode ones (``torch.func.jvp``),
+    call the network under ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
 
     Args:
         image_size: height and width of x, a multiple of 2**(levels - 1) where levels = len(channel_mult).
@@ -125,7 +125,7 @@ class UNet(nn.Module):
                 not checked here (that would wait for the device), but the embedding look-up fails on them.
 
         Returns:
-            (B, out_channels, image_size, image_size), in the memory format of x.
+            (B, out_channels, image_size, image_size), in channels_last if the parameters are.
 
         Raises:
             ValueError: if a shape is not as above.

@@ -1,0 +1,68 @@
+"""Files that are either whole or not there, and are never unpickled."""
+
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
+
+
+def atomic_write(path: Path, content: bytes) -> None:
+    """Write a file through a temporary one beside it: fsync, then rename.
+
+    Args:
+        path: where it goes; missing folders are made.
+        content: the bytes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain data as JSON, atomically."""
+    atomic_write(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def save(path: Path, content: Any) -> None:
+    """``torch.save`` of tensors and plain data, atomically."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    atomic_write(path, buffer.getvalue())
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict onto the CPU, refusing anything that would need unpickling.
+
+    Raises:
+        ValueError: where the file is truncated or is no plain state dict.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} is not a readable state dict (truncated, or not written by torch.save): {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no plain state dict (names to tensors)")
+    return state
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoints, written atomically."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write the checkpoint to a temporary file, then rename it."""
+        save(Path(path), checkpoint)

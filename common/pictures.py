@@ -1,0 +1,63 @@
+"""Pictures people look at: sample grids, the loss curve, the loss by noise level."""
+
+import io
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # files only: runs on machines without a screen
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
+
+from common.checkpoints import atomic_write
+
+MIN_SIDE = 32  # smaller images are enlarged, pixel by pixel, until they can be seen
+
+
+def save_grid(path: Path, images: Tensor, columns: int = 10) -> None:
+    """Write images as one PNG.
+
+    Args:
+        path: the file.
+        images: (N, C, H, W) in [0, 1], C = 1 or 3.
+        columns: images per row.
+    """
+    factor = max(1, MIN_SIDE // max(images.shape[-2:]))
+    large = images.clamp(0, 1).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+    buffer = io.BytesIO()
+    to_pil_image(make_grid(large.float().cpu(), nrow=columns, padding=2, pad_value=0.5)).save(buffer, format="PNG")
+    atomic_write(path, buffer.getvalue())
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a matplotlib figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
+    atomic_write(path, buffer.getvalue())
+
+
+def loss_figure(rows: list[dict[str, float]], by_level: list[tuple[float, float]]) -> Figure:
+    """Training and validation loss against the step, and the recent loss against the noise level.
+
+    Args:
+        rows: log lines with ``step`` and any of ``train/loss``, ``val/loss``.
+        by_level: (log sigma, mean loss) pairs.
+    """
+    figure = Figure(figsize=(11, 4))
+    curve, levels = figure.subplots(1, 2)
+    for name, style in (("train/loss", "-"), ("val/loss", "o-")):
+        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        if points:
+            steps, values = torch.tensor(points, dtype=torch.float64).unbind(1)
+            curve.plot(steps.tolist(), values.tolist(), style, label=name, linewidth=1, markersize=3)
+    curve.set(xlabel="optimiser step", ylabel="loss", yscale="log", title="loss")
+    if curve.get_legend_handles_labels()[0]:
+        curve.legend()
+    if by_level:
+        level, value = zip(*by_level, strict=True)
+        levels.plot([x / 2.302585092994046 for x in level], value, "o-", markersize=3)
+    levels.set(xlabel="log10 of the noise level sigma", ylabel="recent training loss", title="loss by noise level")
+    return figure

@@ -1,0 +1,1 @@
+"""The thin Lightning module, its callbacks, and the trainer."""

@@ -1,0 +1,249 @@
+"""What happens around training: the progress bar, sample grids, kept weights, a clean stop."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from tqdm import tqdm
+
+from common.checkpoints import save
+from common.denoiser import Clipped
+from common.pictures import loss_figure, save_figure, save_grid
+from common.samplers import sample
+from common.training.csv_log import CsvLog
+from common.training.module import DiffusionModule
+
+
+class StepProgress(ProgressBar):
+    """One bar over optimiser steps with loss, images per second and time left; sparse lines where there is no screen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._bar: tqdm | None = None
+
+    def disable(self) -> None:
+        """Show nothing (processes other than the first)."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show the bar."""
+        self._enabled = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the bar where the run stands."""
+        interval = 0.2 if sys.stderr.isatty() else 15.0
+        self._bar = tqdm(
+            total=trainer.max_steps,
+            initial=trainer.global_step,
+            desc="training",
+            unit="step",
+            mininterval=interval,
+            disable=not self._enabled,
+            dynamic_ncols=sys.stderr.isatty(),
+        )
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Advance; the figures are those of the last log line, so that no step waits for the device."""
+        if self._bar is None or trainer.global_step == self._bar.n:
+            return
+        latest = getattr(pl_module, "latest", {})
+        figures = {
+            name: f"{latest[key]:.{digits}g}"
+            for name, key, digits in (
+                ("loss", "train/loss", 4),
+                ("val", "val/loss", 4),
+                ("images/s", "train/images_per_s", 3),
+            )
+            if key in latest
+        }
+        self._bar.set_postfix(figures, refresh=False)
+        self._bar.update(trainer.global_step - self._bar.n)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the bar."""
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Close the bar, so that a message stands on a line of its own."""
+        self._close()
+
+
+class SampleGrid(Callback):
+    """After each validation: a grid of samples from the same seeds, by the run's best weights.
+
+    Args:
+        folder: where the PNGs go.
+        shape: shape (C, H, W) of one sample.
+        num_classes: samples ask for classes in turn; None where the network takes no labels.
+        solver: name of a solver.
+        steps: its steps.
+        count: samples per grid.
+        clip: clip x0_hat to [-1, 1].
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shape: tuple[int, ...],
+        *,
+        num_classes: int | None,
+        solver: str,
+        steps: int,
+        count: int,
+        clip: bool,
+    ) -> None:
+        self.folder, self.shape, self.num_classes = folder, shape, num_classes
+        self.solver, self.steps, self.count, self.clip = solver, steps, count, clip
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw and write the grid (first process only; the samples do not depend on it)."""
+        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, DiffusionModule):
+            return
+        denoiser = pl_module.best_denoiser()
+        was_training = denoiser.backbone.training
+        denoiser.backbone.eval()
+        dynamics = pl_module.dynamics if self.solver in ("em", "euler") else pl_module.dynamics.scalar_path()
+        labels = None
+        if self.num_classes is not None:
+            labels = torch.arange(self.count, device=pl_module.device) % self.num_classes
+        result = sample(
+            dynamics,
+            Clipped(denoiser) if self.clip else denoiser,
+            (self.count, *self.shape),
+            solver=self.solver,
+            steps=self.steps,
+            seeds=range(self.count),
+            labels=labels,
+        )
+        denoiser.backbone.train(was_training)
+        save_grid(self.folder / f"step-{trainer.global_step:07d}.png", (result.x + 1) / 2)
+
+
+class KeepWeights(Callback):
+    """Plain state dicts ``model-v0.pth``, ``ema_model-v0.pth``, .. every n steps, and ``-final`` at the end.
+
+    Args:
+        folder: the run's ``model`` folder.
+        every: optimiser steps between versions.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.folder, self.every = folder, every
+
+    def _write(self, pl_module: pl.LightningModule, version: str) -> None:
+        if not isinstance(pl_module, DiffusionModule) or not pl_module.trainer.is_global_zero:
+            return
+        save(self.folder / f"model-{version}.pth", pl_module.network.state_dict())
+        if pl_module.average is not None:
+            save(self.folder / f"ema_model-{version}.pth", pl_module.average.module.state_dict())
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write a version when it is due, once per optimiser step."""
+        step, accumulation = trainer.global_step, trainer.accumulate_grad_batches
+        if step and step % self.every == 0 and (batch.micro_step + 1) % accumulation == 0:
+            self._write(pl_module, f"v{step // self.every - 1}")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the final weights of a run that reached its last step."""
+        if trainer.global_step >= trainer.max_steps:
+            self._write(pl_module, "final")
+
+
+class LossPicture(Callback):
+    """``loss.png``: redrawn after each validation and at the end.
+
+    Args:
+        path: the file.
+        lines: the run's log lines.
+    """
+
+    def __init__(self, path: Path, lines: CsvLog) -> None:
+        self.path, self.lines = path, lines  # not "log": Lightning sets that name on callbacks
+
+    def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero and isinstance(pl_module, DiffusionModule) and not trainer.sanity_checking:
+            save_figure(self.path, loss_figure(self.lines.rows, pl_module.loss_by_level()))
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Redraw."""
+        self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the last state."""
+        self._draw(trainer, pl_module)
+
+
+class Stopped(RuntimeError):
+    """Training was asked to stop and has written its checkpoint.
+
+    Attributes:
+        step: the step of the checkpoint.
+    """
+
+    def __init__(self, step: int, checkpoint: Path) -> None:
+        super().__init__(f"stopped at step {step}; state kept in {checkpoint}")
+        self.step = step
+
+
+class CleanStop(Callback):
+    """On SIGINT or SIGTERM: finish the optimiser step, write the checkpoint, then raise :class:`Stopped`.
+
+    A second SIGINT stops at once.
+
+    Args:
+        checkpoint: where the state goes.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self._asked = False
+        self._before: dict[int, Any] = {}
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the signals over."""
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hand the signals back."""
+        self._restore()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Hand the signals back."""
+        self._restore()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop between optimiser steps only, on every process alike."""
+        if (batch.micro_step + 1) % trainer.accumulate_grad_batches:
+            return
+        asked = self._asked
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked and trainer.global_step < trainer.max_steps:
+            trainer.save_checkpoint(self.checkpoint)
+            raise Stopped(trainer.global_step, self.checkpoint)

@@ -1,0 +1,197 @@
+"""One LightningModule for every dynamics, network and prediction."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+from torchmetrics import MeanMetric
+
+from common.data.module import Batch
+from common.denoiser import Denoiser
+from common.seeding import DROPOUT, NOISE, TIMES, StepRandomness, mix
+from common.training.ema import NetworkAverage
+
+LEVELS = 24  # bins of the noise level in the loss-by-level picture
+LEVEL_MEMORY = 0.999  # share of the past that the picture keeps per step
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; defaults as published for GFDM (arXiv 2310.17638).
+
+    Attributes:
+        train_steps: optimiser steps, at least 2.
+        lr: peak learning rate of OneCycleLR (a 25th of it at the start, peak at 30 %).
+        t_min: smallest training time; times are uniform on [t_min, 1].
+        ema_decay: largest decay of the average; None trains without one.
+        ema_every: optimiser steps between updates of the average.
+        seed: seed of times, noise, flips, order and dropout.
+        log_every: optimiser steps between log lines.
+    """
+
+    train_steps: int
+    lr: float
+    t_min: float = 1e-5
+    ema_decay: float | None = 0.9999
+    ema_every: int = 10
+    seed: int = 0
+    log_every: int = 50
+
+
+class NonFiniteLoss(RuntimeError):
+    """Training met a NaN or an infinity."""
+
+
+class DiffusionModule(pl.LightningModule):
+    """Denoising training of a network under a dynamics.
+
+    Args:
+        denoiser: network, dynamics and prediction.
+        recipe: how to train.
+    """
+
+    level_loss: Tensor
+    level_count: Tensor
+    level_edges: Tensor
+    loss_sum: Tensor
+    first_bad_step: Tensor
+
+    def __init__(self, denoiser: Denoiser, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.network = denoiser.backbone
+        self.dynamics = denoiser.dynamics
+        self.prediction = denoiser.prediction
+        self._denoiser = (denoiser,)  # a tuple: the network is registered once, under its own name
+        self.average = (
+            NetworkAverage(self.network, decay=recipe.ema_decay, every=recipe.ema_every)
+            if recipe.ema_decay is not None
+            else None
+        )
+        low, high = self.dynamics.log_sigma(torch.tensor([recipe.t_min, self.dynamics.horizon])).tolist()
+        self.register_buffer("level_edges", torch.linspace(low, high, LEVELS + 1, dtype=torch.float64), persistent=False)
+        self.register_buffer("level_loss", torch.zeros(LEVELS))
+        self.register_buffer("level_count", torch.zeros(LEVELS))
+        self.register_buffer("loss_sum", torch.zeros(()), persistent=False)
+        self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
+        self.val_loss = MeanMetric()
+        self.latest: dict[str, float] = {}
+        self._since = 0
+        self._clock = time.perf_counter()
+
+    # -- what sampling and validation use ---------------------------------------------------------------------------
+
+    @property
+    def best_network(self) -> nn.Module:
+        """The averaged network, or the trained one where there is no average."""
+        return self.network if self.average is None else self.average.module
+
+    def best_denoiser(self) -> Denoiser:
+        """The denoiser of :attr:`best_network`."""
+        return Denoiser(self.best_network, self.dynamics, self.prediction)
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def _randomness(self, micro_step: int, batch: int, device: torch.device) -> StepRandomness:
+        return StepRandomness(
+            self.recipe.seed, micro_step, batch, self.trainer.global_rank, self.trainer.world_size, device
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean loss of one micro-step; nothing here waits for the device."""
+        images, labels, micro_step = batch
+        draws = self._randomness(micro_step, len(images), images.device)
+        t = self.recipe.t_min + (self.dynamics.horizon - self.recipe.t_min) * draws.uniform(TIMES)
+        noise = draws.normal(NOISE, tuple(images.shape[1:]))
+        # dropout draws from the global generator: keyed per step and process, it resumes like everything else
+        torch.manual_seed(mix(self.recipe.seed, micro_step, DROPOUT, self.trainer.global_rank))
+        errors = self._denoiser[0].error(images, t, noise, labels)
+        loss = errors.mean()
+        self._record(t, errors.detach(), loss.detach())
+        return loss
+
+    @torch.no_grad()
+    def _record(self, t: Tensor, errors: Tensor, loss: Tensor) -> None:
+        self.loss_sum += loss
+        step = torch.full_like(self.first_bad_step, self.trainer.global_step)
+        bad = ~torch.isfinite(loss) & (self.first_bad_step < 0)
+        self.first_bad_step.copy_(torch.where(bad, step, self.first_bad_step))
+        level = torch.bucketize(self.dynamics.log_sigma(t), self.level_edges[1:-1])
+        self.level_loss.mul_(LEVEL_MEMORY).index_add_(0, level, errors.float())
+        self.level_count.mul_(LEVEL_MEMORY).index_add_(0, level, torch.ones_like(errors, dtype=torch.float32))
+        self._since += 1
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step the optimiser, then the average: a checkpoint taken after the step holds both."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update(self.network, self.trainer.global_step + 1)  # Lightning counts this step later
+
+    def on_train_start(self) -> None:
+        """Start the clock of the images-per-second figure."""
+        self._since, self._clock = 0, time.perf_counter()
+        self.loss_sum.zero_()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """At log steps only: read loss and flags from the device and write the log line."""
+        trainer = self.trainer
+        accumulation = trainer.accumulate_grad_batches
+        if (batch.micro_step + 1) % (self.recipe.log_every * accumulation):
+            return
+        mean = trainer.strategy.reduce(self.loss_sum / self._since, reduce_op="mean")
+        bad = int(trainer.strategy.reduce(self.first_bad_step.double(), reduce_op="max"))
+        seconds = time.perf_counter() - self._clock
+        images = len(batch.images) * self._since * trainer.world_size
+        self.latest = {
+            "train/loss": float(mean),
+            "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/images_per_s": images / seconds,
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(self.latest, step=trainer.global_step)
+        self.on_train_start()
+        if bad >= 0:
+            raise NonFiniteLoss(
+                f"the loss became NaN or infinite at step {bad}; lower --lr, or resume from an earlier checkpoint"
+            )
+
+    # -- validation ---------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss of the best network on held-out data at fixed times and noise."""
+        images, labels, index = batch
+        draws = self._randomness(-1 - index, len(images), images.device)
+        t = self.recipe.t_min + (self.dynamics.horizon - self.recipe.t_min) * draws.uniform(TIMES)
+        noise = draws.normal(NOISE, tuple(images.shape[1:]))
+        self.val_loss.update(self.best_denoiser().error(images, t, noise, labels))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation loss."""
+        value = float(self.val_loss.compute())
+        self.val_loss.reset()
+        self.latest["val/loss"] = value
+        for logger in self.trainer.loggers:
+            logger.log_metrics({"val/loss": value}, step=self.trainer.global_step)
+
+    # -- optimiser ----------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """Adam under OneCycleLR, whose beta_1 cycles 0.95 -> 0.85 -> 0.95 as in the published runs."""
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.recipe.lr, betas=(0.9, 0.999))
+        schedule = OneCycleLR(optimizer, max_lr=self.recipe.lr, total_steps=self.recipe.train_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def loss_by_level(self) -> list[tuple[float, float]]:
+        """(log sigma, recent mean loss) for every bin of the noise level that has been met."""
+        edges = self.level_edges.tolist()
+        losses, counts = self.level_loss.tolist(), self.level_count.tolist()
+        return [
+            ((a + b) / 2, loss / count)
+            for a, b, loss, count in zip(edges, edges[1:], losses, counts, strict=False)
+            if count > 0 and math.isfinite(loss)
+        ]

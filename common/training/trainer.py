@@ -1,0 +1,118 @@
+"""Lightning's Trainer for a run folder."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+
+from common.checkpoints import AtomicCheckpointIO
+from common.training.callbacks import CleanStop, KeepWeights, LossPicture, StepProgress
+from common.training.csv_log import CsvLog
+
+LAST = "last.ckpt"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where a run computes; the words are Lightning's.
+
+    Attributes:
+        accelerator: ``auto``, ``cpu`` or ``cuda``.
+        devices: devices per node.
+        num_nodes: nodes.
+        strategy: ``auto``, ``ddp``, ..
+        precision: ``32-true``, ``bf16-mixed``, ..
+        deterministic: bit-identical results on CUDA too, at some cost in speed.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    deterministic: bool = False
+
+    def resolved_strategy(self) -> str | Strategy:
+        """DDP where there are several processes; its buffers are tables and counters, alike everywhere."""
+        if self.strategy in ("auto", "ddp") and self.devices * self.num_nodes > 1:
+            return DDPStrategy(broadcast_buffers=False)
+        return self.strategy
+
+
+def make_trainer(
+    folder: Path,
+    log: CsvLog,
+    hardware: Hardware,
+    *,
+    train_steps: int,
+    val_check_interval: int,
+    checkpoint_every: int,
+    keep: int,
+    weights_every: int,
+    gradient_clip: float,
+    accumulate: int,
+    callbacks: list[Callback],
+) -> pl.Trainer:
+    """The trainer of one run.
+
+    Args:
+        folder: the run folder.
+        log: its metrics.csv.
+        hardware: where to compute.
+        train_steps: optimiser steps in all.
+        val_check_interval: optimiser steps between validations.
+        checkpoint_every: optimiser steps between checkpoints.
+        keep: how many ``step-*.ckpt`` to keep beside ``last.ckpt``.
+        weights_every: optimiser steps between kept weights (v0, v1, ..).
+        gradient_clip: largest norm of the gradient.
+        accumulate: micro-steps per optimiser step.
+        callbacks: further callbacks, run before the checkpoint.
+    """
+    checkpoints = folder / "checkpoints"
+    saver = ModelCheckpoint(
+        dirpath=checkpoints,
+        filename="step-{step:07d}",
+        auto_insert_metric_name=False,
+        every_n_train_steps=checkpoint_every,
+        monitor="step",
+        mode="max",
+        save_top_k=keep,
+        save_last=True,
+        save_on_train_epoch_end=False,
+    )
+    saver.CHECKPOINT_NAME_LAST = LAST.removesuffix(".ckpt")
+    # the loader is cheap (indices only): workers would cost more than they bring
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*ModelCheckpoint directory.*exists and is not empty.*")
+    return pl.Trainer(
+        default_root_dir=folder,
+        logger=log,
+        callbacks=[
+            StepProgress(),
+            KeepWeights(folder / "model", weights_every),
+            *callbacks,
+            LossPicture(folder / "loss.png", log),
+            saver,
+            CleanStop(checkpoints / LAST),
+        ],
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        num_nodes=hardware.num_nodes,
+        strategy=hardware.resolved_strategy(),
+        precision=hardware.precision,  # type: ignore[arg-type]
+        deterministic=hardware.deterministic,
+        max_steps=train_steps,
+        max_epochs=-1,
+        val_check_interval=val_check_interval * accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        gradient_clip_val=gradient_clip or None,
+        accumulate_grad_batches=accumulate,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        plugins=[AtomicCheckpointIO()],
+    )
