@@ -55,7 +55,7 @@ format: venv ## mend style and format
 
 demo: venv ## train, generate and evaluate on the built-in digits (minutes on 2 CPU cores, no download)
 	@echo "[1/3] training ..."
-	@$(PY) train.py --preset digits --wb_id demo --overwrite
+	@$(PY) train.py --preset digits --wb_id demo --resume auto
 	@echo "[2/3] generating ..."
 	@$(PY) generate.py --run_id demo --n_samples 500
 	@echo "[3/3] evaluating ..."

@@ -22,14 +22,13 @@ from common.denoiser import PREDICTIONS
 from common.dynamics import CLD, VE, VP, SubVP
 from common.runs import class_path
 from common.samplers import GRIDS, SOLVERS
-from fdp.dynamics import HeatSubVP
 from gfdm.dynamics import FVE, FVP, MARGINALS
 from gfdm.presets import PRESETS as GFDM_PRESETS
 
 PRESETS: dict[str, dict[str, object]] = {**GFDM_PRESETS}
 DATA_DEFAULTS: dict[str, str] = {"digits": "digits", "mnist": "gfdm-mnist"}  # data set -> preset whose values it gets
 
-# -- types of values ------------------------------------------------------------------------------------------------------
+# -- types of values -------------------------------------------------------------------------------------------------
 
 
 def boolean(text: str) -> bool:
@@ -74,7 +73,9 @@ def at_least(low: int) -> Callable[[str], int]:
     return parse
 
 
-def number(low: float, high: float = float("inf"), *, open_low: bool = False, open_high: bool = False) -> Callable[[str], float]:
+def number(
+    low: float, high: float = float("inf"), *, open_low: bool = False, open_high: bool = False
+) -> Callable[[str], float]:
     """Numbers of an interval."""
 
     def parse(text: str) -> float:
@@ -98,7 +99,7 @@ def run_name(text: str) -> str:
     return text
 
 
-# -- the schema -----------------------------------------------------------------------------------------------------------
+# -- the schema ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,13 @@ TRAIN_FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("beta_max", POSITIVE, 20.0, "beta(1) of fvp, vp, subvp"),
         Flag("sigma_min", POSITIVE, 0.01, "noise level at t = 0 of fve, ve"),
         Flag("sigma_max", POSITIVE, 50.0, "noise level at t = 1 of fve, ve"),
-        Flag("prior", str, "zero", "start of sampling: N(0, S(T)) as published, or with the data's mean and variance",
-             ("zero", "data")),
+        Flag(
+            "prior",
+            str,
+            "zero",
+            "start of sampling: N(0, S(T)) as published, or with the data's mean and variance",
+            ("zero", "data"),
+        ),
     ),
     "network": (
         Flag("model_name", str, "unet", "backbone", ("unet",)),
@@ -156,7 +162,12 @@ TRAIN_FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("lr", POSITIVE, 2e-4, "peak learning rate of the one-cycle schedule"),
         Flag("clip_grad", number(0), 1.0, "largest gradient norm; 0 does not clip"),
         Flag("use_ema", boolean, True, "keep an exponential moving average of the weights and sample from it"),
-        Flag("ema_decay", number(0, 1, open_high=True), None, "decay of the average (default: 0.999 for fve and ve, else 0.9999)"),
+        Flag(
+            "ema_decay",
+            number(0, 1, open_high=True),
+            None,
+            "decay of the average (default: 0.999 for fve and ve, else 0.9999)",
+        ),
         Flag("ema_every", at_least(1), 10, "optimiser steps between updates of the average"),
         Flag("seed", at_least(0), 0, "seed of initial weights, times, noise, order and dropout"),
         Flag("val_check_interval", at_least(1), 10000, "optimiser steps between validations, each with a sample grid"),
@@ -188,12 +199,23 @@ GENERATE_FLAGS: dict[str, tuple[Flag, ...]] = {
     ),
     "how": (
         Flag("mode", str, None, "published samplers: sde is --solver em, ode is --solver euler", ("sde", "ode")),
-        Flag("solver", str, None, "solver (default: exp2 for digits, else that of --mode sde, as published)", tuple(SOLVERS)),
+        Flag(
+            "solver",
+            str,
+            None,
+            "solver (default: exp2 for digits, else that of --mode sde, as published)",
+            tuple(SOLVERS),
+        ),
         Flag("steps", at_least(1), None, "solver steps (default: 20 for exp1 and exp2, else 1000 as published)"),
         Flag("grid", str, None, "time grid (default: the solver's own)", tuple(GRIDS)),
         Flag("t_end", number(1e-6, 1, open_high=True), 1e-3, "time at which sampling ends"),
         Flag("clip_x0", boolean, None, "clip x0_hat to [-1, 1] (default: for exp1 and exp2)"),
-        Flag("batch_size", at_least(1), 100, "samples computed together; fixed blocks, so results do not depend on restarts"),
+        Flag(
+            "batch_size",
+            at_least(1),
+            100,
+            "samples computed together; fixed blocks, so results do not depend on restarts",
+        ),
     ),
     "run": (
         Flag("output_dir", Path, Path("runs"), "folder that holds the runs"),
@@ -211,7 +233,12 @@ EVALUATE_FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("run_id", str, None, "id or folder name of the run, or latest (required)"),
         Flag("version", str, None, "version of the weights (default: that of the newest generated data)"),
         Flag("samples", str, None, "folder under generated_data/model-{version}, e.g. sde1000 (default: the newest)"),
-        Flag("metrics", lambda text: tuple(text.split(",")), METRICS, f"metrics separated by commas: {', '.join(METRICS)}"),
+        Flag(
+            "metrics",
+            lambda text: tuple(text.split(",")),
+            METRICS,
+            f"metrics separated by commas: {', '.join(METRICS)}",
+        ),
         Flag("output_dir", Path, Path("runs"), "folder that holds the runs"),
         Flag("data_dir", Path, None, "folder with data sets in torchvision's layout (default: $DATA_ROOT or ./data)"),
     ),
@@ -271,7 +298,9 @@ def user_errors(program: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        names = {flag.name for groups in (TRAIN_FLAGS, GENERATE_FLAGS, EVALUATE_FLAGS) for f in groups.values() for flag in f}
+        names = {
+            flag.name for groups in (TRAIN_FLAGS, GENERATE_FLAGS, EVALUATE_FLAGS) for f in groups.values() for flag in f
+        }
         message = str(error)
         first = message.split(maxsplit=1)[0] if message else ""
         prefix = "--" if re.split(r"\W", first)[0] in names else ""
@@ -279,7 +308,7 @@ def user_errors(program: str) -> Iterator[None]:
         raise SystemExit(2) from error
 
 
-# -- train.py -------------------------------------------------------------------------------------------------------------
+# -- train.py --------------------------------------------------------------------------------------------------------
 
 # what may change between the parts of a resumed run; everything else is part of what is being trained
 RESUMABLE = {
@@ -360,7 +389,9 @@ def make_config(settings: dict[str, Any], arrays: Arrays) -> dict[str, Any]:
         raise ValueError(f"data_name {settings['data_name']}: images of {height}x{width} are not square")
     for flag, found in (("channels", channels), ("image_size", height), ("num_classes", arrays.num_classes)):
         if settings[flag] not in (None, found):
-            raise ValueError(f"{flag} {settings[flag]} contradicts --data_name {settings['data_name']}, which has {found}")
+            raise ValueError(
+                f"{flag} {settings[flag]} contradicts --data_name {settings['data_name']}, which has {found}"
+            )
     pixels = arrays.train.images.double() / 127.5 - 1
     with_data = settings["prior"] == "data"
     return {
@@ -413,10 +444,12 @@ def check_device(device: str) -> torch.device:
     return torch.device(name)
 
 
-# -- generate.py and evaluate.py --------------------------------------------------------------------------------------------
+# -- generate.py and evaluate.py -------------------------------------------------------------------------------------
 
 
-def parse(program: str, description: str, groups: dict[str, tuple[Flag, ...]], argv: Sequence[str] | None) -> dict[str, Any]:
+def parse(
+    program: str, description: str, groups: dict[str, tuple[Flag, ...]], argv: Sequence[str] | None
+) -> dict[str, Any]:
     """Parse a command line of generate.py or evaluate.py; --run_id is required."""
     read_env_file()
     parser = make_parser(program, description, groups)
@@ -430,8 +463,19 @@ def parse_generate(argv: Sequence[str] | None) -> dict[str, Any]:
     """Values of all flags of generate.py."""
     settings = parse("generate.py", "Draw samples from a trained run.", GENERATE_FLAGS, argv)
     if settings["mode"] and settings["solver"]:
-        raise ValueError("mode and --solver exclude each other: --mode sde is --solver em, --mode ode is --solver euler")
+        raise ValueError(
+            "mode and --solver exclude each other: --mode sde is --solver em, --mode ode is --solver euler"
+        )
     seeds = settings["seeds"]
     if seeds is not None:
         settings["n_samples"] = len(seeds)
+    return settings
+
+
+def parse_evaluate(argv: Sequence[str] | None) -> dict[str, Any]:
+    """Values of all flags of evaluate.py."""
+    settings = parse("evaluate.py", "Figures about generated samples.", EVALUATE_FLAGS, argv)
+    unknown = [name for name in settings["metrics"] if name not in METRICS]
+    if unknown:
+        raise ValueError(f"metrics {unknown[0]} is unknown; there are {', '.join(METRICS)}")
     return settings

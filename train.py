@@ -58,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parameters = sum(p.numel() for p in module.network.parameters())
     print(f"dynamics  {denoiser.dynamics}, {denoiser.prediction}-prediction")
     print(f"network   {settings['model_name']}, {parameters:,} parameters, on {device}")
-    print(f"data      {settings['data_name']}, {len(arrays.train.labels):,} images of {'x'.join(map(str, arrays.shape))}")
+    print(
+        f"data      {settings['data_name']}, {len(arrays.train.labels):,} images of {'x'.join(map(str, arrays.shape))}"
+    )
     steps, batch = settings["train_steps"], settings["batch_size"] * settings["accumulate_grad_batches"]
     print(f"training  {steps:,} steps of {batch} images per device")
     if given.get("dry_run"):
@@ -132,7 +134,9 @@ def plan(given: dict[str, Any]) -> tuple[dict[str, Any], Path | None]:
         name = args.folder_name(settings) if settings["wb_id"] else None
         exists = name is not None and (output_dir / name / CONFIG).exists()
         if resume is None and exists:
-            raise ValueError(f"wb_id {settings['wb_id']}: {output_dir / str(name)} exists; add --resume auto or take another id")
+            raise ValueError(
+                f"wb_id {settings['wb_id']}: {output_dir / str(name)} exists; add --resume auto or take another id"
+            )
         if not exists or given.get("dry_run"):
             if settings["wb_id"] is None:
                 settings["wb_id"] = str(100000 + secrets.randbelow(900000))
@@ -170,7 +174,9 @@ def resumed(given: dict[str, Any], folder: Path) -> dict[str, Any]:
         if key in args.RESUMABLE:
             settings[key] = value
         elif settings[key] != value:
-            raise ValueError(f"{key} {value} contradicts the run {folder.name}, which has {settings[key]}; leave it out")
+            raise ValueError(
+                f"{key} {value} contradicts the run {folder.name}, which has {settings[key]}; leave it out"
+            )
     settings["output_dir"], settings["wb_id"] = folder.parent, stored["wb_id"]
     return settings
 
@@ -191,7 +197,9 @@ def environment(argv: Sequence[str] | None) -> str:
     command = " ".join(["train.py", *(sys.argv[1:] if argv is None else argv)])
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     packages = sorted(f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions())
-    return "\n".join([f"# {command}", f"# Python {platform.python_version()} on {platform.platform()}, {device}", *packages, ""])
+    return "\n".join(
+        [f"# {command}", f"# Python {platform.python_version()} on {platform.platform()}, {device}", *packages, ""]
+    )
 
 
 if __name__ == "__main__":

@@ -54,7 +54,9 @@ def load_state(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} is not a readable state dict (truncated, or not written by torch.save): {error}") from error
+        raise ValueError(
+            f"{path} is not a readable state dict (truncated, or not written by torch.save): {error}"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no plain state dict (names to tensors)")
     return state

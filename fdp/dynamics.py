@@ -20,7 +20,7 @@ class HeatSubVP(ClosedForm):
     """Every Fourier mode is damped at its own rate b and driven by noise of its own variance r:
 
         dX = -beta(t) b X dt + sqrt(2 beta(t) r) dW,     m = exp(-b B(t)),     Var = (r / b) (1 - m^2)
-        beta(t) = const c exp(c t),   B(t) = const (exp(c t) - 1),   c = log((beta_min + (beta_max-beta_min)/2)/const + 1)
+        beta(t) = const c exp(c t),   B(t) = const (exp(c t) - 1),   c = log((beta_min + beta_max) / (2 const) + 1)
 
     with b = 1/(s + 0.3) + ((s + 2)/1089)^(1/4), r = (4096/23.27) / (s + 2) / energy_norm and s the squared frequency.
 
@@ -64,11 +64,13 @@ class HeatSubVP(ClosedForm):
         # cycles per sample times x_norm; on a square even grid the published |fftfreq| * x_norm
         axes = [torch.fft.fftfreq(n, dtype=torch.float64) for n in shape[:-1]]
         axes.append(torch.fft.rfftfreq(shape[-1], dtype=torch.float64))
-        squared = sum(f.square() for f in torch.meshgrid(*axes, indexing="ij")) * x_norm**2
-        self.register_buffer("b", 1 / (squared + DAMPING_FLOOR) + ((squared + NOISE_FLOOR) / DAMPING_SCALE) ** 0.25, False)
+        squared = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0) * x_norm**2
+        self.register_buffer(
+            "b", 1 / (squared + DAMPING_FLOOR) + ((squared + NOISE_FLOOR) / DAMPING_SCALE) ** 0.25, False
+        )
         self.register_buffer("r", NOISE_SCALE / (squared + NOISE_FLOOR) / energy_norm, False)
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+    def _apply(self, fn, recurse=True):
         device = fn(torch.empty(0)).device  # the spectra stay float64 whatever a module is cast to
         self.b, self.r = self.b.to(device), self.r.to(device)
         return self

@@ -44,7 +44,9 @@ def omegas(hurst: float, num_aug: int, horizon: float = 1.0) -> Array:
     """Best weights in mean square, the integrals E[B Y^k] over [0, T] by quadrature (kernel form, no closed form)."""
     rates = gammas(num_aug)
     target = [
-        quad(lambda s, g=g: gammainc(hurst + 0.5, g * s) / g ** (hurst + 0.5), 0, horizon, epsabs=1e-15, epsrel=1e-13)[0]
+        quad(lambda s, g=g: gammainc(hurst + 0.5, g * s) / g ** (hurst + 0.5), 0, horizon, epsabs=1e-15, epsrel=1e-13)[
+            0
+        ]
         for g in rates
     ]
     gram = [
@@ -135,14 +137,18 @@ def cld(rate: float = 4.0, mass: float = 0.25, share: float = 0.04) -> SDE:
 # -- their laws, by SciPy -------------------------------------------------------------------------------------------------
 
 
-def solve(sde: SDE, times: Array, first: float = 0.0, tolerance: float = 1e-12, atol: float = 1e-22) -> tuple[Array, Array]:
+def solve(
+    sde: SDE, times: Array, first: float = 0.0, tolerance: float = 1e-12, atol: float = 1e-22
+) -> tuple[Array, Array]:
     """(Phi, Q) from time ``first`` to each of the sorted ``times``: the propagator and the noise since, (N, A, A) each."""
     size = len(sde.start)
 
     def slope(t: float, flat: Array) -> Array:
         phi, cov = flat.reshape(2, size, size)
         matrix, vector = sde.F(t), sde.G(t)
-        return np.concatenate([(matrix @ phi).ravel(), (matrix @ cov + cov @ matrix.T + np.outer(vector, vector)).ravel()])
+        return np.concatenate(
+            [(matrix @ phi).ravel(), (matrix @ cov + cov @ matrix.T + np.outer(vector, vector)).ravel()]
+        )
 
     flat = np.concatenate([np.eye(size).ravel(), np.zeros(size**2)])
     result = solve_ivp(slope, (first, times[-1]), flat, method="DOP853", t_eval=times, rtol=tolerance, atol=atol)

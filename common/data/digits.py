@@ -25,5 +25,7 @@ class Digits(Source):
             torch.arange(len(labels)).numpy(), test_size=HELD_OUT, random_state=0, stratify=bunch.target
         )
         return Arrays(
-            train=Split(images[train], labels[train]), held_out=Split(images[held_out], labels[held_out]), num_classes=10
+            train=Split(images[train], labels[train]),
+            held_out=Split(images[held_out], labels[held_out]),
+            num_classes=10,
         )

@@ -17,8 +17,8 @@ class Mnist(Source):
             train, test = (MNIST(data_dir, train=part, download=False) for part in (True, False))
         except RuntimeError as error:
             raise DataUnavailable(
-                f"--data_name mnist: no MNIST files under {data_dir / 'MNIST' / 'raw'}. Point --data_dir at a folder in "
-                "torchvision's layout, or fetch it once with: "
+                f"--data_name mnist: no MNIST files under {data_dir / 'MNIST' / 'raw'}. Point --data_dir at a "
+                "folder in torchvision's layout, or fetch it once with: "
                 f"python -c \"from torchvision.datasets import MNIST; MNIST('{data_dir}', download=True)\""
             ) from error
         return Arrays(

@@ -222,7 +222,7 @@ class LinearDynamics(nn.Module, ABC):
         score = -self.basis.mix(weight.unsqueeze(2), residual.unsqueeze(1))
         return score - self.basis.mix(law.complement, z) if self.num_components > 1 else score
 
-    # -- the reverse process ------------------------------------------------------------------------------------------
+    # -- the reverse process -----------------------------------------------------------------------------------------
 
     def apply_drift(self, z: Tensor, t: Tensor) -> Tensor:
         """F(t) z, (B, A, C, *S)."""
@@ -265,7 +265,7 @@ class LinearDynamics(nn.Module, ABC):
         """
         return propagate(self.drift_matrix, self.diffusion_vector, s.double(), t.double())
 
-    # -- noise level and time -----------------------------------------------------------------------------------------
+    # -- noise level and time ----------------------------------------------------------------------------------------
 
     def representative(self, per_mode: Tensor) -> Tensor:
         """One number (B,) for per-mode values (B, *modes), used to lay time grids; modes are alike by default."""

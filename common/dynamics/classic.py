@@ -14,7 +14,9 @@ def check_range(name: str, low: float, high: float, *, low_name: str, high_name:
     ok = 0 < low < high < math.inf if strict else 0 <= low <= high < math.inf
     if not ok:
         relation = "0 < {} < {}" if strict else "0 <= {} <= {}"
-        raise ValueError(f"{name} needs {relation.format(low_name, high_name)}, got {low_name}={low}, {high_name}={high}")
+        raise ValueError(
+            f"{name} needs {relation.format(low_name, high_name)}, got {low_name}={low}, {high_name}={high}"
+        )
 
 
 class LinearBeta:

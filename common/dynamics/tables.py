@@ -48,7 +48,7 @@ class TimeTable(nn.Module):
         stacked = torch.from_numpy(np.stack([spline(left), *pieces], axis=1))  # (cells, degree + 1, fields)
         self.register_buffer("coefficients", stacked, persistent=False)
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+    def _apply(self, fn, recurse=True):
         device = fn(torch.empty(0)).device
         self.coefficients = self.coefficients.to(device)
         return self

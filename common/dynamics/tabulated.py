@@ -79,7 +79,9 @@ class Tabulated(LinearDynamics):
         """Solve the moment equations on a grid of times and fit the tables."""
         nodes = time_nodes(self.t_min, self.horizon, self.rate)
         t = torch.from_numpy(nodes)
-        phi, noise = gauss_step(self.drift_matrix, self.diffusion_vector, torch.cat([torch.zeros(1), t[:-1]]).double(), t)
+        phi, noise = gauss_step(
+            self.drift_matrix, self.diffusion_vector, torch.cat([torch.zeros(1), t[:-1]]).double(), t
+        )
         for k in range(1, len(t)):
             noise[k] += phi[k] @ noise[k - 1] @ phi[k].mT
             phi[k] = phi[k] @ phi[k - 1]

@@ -21,15 +21,7 @@ class Exponential1(Solver):
     """Order 1: x0_hat held constant over the step; exact for a point mass."""
 
     order = 1
-
-    def check(self, dynamics: LinearDynamics) -> None:
-        """Refuse the augmented state and a noise level that falls in time."""
-        if dynamics.num_components != 1:
-            raise ValueError(
-                f"solver {type(self).__name__} runs on a scalar path, but {dynamics} has "
-                f"{dynamics.num_components} components: pass dynamics.scalar_path()"
-            )
-        dynamics.require_monotone(f"solver {type(self).__name__}")
+    scalar_only = True
 
     def default_grid(self, dynamics: LinearDynamics) -> Grid:
         """Uniform in log sigma; in log t where every mode has a noise level of its own."""

@@ -24,7 +24,9 @@ def uniform(dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
 
 def log_time(dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
     """Equal steps in log t: the choice where every mode has its own noise level (heat dynamics)."""
-    times = torch.linspace(math.log(dynamics.horizon), math.log(t_end), steps + 1, dtype=torch.float64, device=dynamics.device).exp()
+    times = torch.linspace(
+        math.log(dynamics.horizon), math.log(t_end), steps + 1, dtype=torch.float64, device=dynamics.device
+    ).exp()
     return _exact_ends(times, dynamics, t_end)
 
 

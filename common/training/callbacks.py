@@ -19,7 +19,7 @@ from common.training.module import DiffusionModule
 
 
 class StepProgress(ProgressBar):
-    """One bar over optimiser steps with loss, images per second and time left; sparse lines where there is no screen."""
+    """One bar over optimiser steps with loss, images per second and time left; sparse lines without a screen."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,5 @@
 """Exponential moving average of a network's weights."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -27,16 +25,19 @@ class NetworkAverage(AveragedModel):
     """
 
     def __init__(self, network: nn.Module, *, decay: float, every: int) -> None:
+        super().__init__(network, multi_avg_fn=self._average)
         self.decay, self.every = decay, every
-        super().__init__(network, multi_avg_fn=self._average())
+        self._step = 0
         self.module.requires_grad_(False).eval()
 
-    def _average(self) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
-        @torch.no_grad()
-        def average(averages: list[Tensor], current: list[Tensor], count: Tensor) -> None:
-            torch._foreach_lerp_(averages, current, 1 - warm_decay(self._step, self.decay))
-
-        return average
+    @torch.no_grad()
+    def _average(
+        self,
+        averages: tuple[Tensor, ...] | list[Tensor],
+        current: tuple[Tensor, ...] | list[Tensor],
+        count: Tensor | int,
+    ) -> None:
+        torch._foreach_lerp_(averages, current, 1 - warm_decay(self._step, self.decay))
 
     def update(self, network: nn.Module, step: int) -> None:
         """Take the weights after optimiser step ``step`` (from 1) into the average, if it is due."""
@@ -48,7 +49,7 @@ class NetworkAverage(AveragedModel):
         """The average is only ever evaluated: dropout stays off."""
         return super().train(False)
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+    def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
         self.n_averaged = self.n_averaged.cpu()
         return self

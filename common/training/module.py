@@ -64,7 +64,7 @@ class DiffusionModule(pl.LightningModule):
     def __init__(self, denoiser: Denoiser, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
-        self.network = denoiser.backbone
+        self.network = denoiser.backbone.to(memory_format=torch.channels_last)
         self.dynamics = denoiser.dynamics
         self.prediction = denoiser.prediction
         self._denoiser = (denoiser,)  # a tuple: the network is registered once, under its own name
@@ -74,7 +74,9 @@ class DiffusionModule(pl.LightningModule):
             else None
         )
         low, high = self.dynamics.log_sigma(torch.tensor([recipe.t_min, self.dynamics.horizon])).tolist()
-        self.register_buffer("level_edges", torch.linspace(low, high, LEVELS + 1, dtype=torch.float64), persistent=False)
+        self.register_buffer(
+            "level_edges", torch.linspace(low, high, LEVELS + 1, dtype=torch.float64), persistent=False
+        )
         self.register_buffer("level_loss", torch.zeros(LEVELS))
         self.register_buffer("level_count", torch.zeros(LEVELS))
         self.register_buffer("loss_sum", torch.zeros(()), persistent=False)
@@ -121,7 +123,7 @@ class DiffusionModule(pl.LightningModule):
         step = torch.full_like(self.first_bad_step, self.trainer.global_step)
         bad = ~torch.isfinite(loss) & (self.first_bad_step < 0)
         self.first_bad_step.copy_(torch.where(bad, step, self.first_bad_step))
-        level = torch.bucketize(self.dynamics.log_sigma(t), self.level_edges[1:-1])
+        level = torch.bucketize(self.dynamics.log_sigma(t).contiguous(), self.level_edges[1:-1])
         self.level_loss.mul_(LEVEL_MEMORY).index_add_(0, level, errors.float())
         self.level_count.mul_(LEVEL_MEMORY).index_add_(0, level, torch.ones_like(errors, dtype=torch.float32))
         self._since += 1

@@ -1,5 +1,6 @@
 """Lightning's Trainer for a run folder."""
 
+import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,24 @@ from common.training.callbacks import CleanStop, KeepWeights, LossPicture, StepP
 from common.training.csv_log import CsvLog
 
 LAST = "last.ckpt"
+
+
+# What Lightning says that does not apply here: the loader yields indices, so workers would only cost; the averaged
+# network is in evaluation mode on purpose; a run folder that is resumed is not empty; the rest is about its own code.
+NOT_APPLICABLE = (
+    ".*does not have many workers.*",
+    ".*Checkpoint directory.*exists and is not empty.*",
+    ".*module\\(s\\) in eval mode at the start of training.*",
+    ".*treespec, LeafSpec.*",
+)
+
+
+def quieten_lightning() -> None:
+    """Keep Lightning's warnings that concern the user, and drop its advertisements."""
+    for message in NOT_APPLICABLE:
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
@@ -84,9 +103,7 @@ def make_trainer(
         save_on_train_epoch_end=False,
     )
     saver.CHECKPOINT_NAME_LAST = LAST.removesuffix(".ckpt")
-    # the loader is cheap (indices only): workers would cost more than they bring
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*ModelCheckpoint directory.*exists and is not empty.*")
+    quieten_lightning()
     return pl.Trainer(
         default_root_dir=folder,
         logger=log,

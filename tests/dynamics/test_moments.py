@@ -103,7 +103,9 @@ def test_paper_adds_to_the_variance_of_the_augmenting_processes_only(family, hur
 def test_every_field_is_finite_at_every_time(name):
     dynamics = build(name)
     rng = np.random.default_rng(0)
-    t = np.concatenate([[0.0, 1e-30, 1e-6, 1e-5, 1e-3, 1.0], rng.uniform(size=50_000), 10 ** rng.uniform(-6, 0, 50_000)])
+    t = np.concatenate(
+        [[0.0, 1e-30, 1e-6, 1e-5, 1e-3, 1.0], rng.uniform(size=50_000), 10 ** rng.uniform(-6, 0, 50_000)]
+    )
     for chunk in torch.from_numpy(t).split(10_000):
         law = dynamics.moments(chunk)
         for field in FIELDS:
@@ -116,9 +118,22 @@ def test_every_field_is_finite_at_every_time(name):
 def test_noise_level_never_falls(name):
     dynamics = build(name)
     rng = np.random.default_rng(1)
-    t = np.sort(np.concatenate([rng.uniform(size=40_000), 10 ** rng.uniform(-6, 0, 40_000), 1 - 10 ** rng.uniform(-8, 0, 20_000)]))
-    levels = torch.cat([dynamics.moments(chunk).log_sigma.flatten(1) if dynamics.basis.modes else dynamics.moments(chunk).log_sigma[:, None] for chunk in torch.from_numpy(t).split(20_000)])
-    fall = (levels.cummax(0).values - levels).max().item()  # from the highest level before, not from one time to the next
+    t = np.sort(
+        np.concatenate(
+            [rng.uniform(size=40_000), 10 ** rng.uniform(-6, 0, 40_000), 1 - 10 ** rng.uniform(-8, 0, 20_000)]
+        )
+    )
+    levels = torch.cat(
+        [
+            dynamics.moments(chunk).log_sigma.flatten(1)
+            if dynamics.basis.modes
+            else dynamics.moments(chunk).log_sigma[:, None]
+            for chunk in torch.from_numpy(t).split(20_000)
+        ]
+    )
+    fall = (
+        (levels.cummax(0).values - levels).max().item()
+    )  # from the highest level before, not from one time to the next
     assert fall < 1e-8
     assert dynamics.is_monotone
 

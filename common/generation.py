@@ -1,0 +1,144 @@
+"""Draw many samples in fixed blocks and keep them as arrays: any restart or split gives the same files."""
+
+import io
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.checkpoints import atomic_write
+from common.denoiser import X0Denoiser
+from common.dynamics import LinearDynamics
+from common.samplers import Grid, sample
+
+StepCallback = Callable[[], None]
+
+
+def blocks(count: int, size: int) -> Iterator[range]:
+    """Consecutive sample indices in blocks of ``size``."""
+    for start in range(0, count, size):
+        yield range(start, min(start + size, count))
+
+
+def labels_for(indices: Sequence[int], wanted: Sequence[int] | None, num_classes: int | None) -> Tensor | None:
+    """Classes of samples: the wanted ones in turn, else all classes in turn.
+
+    Args:
+        indices: sample indices.
+        wanted: classes to ask for, or None for all.
+        num_classes: number of classes; None where the network takes no labels.
+
+    Returns:
+        (len(indices),) int64, or None where the network takes no labels.
+
+    Raises:
+        ValueError: for classes that do not exist, or any classes where the network takes none.
+    """
+    if num_classes is None:
+        if wanted:
+            raise ValueError("labels: this run was trained without labels (--conditioning False)")
+        return None
+    cycle = tuple(wanted) if wanted else tuple(range(num_classes))
+    bad = [label for label in cycle if not 0 <= label < num_classes]
+    if bad:
+        raise ValueError(f"labels must lie in 0 .. {num_classes - 1}, got {bad[0]}")
+    return torch.tensor([cycle[i % len(cycle)] for i in indices], dtype=torch.int64)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write a .npy file atomically."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    atomic_write(path, buffer.getvalue())
+
+
+def read_samples(folder: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """All samples of a folder in order of index.
+
+    Returns:
+        (images (N, H, W, C) float32 in [0, 1], labels (N,) or None).
+
+    Raises:
+        ValueError: where there are none.
+    """
+    files = sorted((folder / "data").glob("data_*.npy"))
+    if not files:
+        raise ValueError(f"no samples in {folder / 'data'}; draw some with generate.py")
+    images = np.concatenate([np.load(file, allow_pickle=False) for file in files])
+    names = [folder / "label" / file.name.replace("data_", "label_") for file in files]
+    labels = np.concatenate([np.load(f, allow_pickle=False) for f in names]) if all(f.exists() for f in names) else None
+    return images, labels
+
+
+def generate(
+    folder: Path,
+    dynamics: LinearDynamics,
+    denoiser: X0Denoiser,
+    shape: tuple[int, ...],
+    *,
+    seeds: Sequence[int],
+    labels: Sequence[int] | None,
+    num_classes: int | None,
+    block: int,
+    solver: str,
+    steps: int,
+    grid: Grid | None,
+    t_end: float,
+    on_step: StepCallback,
+) -> int:
+    """Draw samples and write ``data/data_*.npy`` and ``label/label_*.npy``, one pair per block.
+
+    Blocks that are there already are kept, so a run that was cut off goes on where it stood.
+
+    Args:
+        folder: where the arrays go.
+        dynamics: what is reversed.
+        denoiser: (v, t, labels) to x0_hat.
+        shape: shape (C, H, W) of one sample.
+        seeds: one per sample.
+        labels: classes to ask for in turn, or None for all in turn.
+        num_classes: number of classes; None where the network takes no labels.
+        block: samples per block, computed together.
+        solver: name of a solver.
+        steps: its steps.
+        grid: time grid, or None for the solver's own.
+        t_end: time at which sampling ends.
+        on_step: called once per solver step (also for the steps of blocks that are kept).
+
+    Returns:
+        Denoiser calls per sample.
+    """
+    nfe = 0
+    for indices in blocks(len(seeds), block):
+        data = folder / "data" / f"data_{indices.start:06d}.npy"
+        wanted = labels_for(indices, labels, num_classes)
+        if data.exists() and len(np.load(data, mmap_mode="r", allow_pickle=False)) == len(indices):
+            for _ in range(steps):
+                on_step()
+            continue
+        result = sample(
+            dynamics,
+            denoiser,
+            (len(indices), *shape),
+            solver=solver,
+            steps=steps,
+            seeds=[seeds[i] for i in indices],
+            labels=None if wanted is None else wanted.to(dynamics.device),
+            grid=grid,
+            t_end=t_end,
+            callback=lambda *_: on_step(),
+        )
+        nfe = result.nfe
+        if wanted is not None:
+            write_array(folder / "label" / data.name.replace("data_", "label_"), wanted.numpy())
+        images = ((result.x + 1) / 2).clamp(0, 1).movedim(1, -1).float().cpu().numpy()
+        write_array(data, images)  # after its labels: a block with data is whole
+    return nfe
+
+
+def grid_columns(num_classes: int | None, count: int) -> int:
+    """Columns of a sample grid: one per class where there are few, else a square."""
+    return num_classes if num_classes and num_classes <= 20 else math.ceil(math.sqrt(count))

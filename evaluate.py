@@ -1,0 +1,78 @@
+"""Figures about generated samples: ``python evaluate.py --run_id ID``; see ``--help``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import args
+from common.checkpoints import write_json
+from common.data import SOURCES
+from common.generation import read_samples
+from common.metrics import ClassAgreement, NearestRatio, PixelClassifier
+from common.runs import find, read_config
+
+HELD_OUT_LIMIT = 2000  # real images read for comparison
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run evaluate.py; returns the exit code."""
+    with args.user_errors("evaluate.py"):
+        settings = args.parse_evaluate(argv)
+        run = find(settings["run_id"], settings["output_dir"])
+        config = read_config(run)
+        folder = samples_folder(run, settings)
+        pixels, classes = read_samples(folder)
+        arrays = SOURCES[config["data"]["name"]]().load(args.data_folder(settings["data_dir"]))
+    images = torch.from_numpy(pixels).movedim(-1, 1)
+    train, held_out = arrays.train.images / 255, arrays.held_out.images[:HELD_OUT_LIMIT] / 255
+    print(f"samples   {folder}: {len(images)}")
+    figures: dict[str, Any] = {"samples": len(images)}
+    if "agreement" in settings["metrics"]:
+        if classes is None:
+            print("agreement needs labels; these samples were drawn without")
+        else:
+            classifier = PixelClassifier(train, arrays.train.labels)
+            real = ClassAgreement(classifier)
+            real.update(held_out, arrays.held_out.labels[:HELD_OUT_LIMIT])
+            drawn = ClassAgreement(classifier)
+            drawn.update(images, torch.from_numpy(classes))
+            figures["agreement"], figures["agreement_real"] = float(drawn.compute()), float(real.compute())
+            print(f"agreement {figures['agreement']:.1%} read as the class asked for (support vector machine fitted on")
+            print(
+                f"          the real training images; it reads {figures['agreement_real']:.1%} of held-out real ones right)"
+            )
+    if "nearest" in settings["metrics"]:
+        ratio = NearestRatio(train, held_out)
+        ratio.update(images)
+        figures["nearest"] = float(ratio.compute())
+        print(
+            f"nearest   {figures['nearest']:.3f} distance to the nearest training image, relative to held-out real images"
+        )
+        print("          (1: as new as fresh data; 0: copies)")
+    write_json(folder / "metrics.json", figures)
+    print(f"grid      {folder / 'grid.png'}")
+    return 0
+
+
+def samples_folder(run: Path, settings: dict[str, Any]) -> Path:
+    """The folder of samples that was asked for, or the newest.
+
+    Raises:
+        ValueError: where there is none, listing what there is.
+    """
+    found = sorted((run / "generated_data").glob("model-*/*/data"), key=lambda path: path.stat().st_mtime)
+    folders = [path.parent for path in found]
+    version, name = settings["version"], settings["samples"]
+    fitting = [f for f in folders if version in (None, f.parent.name.removeprefix("model-")) and name in (None, f.name)]
+    if not fitting:
+        known = ", ".join(f"{folder.parent.name}/{folder.name}" for folder in folders) or "none"
+        raise ValueError(
+            f"no such samples in {run}; there are: {known}. Draw some with generate.py --run_id {run.name}"
+        )
+    return fitting[-1]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

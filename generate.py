@@ -1,0 +1,115 @@
+"""Draw samples from a trained run: ``python generate.py --run_id ID``; see ``--help``."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+import args
+from common.checkpoints import write_json
+from common.denoiser import Clipped
+from common.generation import generate, grid_columns, labels_for, read_samples
+from common.pictures import save_grid
+from common.runs import Run, load
+from common.samplers import GRIDS
+
+MODES = {"sde": "em", "ode": "euler"}
+EXPONENTIAL = ("exp1", "exp2")
+GRID_IMAGES = 100
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run generate.py; returns the exit code."""
+    with args.user_errors("generate.py"):
+        settings = args.parse_generate(argv)
+        device = args.check_device(settings["device"])
+        run = load(settings["run_id"], settings["version"], settings["output_dir"], averaged=settings["use_ema"])
+        check_published(settings, run)
+        choose_solver(settings, run)
+        num_classes = run.data["num_classes"]
+        labels_for([0], settings["labels"], num_classes)
+        dynamics = run.dynamics.to(device)
+        scalar = settings["solver"] in EXPONENTIAL
+        path = dynamics.scalar_path() if scalar else dynamics
+    seeds = settings["seeds"] or tuple(range(settings["n_samples"]))
+    folder = target_folder(run, settings, seeds)
+    denoiser = run.denoiser.to(device)
+    count, steps = len(seeds), settings["steps"]
+    print(f"{count} samples from {run.folder.name} ({run.version}): {settings['solver']}, {steps} steps, on {device}")
+    with tqdm(
+        total=-(-count // settings["batch_size"]) * steps,
+        desc="sampling",
+        unit="step",
+        mininterval=0.2 if sys.stderr.isatty() else 15.0,
+    ) as bar:
+        generate(
+            folder,
+            path,
+            Clipped(denoiser) if settings["clip_x0"] else denoiser,
+            tuple(run.data["shape"]),
+            seeds=seeds,
+            labels=settings["labels"],
+            num_classes=num_classes,
+            block=settings["batch_size"],
+            solver=settings["solver"],
+            steps=steps,
+            grid=GRIDS[settings["grid"]] if settings["grid"] else None,
+            t_end=settings["t_end"],
+            on_step=lambda: bar.update() and None,
+        )
+    first = torch.from_numpy(read_samples(folder)[0][:GRID_IMAGES]).movedim(-1, 1)
+    save_grid(folder / "grid.png", first, grid_columns(num_classes, len(first)))
+    print(f"arrays    {folder / 'data'}\ngrid      {folder / 'grid.png'}")
+    return 0
+
+
+def check_published(settings: dict[str, Any], run: Run) -> None:
+    """The published command lines repeat what the run knows: it must agree.
+
+    Raises:
+        ValueError: naming the flag that does not.
+    """
+    stored = run.config["settings"]
+    for flag in ("data_name", "dynamics", "hurst", "num_aug"):
+        if settings[flag] is not None and settings[flag] != stored[flag]:
+            raise ValueError(f"{flag} {settings[flag]} contradicts the run {run.folder.name}, which has {stored[flag]}")
+
+
+def choose_solver(settings: dict[str, Any], run: Run) -> None:
+    """Fill in solver, steps and clipping: the built-in digits get the fast path, all else the published sampler."""
+    if settings["solver"] is None:
+        fast = settings["mode"] is None and run.data["name"] == "digits" and run.dynamics.is_monotone
+        settings["solver"] = "exp2" if fast else MODES[settings["mode"] or "sde"]
+    exponential = settings["solver"] in EXPONENTIAL
+    if settings["steps"] is None:
+        settings["steps"] = 20 if exponential else 1000
+    if settings["clip_x0"] is None:
+        settings["clip_x0"] = exponential
+
+
+def target_folder(run: Run, settings: dict[str, Any], seeds: tuple[int, ...]) -> Path:
+    """``generated_data/model-{version}/{mode}{steps}``; a numbered neighbour where other settings were used before."""
+    modes = {solver: mode for mode, solver in MODES.items()}
+    solver, steps = settings["solver"], settings["steps"]
+    name = f"{modes[solver]}{steps}" if solver in modes else f"{solver}-{steps}"
+    keys = ("use_ema", "labels", "solver", "steps", "grid", "t_end", "clip_x0", "batch_size")
+    wanted = json.loads(json.dumps({**{key: settings[key] for key in keys}, "seeds": list(seeds)}))
+    base = run.folder / "generated_data" / f"model-{run.version}"
+    number = 1
+    while True:
+        folder = base / (name if number == 1 else f"{name}-{number}")
+        file = folder / "settings.json"
+        if not file.exists():
+            write_json(file, wanted)
+            return folder
+        if json.loads(file.read_text()) == wanted:
+            return folder
+        number += 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
