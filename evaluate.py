@@ -39,18 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             drawn = ClassAgreement(classifier)
             drawn.update(images, torch.from_numpy(classes))
             figures["agreement"], figures["agreement_real"] = float(drawn.compute()), float(real.compute())
-            print(f"agreement {figures['agreement']:.1%} read as the class asked for (support vector machine fitted on")
-            print(
-                f"          the real training images; it reads {figures['agreement_real']:.1%} of held-out real ones right)"
-            )
+            print(f"agreement {figures['agreement']:.1%} read as the class asked for; of held-out real images the same")
+            print(f"          classifier reads {figures['agreement_real']:.1%} right (fitted on training pixels)")
     if "nearest" in settings["metrics"]:
         ratio = NearestRatio(train, held_out)
         ratio.update(images)
         figures["nearest"] = float(ratio.compute())
-        print(
-            f"nearest   {figures['nearest']:.3f} distance to the nearest training image, relative to held-out real images"
-        )
-        print("          (1: as new as fresh data; 0: copies)")
+        print(f"nearest   {figures['nearest']:.3f} distance to the nearest training image, relative to held-out images")
+        print("          (near 1: as new as fresh data; near 0: copies)")
     write_json(folder / "metrics.json", figures)
     print(f"grid      {folder / 'grid.png'}")
     return 0

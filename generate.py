@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         unit="step",
         mininterval=0.2 if sys.stderr.isatty() else 15.0,
     ) as bar:
-        generate(
+        nfe = generate(
             folder,
             path,
             Clipped(denoiser) if settings["clip_x0"] else denoiser,
@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             t_end=settings["t_end"],
             on_step=lambda: bar.update() and None,
         )
-    first = torch.from_numpy(read_samples(folder)[0][:GRID_IMAGES]).movedim(-1, 1)
+    print(f"network   {nfe} evaluations per sample" if nfe else "network   not needed: all samples were there already")
+    first = torch.from_numpy(read_samples(folder, GRID_IMAGES)[0]).movedim(-1, 1)
     save_grid(folder / "grid.png", first, grid_columns(num_classes, len(first)))
     print(f"arrays    {folder / 'data'}\ngrid      {folder / 'grid.png'}")
     return 0

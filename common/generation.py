@@ -55,8 +55,12 @@ def write_array(path: Path, array: np.ndarray) -> None:
     atomic_write(path, buffer.getvalue())
 
 
-def read_samples(folder: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """All samples of a folder in order of index.
+def read_samples(folder: Path, limit: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Samples of a folder in order of index.
+
+    Args:
+        folder: as :func:`generate` left it.
+        limit: read no more than this many.
 
     Returns:
         (images (N, H, W, C) float32 in [0, 1], labels (N,) or None).
@@ -64,13 +68,19 @@ def read_samples(folder: Path) -> tuple[np.ndarray, np.ndarray | None]:
     Raises:
         ValueError: where there are none.
     """
-    files = sorted((folder / "data").glob("data_*.npy"))
+    files = sorted((folder / "data").glob("data_*.npy"), key=lambda file: int(file.stem.removeprefix("data_")))
     if not files:
         raise ValueError(f"no samples in {folder / 'data'}; draw some with generate.py")
-    images = np.concatenate([np.load(file, allow_pickle=False) for file in files])
-    names = [folder / "label" / file.name.replace("data_", "label_") for file in files]
-    labels = np.concatenate([np.load(f, allow_pickle=False) for f in names]) if all(f.exists() for f in names) else None
-    return images, labels
+    arrays: list[np.ndarray] = []
+    for file in files:
+        arrays.append(np.load(file, allow_pickle=False))
+        if limit is not None and sum(map(len, arrays)) >= limit:
+            break
+    images = np.concatenate(arrays)[:limit]
+    names = [folder / "label" / file.name.replace("data_", "label_") for file in files[: len(arrays)]]
+    if not all(name.exists() for name in names):
+        return images, None
+    return images, np.concatenate([np.load(name, allow_pickle=False) for name in names])[:limit]
 
 
 def generate(
@@ -109,7 +119,7 @@ def generate(
         on_step: called once per solver step (also for the steps of blocks that are kept).
 
     Returns:
-        Denoiser calls per sample.
+        Denoiser calls per sample; 0 where every block was there already.
     """
     nfe = 0
     for indices in blocks(len(seeds), block):

@@ -70,11 +70,6 @@ class HeatSubVP(ClosedForm):
         )
         self.register_buffer("r", NOISE_SCALE / (squared + NOISE_FLOOR) / energy_norm, False)
 
-    def _apply(self, fn, recurse=True):
-        device = fn(torch.empty(0)).device  # the spectra stay float64 whatever a module is cast to
-        self.b, self.r = self.b.to(device), self.r.to(device)
-        return self
-
     def beta(self, t: Tensor) -> Tensor:
         """Overall rate, (B,)."""
         return self.const * self.c * (self.c * t).exp()

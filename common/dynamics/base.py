@@ -101,16 +101,22 @@ class LinearDynamics(nn.Module, ABC):
     basis: Basis
     t_min: float = 1e-6
     horizon: float = 1.0
+    _place: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.basis = Pixel()
         self.prior = Prior(self)
+        self.register_buffer("_place", torch.empty(0), persistent=False)
 
     @property
     def device(self) -> torch.device:
-        """Where the tables lie; times must be given on this device (members without tables take any)."""
-        return next((buffer.device for buffer in self.buffers()), torch.device("cpu"))
+        """Where the tables lie and samples are drawn; times must be given on this device."""
+        return self._place.device
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # coefficients stay float64 whatever a network beside them is cast to: only the device follows
+        return super()._apply(lambda buffer: buffer.to(fn(buffer.new_empty(0)).device), recurse)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"

@@ -15,8 +15,8 @@ def time_nodes(t_min: float, t_max: float, rate: float) -> np.ndarray:
     """Nodes uniform in tau = log t + rate t, which resolves t -> 0 and the layer of width 1 / rate before t_max."""
     start, end = math.log(t_min) + rate * t_min, math.log(t_max) + rate * t_max
     tau = np.linspace(start, end, math.ceil((end - start) / CELL) + 1)
-    t = np.exp(np.minimum(tau - rate * t_max, 0.0)) * t_max
-    for _ in range(100):  # Newton in log t: tau is convex there, so it converges from any start
+    t = np.exp(np.minimum(tau, math.log(t_max)))  # from above: log t <= tau
+    for _ in range(100):  # Newton in log t: tau is convex there, so it converges from above
         residual = np.log(t) + rate * t - tau
         t = t * np.exp(-residual / (1 + rate * t))
     t[0], t[-1] = t_min, t_max
@@ -25,8 +25,6 @@ def time_nodes(t_min: float, t_max: float, rate: float) -> np.ndarray:
 
 class TimeTable(nn.Module):
     """Quintic pieces through values at :func:`time_nodes`; one gather and Horner's rule per look-up.
-
-    The coefficients are float64 whatever the rest of a module is cast to: only the device follows.
 
     Args:
         t: nodes (N,) from :func:`time_nodes`.
@@ -47,11 +45,6 @@ class TimeTable(nn.Module):
         pieces = [spline.derivative(j)(left) * self.width**j / math.factorial(j) for j in range(1, DEGREE + 1)]
         stacked = torch.from_numpy(np.stack([spline(left), *pieces], axis=1))  # (cells, degree + 1, fields)
         self.register_buffer("coefficients", stacked, persistent=False)
-
-    def _apply(self, fn, recurse=True):
-        device = fn(torch.empty(0)).device
-        self.coefficients = self.coefficients.to(device)
-        return self
 
     def _locate(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         t = t.clamp(self.t_min, self.t_max)

@@ -1,0 +1,64 @@
+"""Does sampling's memory grow with the number of steps? Peak of 1,000 steps over peak of 10, in fresh processes.
+
+usage: python benchmarks/bench_memory.py      (CPU: peak resident set; CUDA: peak allocated)
+
+The network is a single convolution, so that the state (64 images of 3x32x32, K = 5) and its noise are what counts:
+kept for every step, the noise alone would take 786 MB. The bar is a ratio of 1.05.
+"""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from common.denoiser import Denoiser
+from common.samplers import SOLVERS, sample
+from gfdm.dynamics import FVP
+
+BAR = 1.05
+SHAPE = (64, 3, 32, 32)
+
+
+class Convolution(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        return self.convolution(x)
+
+
+def peak_megabytes(solver: str, steps: int) -> float:
+    """Draw samples in this process and return its peak memory."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dynamics = FVP(0.9, 5).to(device)
+    path = dynamics.scalar_path() if SOLVERS[solver].scalar_only else dynamics
+    denoiser = Denoiser(Convolution().to(device), dynamics)
+    sample(path, denoiser, SHAPE, solver=solver, steps=steps, seeds=range(SHAPE[0]))
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def main() -> int:
+    if len(sys.argv) == 3:
+        print(peak_megabytes(sys.argv[1], int(sys.argv[2])))
+        return 0
+    print(f"{'solver':>8} {'10 steps MB':>12} {'1000 steps MB':>14} {'ratio':>7}")
+    worst = 0.0
+    for solver in SOLVERS:
+        few, many = (
+            float(subprocess.run([sys.executable, __file__, solver, str(n)], capture_output=True, check=True).stdout)
+            for n in (10, 1000)
+        )
+        worst = max(worst, many / few)
+        print(f"{solver:>8} {few:>12.0f} {many:>14.0f} {many / few:>7.3f}")
+    print(f"worst ratio {worst:.3f}, bar {BAR}: {'met' if worst <= BAR else 'missed'}")
+    return 0 if worst <= BAR else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
