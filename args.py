@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from common.backbones import UNet
 from common.data import SOURCES, Arrays
@@ -182,7 +183,7 @@ TRAIN_FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("device", str, "auto", "where to compute", ("auto", "cpu", "cuda")),
         Flag("devices", at_least(1), 1, "devices per node"),
         Flag("num_nodes", at_least(1), 1, "nodes"),
-        Flag("strategy", str, "auto", "Lightning strategy, e.g. ddp", None),
+        Flag("strategy", str, "auto", "how several devices work together", ("auto", "ddp")),
         Flag("precision", str, "32-true", "numerical precision of the network", ("32-true", "bf16-mixed", "16-mixed")),
         Flag("deterministic", boolean, False, "bit-identical results on CUDA too"),
     ),
@@ -294,14 +295,14 @@ def data_folder(given: Path | None) -> Path:
 
 @contextlib.contextmanager
 def user_errors(program: str) -> Iterator[None]:
-    """Turn the ValueErrors of building (they name argument and range) into one line and exit code 2."""
+    """Turn the errors of building (they name argument and range) into one line and exit code 2."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, MisconfigurationException) as error:
         names = {
             flag.name for groups in (TRAIN_FLAGS, GENERATE_FLAGS, EVALUATE_FLAGS) for f in groups.values() for flag in f
         }
-        message = str(error)
+        message = " ".join(str(error).split())
         first = message.split(maxsplit=1)[0] if message else ""
         prefix = "--" if re.split(r"\W", first)[0] in names else ""
         print(f"{program}: error: {prefix}{message}", file=sys.stderr)

@@ -81,8 +81,13 @@ def run_folders(output_dir: Path) -> list[Path]:
     return sorted(folders, key=lambda folder: (folder / CONFIG).stat().st_mtime)
 
 
-def find(run_id: str, output_dir: Path) -> Path:
+def find(run_id: str, output_dir: Path, flag: str = "run_id") -> Path:
     """The folder of a run: by id, by folder name, or ``latest``.
+
+    Args:
+        run_id: what to look for.
+        output_dir: folder that holds the runs.
+        flag: the flag a message names.
 
     Raises:
         RunNotFound: with the runs there are.
@@ -95,9 +100,9 @@ def find(run_id: str, output_dir: Path) -> Path:
         return matches[0]
     if matches:
         names = ", ".join(folder.name for folder in matches)
-        raise RunNotFound(f"--run_id {run_id} fits several runs: {names}. Give the whole name of one.")
+        raise RunNotFound(f"--{flag} {run_id} fits several runs: {names}. Give the whole name of one.")
     known = ", ".join(folder.name for folder in folders) or "none"
-    raise RunNotFound(f"--run_id {run_id}: no such run under {output_dir}. Runs there: {known}")
+    raise RunNotFound(f"--{flag} {run_id}: no such run under {output_dir}. Runs there: {known}")
 
 
 def versions(folder: Path) -> list[str]:

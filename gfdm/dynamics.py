@@ -36,6 +36,9 @@ class Fractional(Tabulated):
         ValueError: for a value outside its range.
     """
 
+    gamma: Tensor
+    omega: Tensor
+
     def __init__(
         self,
         hurst: float,
@@ -59,12 +62,12 @@ class Fractional(Tabulated):
         self.hurst, self.num_aug, self.gamma_max = hurst, num_aug, gamma_max
         self.normalize, self.marginals, self.aug_init_var = normalize, marginals, aug_init_var
         self.data_var = data_var
-        self.gamma, self.omega = gamma.tolist(), omega.tolist()
+        self.register_buffer("gamma", gamma, persistent=False)
+        self.register_buffer("omega", omega, persistent=False)
         if num_aug and normalize:
             zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
             noise = propagate(self.drift_matrix, self.diffusion_vector, zero, one)[1][0, 0, 0]
-            factor = self.normaliser(float(noise))
-            self.omega = [factor * weight for weight in self.omega]
+            self.omega *= self.normaliser(float(noise))
         self.tabulate()
 
     @abstractmethod
@@ -80,17 +83,14 @@ class Fractional(Tabulated):
         """Factor on omega, given Var X_T of the process started at Y_0 = 0 with the plain weights."""
 
     def drift_matrix(self, t: Tensor) -> Tensor:
-        rates = torch.tensor([0.0, *self.gamma], dtype=torch.float64, device=t.device)
-        weights = torch.tensor([0.0, *self.omega], dtype=torch.float64, device=t.device)
-        matrix = -torch.diag(rates).expand(len(t), -1, -1)
-        first_row = -self.g(t).unsqueeze(1) * weights * rates
-        first_row = torch.cat([self.mu(t).unsqueeze(1), first_row[:, 1:]], dim=1)
-        return torch.cat([first_row.unsqueeze(1), matrix[:, 1:]], dim=1)
+        data_row = torch.cat([self.mu(t).unsqueeze(1), -self.g(t).unsqueeze(1) * self.omega * self.gamma], dim=1)
+        rates = torch.nn.functional.pad(-torch.diag(self.gamma), (1, 0)).expand(len(t), -1, -1)
+        return torch.cat([data_row.unsqueeze(1), rates], dim=1)
 
     def diffusion_vector(self, t: Tensor) -> Tensor:
-        total = sum(self.omega) if self.num_aug else 1.0
         g = self.g(t).unsqueeze(1)
-        return torch.cat([total * g, torch.ones_like(g).expand(-1, self.num_aug)], dim=1)
+        along_data = g * self.omega.sum() if self.num_aug else g
+        return torch.cat([along_data, torch.ones_like(g).expand(-1, self.num_aug)], dim=1)
 
     def initial_cov(self) -> Tensor:
         return torch.diag(torch.tensor([self.data_var] + [self.aug_init_var] * self.num_aug, dtype=torch.float64))

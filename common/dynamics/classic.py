@@ -138,6 +138,9 @@ class CLD(Tabulated):
         ValueError: for a value that is not above 0.
     """
 
+    matrix: Tensor
+    column: Tensor
+
     def __init__(self, beta: float = 4.0, mass: float = 0.25, initial_share: float = 0.04) -> None:
         for name, value in (("beta", beta), ("mass", mass), ("initial_share", initial_share)):
             if not 0 < value < math.inf:
@@ -146,15 +149,17 @@ class CLD(Tabulated):
         super().__init__(num_components=2, rate=beta * friction / mass)
         self.beta, self.mass, self.initial_share = beta, mass, initial_share
         self.friction = friction
+        rows = [[0.0, 1 / mass], [-1.0, -friction / mass]]
+        self.register_buffer("matrix", beta * torch.tensor(rows, dtype=torch.float64), persistent=False)
+        column = torch.tensor([0.0, math.sqrt(2 * friction * beta)], dtype=torch.float64)
+        self.register_buffer("column", column, persistent=False)
         self.tabulate()
 
     def drift_matrix(self, t: Tensor) -> Tensor:
-        rows = [[0.0, 1 / self.mass], [-1.0, -self.friction / self.mass]]
-        return self.beta * torch.tensor(rows, dtype=torch.float64, device=t.device).expand(len(t), 2, 2)
+        return self.matrix.expand(len(t), 2, 2)
 
     def diffusion_vector(self, t: Tensor) -> Tensor:
-        column = [0.0, math.sqrt(2 * self.friction * self.beta)]
-        return torch.tensor(column, dtype=torch.float64, device=t.device).expand(len(t), 2)
+        return self.column.expand(len(t), 2)
 
     def initial_cov(self) -> Tensor:
         return torch.tensor([[0.0, 0.0], [0.0, self.initial_share * self.mass]], dtype=torch.float64)

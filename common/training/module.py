@@ -89,6 +89,16 @@ class DiffusionModule(pl.LightningModule):
     # -- what sampling and validation use ---------------------------------------------------------------------------
 
     @property
+    def denoiser(self) -> Denoiser:
+        """The denoiser that is trained."""
+        return self._denoiser[0]
+
+    @property
+    def parameter_count(self) -> int:
+        """Parameters of the network."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    @property
     def best_network(self) -> nn.Module:
         """The averaged network, or the trained one where there is no average."""
         return self.network if self.average is None else self.average.module
@@ -112,7 +122,7 @@ class DiffusionModule(pl.LightningModule):
         noise = draws.normal(NOISE, tuple(images.shape[1:]))
         # dropout draws from the global generator: keyed per step and process, it resumes like everything else
         torch.manual_seed(mix(self.recipe.seed, micro_step, DROPOUT, self.trainer.global_rank))
-        errors = self._denoiser[0].error(images, t, noise, labels)
+        errors = self.denoiser.error(images, t, noise, labels)
         loss = errors.mean()
         self._record(t, errors.detach(), loss.detach())
         return loss
@@ -143,7 +153,8 @@ class DiffusionModule(pl.LightningModule):
         """At log steps only: read loss and flags from the device and write the log line."""
         trainer = self.trainer
         accumulation = trainer.accumulate_grad_batches
-        if (batch.micro_step + 1) % (self.recipe.log_every * accumulation):
+        due = (batch.micro_step + 1) % (self.recipe.log_every * accumulation) == 0
+        if not due and trainer.global_step < trainer.max_steps:
             return
         mean = trainer.strategy.reduce(self.loss_sum / self._since, reduce_op="mean")
         bad = int(trainer.strategy.reduce(self.first_bad_step.double(), reduce_op="max"))

@@ -88,7 +88,7 @@ def critically_damped(beta: float, mass: float, share: float, t: float):
 
 
 @pytest.mark.parametrize("t", [1e-6, 1e-5, 1e-3, 0.05, 0.4, 0.95, 1.0])
-@pytest.mark.parametrize("constants", [(4.0, 0.25, 0.04), (2.0, 1.0, 1.0)])
+@pytest.mark.parametrize("constants", [(4.0, 0.25, 0.04), (2.0, 1.0, 1.0), (40.0, 0.25, 0.04)])
 def test_cld_is_the_60_digit_one(constants, t):
     mean, cov, sigma = critically_damped(*constants, t)
     law = CLD(*constants).moments(torch.tensor([t], dtype=torch.float64))

@@ -1,0 +1,96 @@
+"""Pictures: a grid is exact to the pixel, curves are drawn from what there is."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.data import to_unit_range
+from common.pictures import loss_figure, save_figure, save_grid
+
+PAD, GREY = 2, (127, 128)  # frame of two pixels in middle grey
+
+
+def read(path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def expected_grid(images: torch.Tensor, columns: int, factor: int) -> np.ndarray:
+    """Every image enlarged, with a frame, row by row; -1 stands for the frame."""
+    count, channels, height, width = images.shape
+    h, w = height * factor + PAD, width * factor + PAD
+    rows, columns = -(-count // columns), min(columns, count)
+    canvas = np.full((rows * h + PAD, columns * w + PAD, 3), -1)
+    for i in range(rows * columns):
+        top, left = i // columns * h + PAD, i % columns * w + PAD
+        if i < count:
+            tile = np.kron(images[i].numpy().transpose(1, 2, 0), np.ones((factor, factor, 1), int))
+            canvas[top : top + h - PAD, left : left + w - PAD] = np.broadcast_to(tile, (*tile.shape[:2], 3))
+    return canvas
+
+
+@pytest.mark.parametrize(
+    ("count", "channels", "side", "columns", "factor"),
+    [(6, 1, 8, 3, 4), (5, 1, 8, 3, 4), (4, 3, 8, 2, 4), (2, 1, 28, 10, 1), (3, 3, 40, 2, 1), (1, 1, 16, 5, 2)],
+)
+def test_grid_is_exact_to_the_pixel(tmp_path, count, channels, side, columns, factor):
+    levels = torch.arange(count * channels * side * side) * 7 % 256
+    images = levels.reshape(count, channels, side, side)
+    save_grid(tmp_path / "grid.png", images / 255, columns)
+    if count == 1:  # torchvision puts no frame around a single image
+        tile = np.kron(images[0, 0].numpy(), np.ones((factor, factor), int))
+        assert np.array_equal(read(tmp_path / "grid.png")[..., 0], tile)
+        return
+    expected, found = expected_grid(images, columns, factor), read(tmp_path / "grid.png")
+    assert found.shape == expected.shape
+    inside = expected >= 0
+    assert np.array_equal(found[inside], expected[inside])
+    assert set(np.unique(found[~inside])) <= set(GREY)
+
+
+def test_real_images_come_out_as_they_went_in(tmp_path):
+    """Bytes to [-1, 1], as data, to [0, 1], as samples are drawn, to bytes: every level comes back."""
+    levels = torch.arange(256, dtype=torch.uint8).reshape(4, 1, 8, 8)
+    save_grid(tmp_path / "grid.png", (to_unit_range(levels) + 1) / 2, 2)
+    expected = expected_grid(levels.long(), 2, 4)
+    assert np.array_equal(read(tmp_path / "grid.png")[expected >= 0], expected[expected >= 0])
+
+
+def test_values_out_of_range_are_clipped(tmp_path):
+    images = torch.tensor([-3.0, 0.0, 1.0, 9.0]).reshape(4, 1, 1, 1).expand(4, 1, 32, 32)
+    save_grid(tmp_path / "grid.png", images, 4)
+    found = read(tmp_path / "grid.png")[:, :, 0]
+    assert [found[10, 5 + 34 * i] for i in range(4)] == [0, 0, 255, 255]
+
+
+def test_pictures_overwrite_and_make_folders(tmp_path):
+    path = tmp_path / "a" / "b.png"
+    save_grid(path, torch.zeros(2, 1, 8, 8))
+    first = path.read_bytes()
+    save_grid(path, torch.ones(2, 1, 8, 8))
+    assert path.read_bytes() != first
+    assert [file.name for file in path.parent.iterdir()] == ["b.png"]
+
+
+def curves(figure) -> dict[str, list[tuple[float, float]]]:
+    left, right = figure.axes
+    found = {line.get_label(): list(zip(*line.get_data(), strict=True)) for line in left.get_lines()}
+    return {**found, "levels": [tuple(p) for line in right.get_lines() for p in zip(*line.get_data(), strict=True)]}
+
+
+def test_curves_are_the_log_lines(tmp_path):
+    rows = [{"step": 2, "train/loss": 0.5}, {"step": 4, "train/loss": 0.25, "val/loss": 0.75}, {"step": 6, "other": 1}]
+    figure = loss_figure(rows, [(0.0, 0.5), (np.log(10), 0.25)])
+    found = curves(figure)
+    assert found["train/loss"] == [(2, 0.5), (4, 0.25)]
+    assert found["val/loss"] == [(4, 0.75)]
+    assert found["levels"] == [pytest.approx((0, 0.5)), pytest.approx((1, 0.25))]  # against log10 sigma
+    save_figure(tmp_path / "loss.png", figure)
+    assert read(tmp_path / "loss.png").shape[0] > 200
+
+
+def test_a_run_without_lines_has_a_picture_too(tmp_path):
+    save_figure(tmp_path / "loss.png", loss_figure([], []))
+    assert read(tmp_path / "loss.png").size
