@@ -451,31 +451,42 @@ def check_device(device: str) -> torch.device:
 def parse(
     program: str, description: str, groups: dict[str, tuple[Flag, ...]], argv: Sequence[str] | None
 ) -> dict[str, Any]:
-    """Parse a command line of generate.py or evaluate.py; --run_id is required."""
+    """The flags given on a command line of generate.py or evaluate.py; --run_id is required."""
     read_env_file()
     parser = make_parser(program, description, groups)
     given = vars(parser.parse_args(argv))
     if "run_id" not in given:
         parser.error("--run_id is required: the id or folder name of a run, or latest")
-    return {**defaults(groups), **given}
+    return given
 
 
 def parse_generate(argv: Sequence[str] | None) -> dict[str, Any]:
-    """Values of all flags of generate.py."""
-    settings = parse("generate.py", "Draw samples from a trained run.", GENERATE_FLAGS, argv)
-    if settings["mode"] and settings["solver"]:
+    """Values of all flags of generate.py.
+
+    Raises:
+        ValueError: for flags that contradict each other.
+    """
+    given = parse("generate.py", "Draw samples from a trained run.", GENERATE_FLAGS, argv)
+    if "mode" in given and "solver" in given:
         raise ValueError(
             "mode and --solver exclude each other: --mode sde is --solver em, --mode ode is --solver euler"
         )
-    seeds = settings["seeds"]
-    if seeds is not None:
-        settings["n_samples"] = len(seeds)
-    return settings
+    if "seeds" in given:
+        count = len(given["seeds"])
+        if given.get("n_samples", count) != count:
+            raise ValueError(f"n_samples {given['n_samples']} contradicts --seeds, which names {count}; leave it out")
+        given["n_samples"] = count
+    return {**defaults(GENERATE_FLAGS), **given}
 
 
 def parse_evaluate(argv: Sequence[str] | None) -> dict[str, Any]:
-    """Values of all flags of evaluate.py."""
-    settings = parse("evaluate.py", "Figures about generated samples.", EVALUATE_FLAGS, argv)
+    """Values of all flags of evaluate.py.
+
+    Raises:
+        ValueError: for an unknown metric.
+    """
+    given = parse("evaluate.py", "Figures about generated samples.", EVALUATE_FLAGS, argv)
+    settings = {**defaults(EVALUATE_FLAGS), **given}
     unknown = [name for name in settings["metrics"] if name not in METRICS]
     if unknown:
         raise ValueError(f"metrics {unknown[0]} is unknown; there are {', '.join(METRICS)}")

