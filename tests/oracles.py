@@ -137,24 +137,42 @@ def cld(rate: float = 4.0, mass: float = 0.25, share: float = 0.04) -> SDE:
 # -- their laws, by SciPy -------------------------------------------------------------------------------------------------
 
 
-def solve(
-    sde: SDE, times: Array, first: float = 0.0, tolerance: float = 1e-12, atol: float = 1e-22
-) -> tuple[Array, Array]:
-    """(Phi, Q) from time ``first`` to each of the sorted ``times``: the propagator and the noise since, (N, A, A) each."""
+def _integrate(sde: SDE, first: float, last: float, tolerance: float, atol: float, **options):
+    """SciPy's solution of Phi' = F Phi, Q' = F Q + Q F' + G G' from Phi = 1, Q = 0, flattened."""
     size = len(sde.start)
 
     def slope(t: float, flat: Array) -> Array:
         phi, cov = flat.reshape(2, size, size)
         matrix, vector = sde.F(t), sde.G(t)
-        return np.concatenate(
-            [(matrix @ phi).ravel(), (matrix @ cov + cov @ matrix.T + np.outer(vector, vector)).ravel()]
-        )
+        change = matrix @ cov + cov @ matrix.T + np.outer(vector, vector)
+        return np.concatenate([(matrix @ phi).ravel(), change.ravel()])
 
-    flat = np.concatenate([np.eye(size).ravel(), np.zeros(size**2)])
-    result = solve_ivp(slope, (first, times[-1]), flat, method="DOP853", t_eval=times, rtol=tolerance, atol=atol)
+    begin = np.concatenate([np.eye(size).ravel(), np.zeros(size**2)])
+    result = solve_ivp(slope, (first, last), begin, method="DOP853", rtol=tolerance, atol=atol, **options)
     assert result.success, result.message
+    return result
+
+
+def solve(
+    sde: SDE, times: Array, first: float = 0.0, tolerance: float = 1e-12, atol: float = 1e-22
+) -> tuple[Array, Array]:
+    """(Phi, Q) from time ``first`` to each of the sorted ``times``: propagator and noise since, (N, A, A) each."""
+    size = len(sde.start)
+    result = _integrate(sde, first, times[-1], tolerance, atol, t_eval=times)
     stacked = result.y.T.reshape(-1, 2, size, size)
     return stacked[:, 0], stacked[:, 1]
+
+
+def law(sde: SDE) -> Callable[[float], tuple[Array, Array]]:
+    """t to (M (A,), S (A, A)), interpolated between SciPy's steps."""
+    size = len(sde.start)
+    dense = _integrate(sde, 0.0, 1.0, 1e-12, 1e-22, dense_output=True).sol
+
+    def at(t: float) -> tuple[Array, Array]:
+        phi, cov = dense(t).reshape(2, size, size)
+        return phi[:, 0], phi @ sde.start @ phi.T + cov
+
+    return at
 
 
 def moments(sde: SDE, times: Array) -> tuple[Array, Array]:

@@ -1,21 +1,31 @@
 """train.py that sends itself a signal within a given micro-step: ``interrupted.py SIGNAL MICRO_STEP flags ..``."""
 
 import os
-import runpy
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from common.training import ema  # noqa: E402
-from common.training.module import DiffusionModule  # noqa: E402
+import train
+from common.training import callbacks, ema
+from common.training.module import DiffusionModule
 
 
-def main() -> None:
+def make_quick(setattr: Callable[..., None] = setattr) -> None:
+    """Average from step 5 on (not only copy), and spend little on pictures."""
+    setattr(ema, "START", 5)
+    setattr(train, "GRID_STEPS", 2)
+    setattr(train, "GRID_SAMPLES", 4)
+    setattr(callbacks, "save_figure", lambda path, figure: None)
+
+
+def main() -> int:
+    """Train until the signal."""
     number, at, *flags = sys.argv[1:]
-    ema.START = 5  # so that few steps average, not only copy
+    make_quick()
     training_step = DiffusionModule.training_step
 
     def interrupted(self, batch, batch_idx):
@@ -25,9 +35,8 @@ def main() -> None:
         return loss
 
     DiffusionModule.training_step = interrupted  # type: ignore[method-assign]
-    sys.argv = ["train.py", *flags]
-    runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    return train.main(flags)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,0 +1,43 @@
+"""Time grids: from T to t_end exactly, strictly falling, and equal steps in the variable they are named after."""
+
+import pytest
+import torch
+
+from common.samplers import GRIDS, SOLVERS
+from tests.dynamics.members import CLASSICAL, HEATS, build
+
+NAMES = [*CLASSICAL, "fvp-0.9-2", "fvp-0.3-3", "fvp-0.1-5", "fve-0.9-2", "fve-0.3-3", "fvp-0.9-2-path", *HEATS]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 37])
+@pytest.mark.parametrize("t_end", [1e-3, 0.2])
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_ends_are_exact_and_times_fall(name, grid, t_end, steps):
+    dynamics = build(name)
+    times = GRIDS[grid](dynamics, t_end, steps)
+    assert times.dtype == torch.float64
+    assert times.shape == (steps + 1,)
+    assert times[0].item() == dynamics.horizon
+    assert times[-1].item() == t_end
+    assert (times.diff() < 0).all()
+
+
+def equal(steps: torch.Tensor) -> bool:
+    return bool((steps - steps.mean()).abs().max() < 1e-8 * steps.abs().max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_are_equal_in_the_grids_own_variable(name):
+    dynamics = build(name)
+    variables = {"uniform": lambda t: t, "log_time": torch.log, "log_sigma": dynamics.log_sigma}
+    assert set(variables) == set(GRIDS)
+    for grid, variable in variables.items():
+        assert equal(variable(GRIDS[grid](dynamics, 1e-3, 50)).diff()), grid
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("name", ["vp", "fvp-0.9-2-path", "heat-8"])
+def test_every_solver_has_a_grid_of_its_own(name, solver):
+    times = SOLVERS[solver]().default_grid(build(name))(build(name), 1e-2, 10)
+    assert (times[0].item(), times[-1].item(), len(times)) == (1.0, 1e-2, 11)

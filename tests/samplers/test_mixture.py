@@ -1,0 +1,82 @@
+"""With an exact denoiser there is no network error: every solver must return the law of a three-mode mixture.
+
+Distances are Wasserstein-1 to exact quantiles, less their floor (the distance of as many exact samples). Where the
+published zero-mean prior is far from the law of Z_T the prior with the data's moments is used, and compared with it.
+The whole table over many seeds and both priors: benchmarks/quality_mixture.py.
+"""
+
+import functools
+
+import pytest
+import torch
+
+from common.dynamics import LinearDynamics, Prior
+from common.samplers import sample
+from gfdm.dynamics import FVE, FVP
+from tests.dynamics.members import build
+from tests.oracles import Mixture, MixtureDenoiser
+
+MIXTURE = Mixture()
+GROUPS, SEEDS, SIDE = 2, 25, 20  # two groups of 10,000 samples: the pixels of an image are independent
+
+
+@functools.cache
+def floor() -> float:
+    return MIXTURE.floor(SEEDS * SIDE**2)
+
+
+def excess(dynamics: LinearDynamics, solver: str, steps: int) -> float:
+    """Distance less its floor, mean over the groups."""
+    shape = (GROUPS * SEEDS, 1, SIDE, SIDE)
+    result = sample(dynamics, MixtureDenoiser(dynamics), shape, solver=solver, steps=steps, seeds=range(shape[0]))
+    groups = result.x.double().reshape(GROUPS, -1).numpy()
+    return sum(MIXTURE.distance(group) for group in groups) / GROUPS - floor()
+
+
+FRACTIONAL = [
+    f"{family}-{hurst}-{num_aug}"
+    for family in ("fvp", "fve")
+    for num_aug in (0, 2, 3)
+    for hurst in ((0.1, 0.5, 0.9) if num_aug else (0.5,))  # without auxiliary processes H has no effect
+]
+
+
+@pytest.mark.parametrize("name", [*FRACTIONAL, "cld"])
+def test_1000_euler_maruyama_steps_return_the_data_law(name):
+    assert excess(build(name), "em", 1000) < 0.01
+
+
+@pytest.mark.parametrize("name", ["vp", "fvp-0.9-2-path", "fvp-0.1-2-path", "fve-0.9-3-path", "cld-path"])
+@pytest.mark.parametrize(("solver", "steps"), [("exp2", 100), ("exp1", 400), ("euler", 400)])
+def test_ode_solvers_return_the_data_law(name, solver, steps):
+    if (solver, name) == ("euler", "cld-path"):
+        pytest.skip("uniform steps do not resolve the growth of sigma from 0 under CLD")
+    assert excess(build(name), solver, steps) < 0.01
+
+
+@pytest.mark.parametrize("name", ["fvp-0.9-2-path", "fve-0.9-2-path", "vp"])
+def test_two_orders_of_exponential_solvers_by_quantiles(name):
+    # the flow of one variable is monotone, so it carries quantiles to quantiles: no sampling error at all
+    dynamics = build(name)
+    end = dynamics.moments(torch.ones(1, dtype=torch.float64)).std.item()
+    levels = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    init = end * torch.special.ndtri(levels).reshape(1, 1, 1, -1)
+
+    def distance(solver: str, steps: int) -> float:
+        run = sample(dynamics, MixtureDenoiser(dynamics), (1, 1, 4000), solver=solver, steps=steps, init=init)
+        return MIXTURE.distance(run.x.flatten().numpy())
+
+    assert distance("exp2", 400) < 2e-3
+    assert distance("exp2", 50) < 6e-3 < distance("exp1", 50)
+
+
+@pytest.mark.parametrize(("family", "gap"), [(FVE, 0.05), (FVP, 0.01)])
+def test_prior_with_the_datas_moments_mends_a_small_final_noise_level(family, gap):
+    # sigma(T) is 1.2 and 5.7: the published prior has the wrong mean there
+    dynamics = family(0.9, 5)
+    published = excess(dynamics.scalar_path(), "exp2", 60)
+    path = dynamics.scalar_path()
+    path.prior = Prior(path, MIXTURE.mean, MIXTURE.variance)
+    informed = excess(path, "exp2", 60)
+    assert informed < 0.01
+    assert published > informed + gap

@@ -1,0 +1,274 @@
+"""The sampling loop: what it promises about evaluations, seeds, memory and refusals; one step against NumPy."""
+
+import gc
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common.dynamics import VP, Prior
+from common.samplers import GRIDS, SOLVERS, sample
+from common.samplers.noise import CHUNK
+from gfdm.dynamics import FVP
+from tests import oracles
+from tests.dynamics.members import build, data_shape, sde
+
+CASES = [
+    *((solver, name) for solver in ("em", "euler") for name in ("vp", "ve", "cld", "fvp-0.9-2", "fve-0.3-3", "heat-5x7")),
+    *((solver, name) for solver in ("exp1", "exp2") for name in ("vp", "subvp", "fvp-0.9-2-path", "cld-path", "heat-5x7")),
+]
+
+
+def denoise(v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Some smooth function of v and t."""
+    return (torch.tanh(v) * (1 - t.to(v.dtype).reshape(-1, *(1,) * (v.ndim - 1)) / 2)).roll(1, -1)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9])
+@pytest.mark.parametrize(("solver", "name"), CASES)
+def test_counts_shapes_and_times(solver, name, steps):
+    dynamics, shape, calls, trace = build(name), (2, 3, *data_shape(name)), [], []
+
+    def counted(v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        assert v.shape == shape
+        assert t.shape == (2,)
+        assert labels is None
+        calls.append(t[0].item())
+        return denoise(v, t)
+
+    result = sample(
+        dynamics, counted, shape, solver=solver, steps=steps, seeds=[4, 2], callback=lambda *seen: trace.append(seen)
+    )
+    assert result.nfe == len(calls) == steps * SOLVERS[solver].evaluations
+    assert result.x.shape == shape
+    assert result.z.shape == (2, dynamics.num_components, *shape[1:])
+    assert torch.equal(result.x, result.z[:, 0])
+    assert torch.isfinite(result.z).all()
+    assert result.x.dtype == torch.get_default_dtype()
+    times = SOLVERS[solver]().default_grid(dynamics)(dynamics, 1e-3, steps).tolist()
+    assert calls == times[:-1]
+    assert [seen[0] for seen in trace] == list(range(steps))
+    assert [seen[1] for seen in trace] == times[1:]
+    assert torch.equal(trace[-1][2], result.z)
+    assert torch.equal(trace[-1][3], result.x)
+
+
+# -- a step against NumPy -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stochastic", [True, False])
+@pytest.mark.parametrize("name", ["vp", "cld", "fvp-0.9-2", "fve-0.3-3"])
+def test_euler_step_is_the_published_one(name, stochastic):
+    # z + dt (F z - c G G' s) + sqrt|dt| G xi, c = 1 or 1/2, with the score of Gaussian data from the oracle's S
+    dynamics, reference, mean, std = build(name), sde(name), 0.3, 0.2
+    start, stop = 0.6, 0.55
+    (m,), (cov,) = oracles.moments(reference, np.array([start]))
+    rng = np.random.default_rng(0)
+    z = np.linalg.cholesky(cov + std**2 * np.outer(m, m)) @ rng.standard_normal((len(m), 5)) + mean * m[:, None]
+    kick = rng.standard_normal(5)
+    score = -np.linalg.solve(cov + std**2 * np.outer(m, m), z - mean * m[:, None])
+    vector = reference.G(start)
+    drift = reference.F(start) @ z - (1.0 if stochastic else 0.5) * np.outer(vector, vector @ score)
+    want = z + (stop - start) * drift + (math.sqrt(start - stop) * np.outer(vector, kick) if stochastic else 0)
+
+    from common.samplers import Posterior
+
+    solver = SOLVERS["em" if stochastic else "euler"]()
+    t, s = (torch.tensor([x], dtype=torch.float64) for x in (start, stop))
+    posterior = Posterior(dynamics, oracles.GaussianDenoiser(dynamics, mean, std), None)
+    noise = torch.from_numpy(kick).reshape(1, 1, 5) if stochastic else None
+    got = solver.step(dynamics, posterior, torch.from_numpy(z).reshape(1, -1, 1, 5), t, s, noise)
+    assert np.abs(got[0, :, 0].numpy() - want).max() < 1e-8 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("name", ["vp", "fvp-0.9-2"])
+def test_last_step_is_taken_without_noise(name):
+    dynamics = build(name)
+    init = dynamics.prior.sample((2, 1, 2, 2), torch.randn(2, dynamics.num_components, 1, 2, 2))
+    runs = [
+        sample(dynamics, denoise, (2, 1, 2, 2), solver="em", steps=1, seeds=[seed, seed + 1], init=init).z
+        for seed in (0, 10)
+    ]
+    assert torch.equal(*runs)
+    noisy = [
+        sample(dynamics, denoise, (2, 1, 2, 2), solver="em", steps=2, seeds=[seed, seed + 1], init=init).z
+        for seed in (0, 10)
+    ]
+    assert not torch.allclose(*noisy)
+
+
+def test_steps_draw_the_noise_of_the_seed():
+    # the whole Euler-Maruyama run of VP written out, with the generator's own stream
+    steps, seed = 20, 77
+    result = sample(VP(), lambda v, t, labels: 0 * v, (1, 1, 2, 2), solver="em", steps=steps, seeds=[seed], t_end=1e-2)
+    generator = torch.Generator().manual_seed(seed)
+    times = np.linspace(1, 1e-2, steps + 1)
+    z = torch.randn((1, 1, 2, 2), generator=generator).double().numpy() * math.sqrt(-math.expm1(-10.05))
+    noise = torch.cat([torch.randn((CHUNK, 1, 2, 2), generator=generator) for _ in range(2)]).double().numpy()
+    for i in range(steps):
+        t, dt = times[i], times[i + 1] - times[i]
+        beta = 0.1 + 19.9 * t
+        variance = -math.expm1(-0.1 * t - 9.95 * t**2)
+        z = z + dt * (-beta / 2 + beta / variance) * z
+        if i < steps - 1:
+            z = z + math.sqrt(-dt * beta) * noise[i]
+    assert np.allclose(result.x.numpy(), z[0], rtol=1e-4, atol=1e-5)
+
+
+# -- seeds and batches ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("solver", "name"), CASES)
+def test_a_sample_depends_on_its_seed_only(solver, name):
+    dynamics, shape = build(name), data_shape(name)
+
+    def run(seeds: list[int]) -> Tensor:
+        return sample(dynamics, denoise, (len(seeds), 2, *shape), solver=solver, steps=19, seeds=seeds).z
+
+    together = run([5, 3, 9, 1, 0, 8, 2])
+    reordered = run([9, 5, 3])
+    for alone, index in ((run([5]), 0), (run([9]), 2), (reordered[1:2], 0), (reordered[:1], 2)):
+        if dynamics.num_components == 1:
+            assert torch.equal(alone[0], together[index])
+        else:  # matrix products over components may round differently in another batch
+            assert torch.allclose(alone[0], together[index], rtol=1e-4, atol=1e-5 * float(together.abs().max()))
+    assert torch.equal(run([5, 3, 9, 1, 0, 8, 2]), together)
+    assert not torch.allclose(together[0], together[1])
+
+
+def test_no_seeds_follow_torchs_generator():
+    dynamics = build("vp")
+    runs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        runs.append(sample(dynamics, denoise, (2, 1, 2, 2), solver="em", steps=3).x)
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+def test_given_seeds_leave_torchs_generator_alone():
+    state = torch.get_rng_state()
+    sample(build("fvp-0.9-2"), denoise, (2, 1, 2, 2), solver="em", steps=3, seeds=[0, 1])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# -- arguments ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("solver", "name"), [("em", "fvp-0.9-2"), ("exp2", "fvp-0.9-2-path"), ("euler", "heat-4x6")])
+def test_init_replaces_the_prior_and_sets_the_dtype(solver, name):
+    dynamics, shape = build(name), (2, 1, *data_shape(name))
+    init = torch.randn(2, dynamics.num_components, 1, *data_shape(name), dtype=torch.float64)
+    kept = init.clone()
+    result = sample(dynamics, denoise, shape, solver=solver, steps=3, seeds=[0, 1], init=init)
+    assert result.z.dtype == torch.float64
+    assert torch.equal(init, kept)
+    other = sample(dynamics, denoise, shape, solver=solver, steps=3, seeds=[0, 1], init=init + 1)
+    assert not torch.allclose(result.x, other.x)
+
+
+def test_the_dynamics_own_prior_starts_the_run():
+    dynamics, starts = FVP(0.9, 5), []
+    for prior in (Prior(dynamics), Prior(dynamics, 5.0, 2.0)):
+        dynamics.prior = prior
+        seen = []
+
+        def keep(v: Tensor, t: Tensor, labels: Tensor | None = None, seen=seen) -> Tensor:
+            seen.append(v)
+            return 0 * v
+
+        sample(dynamics, keep, (1, 1, 1, 1), solver="em", steps=1, seeds=[0])
+        starts.append(seen[0].item())
+    law = dynamics.moments(torch.ones(1))
+    noise = starts[0] / law.std.item()
+    spread = math.sqrt(law.std.item() ** 2 + 2 * law.scale.item() ** 2)
+    assert starts[1] == pytest.approx(5 * law.scale.item() + spread * noise, rel=1e-4)
+
+
+def test_labels_reach_the_denoiser():
+    given = []
+
+    def labelled(v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        given.append(labels)
+        return v
+
+    labels = torch.tensor([2, 0])
+    sample(build("vp"), labelled, (2, 1, 2, 2), solver="exp2", steps=3, seeds=[0, 1], labels=labels)
+    assert len(given) == 3
+    assert all(one is labels for one in given)
+
+
+def test_own_grid_and_solver_object():
+    dynamics, trace = build("vp"), []
+    sample(
+        dynamics,
+        denoise,
+        (1, 1, 2, 2),
+        solver=SOLVERS["exp1"](),
+        steps=4,
+        seeds=[0],
+        grid=GRIDS["log_time"],
+        t_end=1e-2,
+        callback=lambda i, t, z, x: trace.append(t),
+    )
+    assert trace == GRIDS["log_time"](dynamics, 1e-2, 4).tolist()[1:]
+
+
+REFUSED = [
+    (dict(solver="ddim"), r"solver must be one of em, euler.*got 'ddim'"),
+    (dict(steps=0), r"steps must be at least 1, got 0"),
+    (dict(steps=-3), r"steps must be at least 1, got -3"),
+    (dict(t_end=0.0), r"t_end must lie in \[1e-06, 1\.0\), got 0\.0"),
+    (dict(t_end=1.0), r"t_end must lie in \[1e-06, 1\.0\), got 1\.0"),
+    (dict(t_end=math.nan), r"t_end must lie in .* got nan"),
+    (dict(seeds=[0, 1, 2]), r"seeds must hold one integer per sample \(2\), got 3"),
+    (dict(labels=torch.zeros(3, dtype=torch.long)), r"labels must have shape \(2,\), got \(3,\)"),
+    (dict(labels=torch.zeros(2, 1, dtype=torch.long)), r"labels must have shape \(2,\), got \(2, 1\)"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED)
+def test_an_argument_out_of_range_is_refused_by_name(arguments, message):
+    settings = dict(solver="em", steps=2, seeds=[0, 1]) | arguments
+    with pytest.raises(ValueError, match=message):
+        sample(build("vp"), denoise, (2, 1, 2, 2), **settings)
+
+
+@pytest.mark.parametrize("solver", ["exp1", "exp2"])
+@pytest.mark.parametrize("name", ["fvp-0.9-2", "fve-0.9-2", "cld"])
+def test_scalar_solvers_name_the_augmented_state_they_refuse(name, solver):
+    with pytest.raises(ValueError, match=r"solver Exponential\d runs on a scalar path, but .* has \d components: pass"):
+        sample(build(name), denoise, (1, 1, 2, 2), solver=solver, steps=2, seeds=[0])
+
+
+# -- cost -------------------------------------------------------------------------------------------------------------------
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(()))
+
+    def forward(self, v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.factor * torch.tanh(v)
+
+
+@pytest.mark.parametrize(("solver", "name"), [("em", "fvp-0.9-2"), ("exp2", "fvp-0.9-2-path"), ("euler", "vp")])
+def test_memory_does_not_grow_with_the_steps(solver, name):
+    shape, steps, held = (2, 1, 40, 40), 60, []
+
+    def measure(i: int, t: float, z: Tensor, x: Tensor) -> None:
+        if i % 20 == 19:
+            alive = {id(o): o.numel() for o in gc.get_objects() if isinstance(o, Tensor) and o.numel() >= 40 * 40}
+            held.append((len(alive), max(alive.values())))
+
+    before = sum(isinstance(o, Tensor) and o.numel() >= 40 * 40 for o in gc.get_objects())
+    network = Scaled()
+    result = sample(build(name), network, shape, solver=solver, steps=steps, seeds=[0, 1], callback=measure)
+    assert not result.x.requires_grad  # no graph is kept
+    assert len(held) == 3
+    assert held[0][0] == held[1][0] == held[2][0]
+    assert held[0][0] - before <= 12
+    assert steps * shape[0] * 40 * 40 > 2 * CHUNK * shape[0] * 40 * 40
