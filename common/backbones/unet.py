@@ -153,11 +153,15 @@ class UNet(nn.Module):
         return emb + label_emb * known.unsqueeze(-1)
 
     def _check_shapes(self, x: Tensor, t: Tensor, labels: Tensor | None) -> None:
+        # messages are put together only where one is needed: a compiler would trace them
         expected = (self.in_channels, self.image_size, self.image_size)
-        _require(x.shape[1:] == expected, "x", f"of shape (B, {', '.join(map(str, expected))})", tuple(x.shape))
-        _require(t.shape == x.shape[:1], "t", "of shape (B,), the batch size of x", tuple(t.shape))
-        if self.label_emb is not None and labels is not None:
-            _require(labels.shape == x.shape[:1], "labels", "of shape (B,), the batch size of x", tuple(labels.shape))
+        if x.shape[1:] != expected:
+            sizes = ", ".join(map(str, expected))
+            raise ValueError(f"UNet: x must be of shape (B, {sizes}), got {tuple(x.shape)}")
+        if t.shape != x.shape[:1]:
+            raise ValueError(f"UNet: t must be of shape (B,), the batch size of x, got {tuple(t.shape)}")
+        if self.label_emb is not None and labels is not None and labels.shape != x.shape[:1]:
+            raise ValueError(f"UNet: labels must be of shape (B,), the batch size of x, got {tuple(labels.shape)}")
 
 
 class Stage(nn.ModuleList):

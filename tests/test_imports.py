@@ -1,0 +1,178 @@
+"""The direction of imports (docs/architecture.md), and no NumPy or SciPy inside a step."""
+
+import ast
+import builtins
+import importlib
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.dynamics import LinearDynamics
+from common.samplers import SOLVERS, sample
+from tests.dynamics.members import build, data_shape
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("common", "gfdm", "fdp")
+SCRIPTS = ("train", "generate", "evaluate")
+
+# what a file may not import, by the start of its module name
+FORBIDDEN = {
+    "common": ("gfdm", "fdp", "args", "scripts", "tests", "benchmarks", *SCRIPTS),
+    "gfdm": ("fdp", "args", "scripts", "tests", "benchmarks", *SCRIPTS),
+    "fdp": ("gfdm", "args", "scripts", "tests", "benchmarks", *SCRIPTS),
+    "args": ("scripts", "tests", "benchmarks", *SCRIPTS),
+    # inside common: training -> samplers -> denoiser -> dynamics; backbones and dynamics do not know each other
+    "common.dynamics": ("common.backbones", "common.denoiser", "common.samplers", "common.training", "common.data"),
+    "common.backbones": ("common.dynamics", "common.denoiser", "common.samplers", "common.training", "common.data"),
+    "common.denoiser": ("common.backbones", "common.samplers", "common.training", "common.data"),
+    "common.samplers": ("common.backbones", "common.training", "common.data"),
+    "common.broadcast": ("common.",),
+}
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def sources() -> list[Path]:
+    files = [ROOT / f"{name}.py" for name in ("args", *SCRIPTS)]
+    for package in PACKAGES:
+        files += sorted((ROOT / package).rglob("*.py"))
+    return [file for file in files if file.exists()]
+
+
+def imported(file: Path) -> set[str]:
+    """Every module that a file names in an import, at any depth; ``from a import b`` counts as a and a.b."""
+    names: set[str] = set()
+    package = module_name(file).split(".")
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + (file.name == "__init__.py")] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names.add(base)
+            names.update(f"{base}.{alias.name}" for alias in node.names)
+    return names
+
+
+def within(name: str, start: str) -> bool:
+    return name.startswith(start) if start.endswith(".") else name == start or name.startswith(start + ".")
+
+
+@pytest.mark.parametrize("file", sources(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_follow_the_arrows(file):
+    here = module_name(file)
+    forbidden = [start for place, starts in FORBIDDEN.items() if within(here, place) for start in starts]
+    wrong = sorted(name for name in imported(file) if any(within(name, start) for start in forbidden))
+    assert not wrong, f"{here} must not import {', '.join(wrong)}"
+
+
+def test_the_checker_sees_a_wrong_import(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    (tmp_path / "common" / "dynamics").mkdir(parents=True)
+    wrong = tmp_path / "common" / "dynamics" / "wrong.py"
+    wrong.write_text("from gfdm import dynamics\ndef f():\n    from ..backbones import unet\n")
+    with pytest.raises(AssertionError, match=r"must not import common\.backbones, common\.backbones\.unet, gfdm, gfdm\."):
+        test_imports_follow_the_arrows(wrong)
+
+
+def test_every_package_of_ours_is_known_here():
+    # a new file inside common must either be covered above or stand at the end of the arrows
+    assert {file.relative_to(ROOT).parts[0].removesuffix(".py") for file in sources()} >= {*PACKAGES}
+
+
+@pytest.mark.parametrize("file", sources(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_packages_import_without_side_effects(file, capsys):
+    module = importlib.import_module(module_name(file))
+    assert isinstance(module, types.ModuleType)
+    assert capsys.readouterr().out == ""
+
+
+# -- no NumPy in a step ---------------------------------------------------------------------------------------------------
+
+HOSTS = ("numpy", "scipy")
+
+
+class OffLimits:
+    """Stands in for NumPy, SciPy and what was imported from them."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str):
+        raise AssertionError(f"{self._name}.{attribute} was used in a step")
+
+    def __call__(self, *args: object, **options: object):
+        raise AssertionError(f"{self._name} was called in a step")
+
+
+@pytest.fixture
+def no_host_libraries(monkeypatch):
+    """Makes NumPy and SciPy unusable in our modules, late imports and tensor conversions included."""
+    monkeypatch.setattr(torch.Tensor, "numpy", lambda self, **_: pytest.fail("Tensor.numpy was used in a step"))
+    monkeypatch.setattr(torch, "from_numpy", lambda array: pytest.fail("from_numpy was used in a step"))
+    ours = [module for name, module in sys.modules.items() if name.split(".")[0] in PACKAGES]
+    for module in ours:
+        for name, value in list(vars(module).items()):
+            home = getattr(value, "__name__" if isinstance(value, types.ModuleType) else "__module__", None)
+            if isinstance(home, str) and home.split(".")[0] in HOSTS:
+                monkeypatch.setattr(module, name, OffLimits(name))
+    real_import = builtins.__import__
+
+    def guarded(name, namespace=None, *rest, **options):
+        asking = (namespace or {}).get("__name__", "")
+        if name.split(".")[0] in HOSTS and asking.split(".")[0] in PACKAGES:
+            raise AssertionError(f"{asking} imported {name} in a step")
+        return real_import(name, namespace, *rest, **options)
+
+    monkeypatch.setattr(builtins, "__import__", guarded)
+
+
+STEPPED = ["vp", "subvp", "ve", "cld", "fvp-0.9-2", "fve-0.3-3", "fvp-0.9-2-path", "heat-5x7"]
+
+
+def every_call_of_a_step(dynamics: LinearDynamics, shape: tuple[int, ...]) -> None:
+    x0, t = torch.randn(shape), torch.rand(shape[0])
+    noise = torch.randn(shape[0], dynamics.num_components, *shape[1:])
+    dynamics.perturb(x0, t, x0)
+    z = dynamics.sample_state(x0, t, noise)
+    law = dynamics.moments(t)
+    for field in ("mean", "cov", "weight", "scale", "std", "log_sigma", "sigma", "complement"):
+        getattr(law, field)
+    dynamics.statistic(z, t)
+    dynamics.score(z, t, x0)
+    dynamics.apply_diffusion(x0, t)
+    for stochastic in (True, False):
+        dynamics.reverse_drift(z, t, x0, stochastic=stochastic)
+    dynamics.log_sigma(t)
+    dynamics.prior.sample(shape, noise)
+
+
+@pytest.mark.parametrize("name", STEPPED)
+@pytest.mark.usefixtures("_built", "no_host_libraries")
+def test_no_numpy_in_a_step_of_training_or_sampling(name):
+    dynamics, shape = build(name), (2, 1, *data_shape(name))
+    every_call_of_a_step(dynamics, shape)
+    for solver, scheme in SOLVERS.items():
+        if not scheme.scalar_only or dynamics.num_components == 1:
+            sample(dynamics, lambda v, t, labels: v, shape, solver=solver, steps=3, seeds=[0, 1])
+
+
+@pytest.fixture
+def _built():
+    """Construction may use NumPy: it comes first."""
+    for name in STEPPED:
+        build(name)
+
+
+@pytest.mark.usefixtures("no_host_libraries")
+def test_the_guard_bites():
+    from common.dynamics import tables
+
+    with pytest.raises(AssertionError, match="was used in a step"):
+        tables.time_nodes(1e-3, 1.0, 20.0)

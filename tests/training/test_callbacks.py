@@ -1,0 +1,174 @@
+"""Kept weights, sample grids, pictures and the clean stop, each with a trainer that is only counters."""
+
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from common.data import Batch
+from common.training.callbacks import CleanStop, KeepWeights, LossPicture, SampleGrid, Stopped
+from common.training.csv_log import CsvLog
+from common.training.module import DiffusionModule
+from tests.training.test_module import make
+
+
+def trainer(**changes) -> SimpleNamespace:
+    return SimpleNamespace(
+        **{
+            "global_step": 0,
+            "max_steps": 100,
+            "accumulate_grad_batches": 1,
+            "world_size": 1,
+            "is_global_zero": True,
+            "sanity_checking": False,
+            "save_checkpoint": lambda path: None,
+            **changes,
+        }
+    )
+
+
+def attached(module: DiffusionModule, **changes) -> DiffusionModule:
+    module.trainer = trainer(**changes)
+    return module
+
+
+def end_of(micro_step: int) -> Batch:
+    return Batch(torch.zeros(1), torch.zeros(1), micro_step)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_weights_are_kept_every_n_steps_and_once(tmp_path, accumulate, monkeypatch):
+    written = []
+    monkeypatch.setattr("common.training.callbacks.save", lambda path, state: written.append(path.name))
+    keeper, module = KeepWeights(tmp_path, 4), make()
+    for micro_step in range(10 * accumulate):
+        step = (micro_step + 1) // accumulate
+        attached(module, global_step=step, max_steps=10, accumulate_grad_batches=accumulate)
+        before = len(written)
+        keeper.on_train_batch_end(module.trainer, module, None, end_of(micro_step), 0)
+        due = step in (4, 8) and (micro_step + 1) % accumulate == 0
+        assert written[before:] == ([f"model-v{step // 4 - 1}.pth", f"ema_model-v{step // 4 - 1}.pth"] if due else [])
+    keeper.on_train_end(module.trainer, module)
+    assert written[-2:] == ["model-final.pth", "ema_model-final.pth"]
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_kept_weights_are_plain_state_dicts(tmp_path, ema):
+    module = make(ema_decay=ema)
+    with torch.no_grad():
+        next(module.network.parameters()).add_(1)
+    KeepWeights(tmp_path, 1)._write(attached(module), "v0")
+    assert sorted(p.name for p in tmp_path.iterdir()) == (["ema_model-v0.pth"] if ema else []) + ["model-v0.pth"]
+    for name, network in (("model", module.network), ("ema_model", module.best_network)):
+        if ema or name == "model":
+            state = torch.load(tmp_path / f"{name}-v0.pth", weights_only=True)
+            assert list(state) == list(network.state_dict())
+            assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("changes", [{"is_global_zero": False}, {"global_step": 99}])
+def test_final_weights_belong_to_a_finished_run_and_one_process(tmp_path, changes):
+    module = attached(make(), **{"global_step": 100, **changes})
+    KeepWeights(tmp_path, 1).on_train_end(module.trainer, module)
+    assert not list(tmp_path.iterdir())
+
+
+def grid(folder, **changes) -> SampleGrid:
+    settings = {"num_classes": 10, "solver": "exp2", "steps": 2, "count": 20, "clip": True, **changes}
+    return SampleGrid(folder, (1, 8, 8), **settings)
+
+
+@pytest.mark.parametrize("solver", ["exp2", "em", "euler", "exp1"])
+def test_grids_are_drawn_from_the_same_seeds(tmp_path, solver):
+    module, drawer = make(dropout=0.5), grid(tmp_path, solver=solver)
+    for step in (0, 10):
+        attached(module, global_step=step)
+        torch.manual_seed(step)
+        drawer.on_validation_end(module.trainer, module)
+    with torch.no_grad():
+        for parameter in module.average.module.parameters():
+            parameter.mul_(1.5)
+    attached(module, global_step=20)
+    drawer.on_validation_end(module.trainer, module)
+    first, second, changed = (tmp_path / f"step-{step:07d}.png" for step in (0, 10, 20))
+    assert first.read_bytes() == second.read_bytes()
+    assert first.read_bytes() != changed.read_bytes()  # the average is what is drawn
+    with Image.open(first) as image:
+        image.verify()
+        assert image.size == (10 * (32 + 2) + 2, 2 * (32 + 2) + 2)
+
+
+def test_a_grid_asks_for_classes_in_turn(tmp_path, monkeypatch):
+    asked = {}
+
+    def sample(dynamics, denoiser, shape, **settings):
+        asked.update(settings, shape=shape, training=denoiser.denoiser.backbone.training)
+        return SimpleNamespace(x=torch.zeros(shape))
+
+    monkeypatch.setattr("common.training.callbacks.sample", sample)
+    module = attached(make(ema_decay=None))
+    grid(tmp_path).on_validation_end(module.trainer, module)
+    assert asked["labels"].tolist() == [*range(10)] * 2
+    assert list(asked["seeds"]) == list(range(20))
+    assert asked["shape"] == (20, 1, 8, 8)
+    assert not asked["training"]  # dropout off while drawing
+    assert module.network.training  # and on again
+    grid(tmp_path, num_classes=None).on_validation_end(module.trainer, module)
+    assert asked["labels"] is None
+
+
+@pytest.mark.parametrize("changes", [{"is_global_zero": False}, {"sanity_checking": True}])
+def test_only_one_process_draws_and_not_in_a_sanity_check(tmp_path, changes):
+    module = attached(make(), **changes)
+    grid(tmp_path).on_validation_end(module.trainer, module)
+    LossPicture(tmp_path / "loss.png", CsvLog(tmp_path / "x.csv")).on_validation_end(module.trainer, module)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_loss_picture(tmp_path):
+    log = CsvLog(tmp_path / "metrics.csv")
+    module = attached(make())
+    picture = LossPicture(tmp_path / "loss.png", log)
+    picture.on_train_end(module.trainer, module)
+    empty = (tmp_path / "loss.png").read_bytes()
+    for step in (1, 2):
+        log.log_metrics({"train/loss": 1 / step}, step)
+    picture.on_validation_end(module.trainer, module)
+    assert (tmp_path / "loss.png").read_bytes() != empty
+    with Image.open(tmp_path / "loss.png") as image:
+        image.verify()
+
+
+def test_a_stop_waits_for_the_optimiser_step(tmp_path):
+    saved = []
+    module = attached(make(), accumulate_grad_batches=2, save_checkpoint=saved.append, global_step=5)
+    stop = CleanStop(tmp_path / "last.ckpt")
+    before = signal.getsignal(signal.SIGINT)
+    stop.on_train_start(module.trainer, module)
+    try:
+        stop.on_train_batch_end(module.trainer, module, None, end_of(9), 0)  # nobody asked
+        os.kill(os.getpid(), signal.SIGINT)
+        stop.on_train_batch_end(module.trainer, module, None, end_of(10), 0)  # half a step
+        assert not saved
+        with pytest.raises(Stopped, match=r"step 5.*last\.ckpt") as caught:
+            stop.on_train_batch_end(module.trainer, module, None, end_of(11), 0)
+        assert caught.value.step == 5
+        assert saved == [tmp_path / "last.ckpt"]
+        with pytest.raises(KeyboardInterrupt):  # a second one does not wait
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        stop.on_exception(module.trainer, module, KeyboardInterrupt())
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_every_process_stops_at_the_same_step(tmp_path):
+    """The signal reached another process: what counts is whether any was asked."""
+    saved = []
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda asked, all: True)
+    module = attached(make(), world_size=2, strategy=strategy, save_checkpoint=saved.append)
+    with pytest.raises(Stopped):
+        CleanStop(tmp_path / "last.ckpt").on_train_batch_end(module.trainer, module, None, end_of(0), 0)
+    assert saved
