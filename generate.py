@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         num_classes = run.data["num_classes"]
         labels_for([0], settings["labels"], num_classes)
         dynamics = run.dynamics.to(device)
-        scalar = settings["solver"] in EXPONENTIAL
+        # the scalar path is the better one wherever it exists
+        scalar = settings["solver"] in EXPONENTIAL and dynamics.is_monotone
         path = dynamics.scalar_path() if scalar else dynamics
     seeds = settings["seeds"] or tuple(range(settings["n_samples"]))
     folder = target_folder(run, settings, seeds)

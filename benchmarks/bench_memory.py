@@ -35,9 +35,8 @@ def peak_megabytes(solver: str, steps: int) -> float:
     """Draw samples in this process and return its peak memory."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dynamics = FVP(0.9, 5).to(device)
-    path = dynamics.scalar_path() if SOLVERS[solver].scalar_only else dynamics
     denoiser = Denoiser(Convolution().to(device), dynamics)
-    sample(path, denoiser, SHAPE, solver=solver, steps=steps, seeds=range(SHAPE[0]))
+    sample(dynamics, denoiser, SHAPE, solver=solver, steps=steps, seeds=range(SHAPE[0]))
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -28,7 +28,8 @@ def save_grid(path: Path, images: Tensor, columns: int = 10) -> None:
     factor = max(1, MIN_SIDE // max(images.shape[-2:]))
     large = images.clamp(0, 1).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
     buffer = io.BytesIO()
-    to_pil_image(make_grid(large.float().cpu(), nrow=columns, padding=2, pad_value=0.5)).save(buffer, format="PNG")
+    grid = make_grid(large.float().cpu(), nrow=columns, padding=2, pad_value=0.5).mul(255).round().byte()
+    to_pil_image(grid).save(buffer, format="PNG")
     atomic_write(path, buffer.getvalue())
 
 

@@ -1,4 +1,4 @@
-"""What the tests compare with: SDEs written again in NumPy, exact denoisers, exact distances. Nothing here reads the library.
+"""What the tests compare with: SDEs written again in NumPy, exact denoisers, exact distances. Reads no library code.
 
 An :class:`SDE` states F, G and the start of one member; :func:`moments` solves its moment equations with SciPy.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 
-# -- SDEs, from the papers' formulas ------------------------------------------------------------------------------------
+# -- SDEs, from the papers' formulas -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def cld(rate: float = 4.0, mass: float = 0.25, share: float = 0.04) -> SDE:
     return SDE(lambda t: matrix, lambda t: vector, np.diag([0.0, share * mass]))
 
 
-# -- their laws, by SciPy -------------------------------------------------------------------------------------------------
+# -- their laws, by SciPy ----------------------------------------------------------------------------------------------
 
 
 def _integrate(sde: SDE, first: float, last: float, tolerance: float, atol: float, **options):
@@ -210,7 +210,7 @@ def log_sigma_by_rate(sde: SDE, first: float, times: Array) -> Array:
     return result.y[-1]
 
 
-# -- exact denoisers: any callable (v, t, labels) to x0_hat --------------------------------------------------------------
+# -- exact denoisers: any callable (v, t, labels) to x0_hat ------------------------------------------------------------
 
 
 class GaussianDenoiser:
@@ -283,7 +283,7 @@ class MixtureDenoiser:
         return (torch.stack(logits).softmax(0) * torch.stack(centres)).sum(0)
 
 
-# -- orders of convergence ----------------------------------------------------------------------------------------------
+# -- orders of convergence ---------------------------------------------------------------------------------------------
 
 
 def slope(steps: list[int], errors: list[float]) -> float:

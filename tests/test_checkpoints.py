@@ -132,7 +132,7 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path, form):
         path.write_bytes(pickle.dumps({"weight": Malicious(proof)}))
     else:
         torch.save({"weight": Malicious(proof)}, path, _use_new_zipfile_serialization=form == "torch")
-    with pytest.raises(ValueError, match="model.pth") as caught:
+    with pytest.raises(ValueError, match=r"model\.pth") as caught:
         load_state(path)
     assert not proof.exists()
     assert "\n" not in str(caught.value), "the message must be one line"

@@ -137,7 +137,7 @@ def test_v_and_edm_feed_and_ask_for_unit_variance():
             assert rule.target(dynamics, law, x0, noise).var().item() == pytest.approx(1, rel=0.06)
 
 
-# -- the network's view --------------------------------------------------------------------------------------------------
+# -- the network's view ------------------------------------------------------------------------------------------------
 
 
 def test_network_sees_time_in_0_1_and_labels():
@@ -188,7 +188,7 @@ def test_only_the_network_is_in_the_state_dict():
     assert sum(p.numel() for p in denoiser.parameters()) == 6
 
 
-# -- choices and refusals ---------------------------------------------------------------------------------------------------
+# -- choices and refusals ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*EVERY, *PATHS])

@@ -19,7 +19,7 @@ def read(path) -> np.ndarray:
 
 def expected_grid(images: torch.Tensor, columns: int, factor: int) -> np.ndarray:
     """Every image enlarged, with a frame, row by row; -1 stands for the frame."""
-    count, channels, height, width = images.shape
+    count, _, height, width = images.shape
     h, w = height * factor + PAD, width * factor + PAD
     rows, columns = -(-count // columns), min(columns, count)
     canvas = np.full((rows * h + PAD, columns * w + PAD, 3), -1)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.backbones import UNet
 from common.checkpoints import save, write_json
 from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics
@@ -94,14 +95,17 @@ def runs(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("dynamics", "num_classes", "prediction"), [("fvp", 4, "eps"), ("fve", None, "v"), ("ve", 4, "edm"), ("cld", 4, "x0")]
+    ("dynamics", "num_classes", "prediction"),
+    [("fvp", 4, "eps"), ("fve", None, "v"), ("ve", 4, "edm"), ("cld", 4, "x0")],
 )
 def test_what_was_trained_comes_back(tmp_path, dynamics, num_classes, prediction):
     content = config(dynamics, num_classes, prediction)
     made = make_run(tmp_path / "5_x", content, "final")
     run = load("5", output_dir=tmp_path)
     assert isinstance(run, Run)
-    assert torch.equal(outputs(run.denoiser, num_classes is not None), outputs(made["ema_model-final"], num_classes is not None))
+    assert torch.equal(
+        outputs(run.denoiser, num_classes is not None), outputs(made["ema_model-final"], num_classes is not None)
+    )
     assert outputs(run.denoiser).std() > 0.01  # the comparison is one of numbers, not of zeros
     assert run.denoiser.prediction == prediction
     assert class_path(type(run.dynamics)) == content["dynamics"]["class"]
@@ -197,20 +201,21 @@ def test_an_empty_folder_has_no_runs(tmp_path, run_id):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    "name",
     [
-        ("os:system", "os:system.*no LinearDynamics"),
-        ("torch.nn:Linear", "no LinearDynamics"),
-        ("common.dynamics:Prior", "no LinearDynamics"),
-        ("gfdm.dynamics:Nothing", "cannot be imported"),
-        ("no_such_module:FVP", "cannot be imported"),
-        ("gfdm.dynamics", "no LinearDynamics"),
-        ("", "cannot be imported"),
-        ("a b:c", "cannot be imported"),
+        "os:system",
+        "torch.nn:Linear",
+        "common.dynamics:Prior",
+        "gfdm.dynamics",
+        "gfdm.dynamics:Nothing",
+        "no_such_module:FVP",
+        "common.no_such_module:FVP",
+        "a b:c",
+        "",
     ],
 )
-def test_a_class_of_another_kind_is_refused(name, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_class_of_another_kind_is_refused(name):
+    with pytest.raises(ValueError, match=rf"config\.json names {name!r}"):
         build({"class": name, "arguments": {}}, LinearDynamics)
 
 
@@ -244,8 +249,7 @@ def test_wrong_arguments_are_a_value_error(spec):
 
 
 def test_build_makes_what_is_named():
-    built = build({"class": "torch.nn:Linear", "arguments": {"in_features": 2, "out_features": 3}}, nn.Module)
-    assert isinstance(built, nn.Linear)
+    assert isinstance(build(config()["backbone"], nn.Module), UNet)
     assert build({"class": class_path(FVP), "arguments": {"hurst": 0.3}}, LinearDynamics).hurst == 0.3
 
 

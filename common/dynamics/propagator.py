@@ -9,6 +9,7 @@ to itself even where it is tiny. F and G are linear-algebra-sized (A x A), the e
 stages are one small solve, batched over any number of intervals and modes.
 """
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -21,6 +22,7 @@ GRADING = 1e-3  # substeps are graded from here on: members change like log t fo
 RATE = 20.0  # .. and like exp(-20 t) for large t (the published gamma_max)
 
 
+@functools.cache
 def _tableau(stages: int) -> tuple[Tensor, Tensor, Tensor]:
     """Butcher tableau (A, b, c) of Gauss-Legendre collocation on [0, 1]."""
     nodes, weights = np.polynomial.legendre.leggauss(stages)

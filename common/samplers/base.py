@@ -30,24 +30,19 @@ class Solver(ABC):
         order: order of the global error in the step (weak order for stochastic schemes).
         evaluations: denoiser calls per step.
         stochastic: whether a step uses noise.
-        scalar_only: whether the scheme needs one component and a noise level that never falls in time.
     """
 
     order: int
     evaluations: int = 1
     stochastic: bool = False
-    scalar_only: bool = False
 
     def check(self, dynamics: LinearDynamics) -> None:
-        """Raise a ValueError where the scheme does not apply to the dynamics."""
-        if not self.scalar_only:
-            return
-        if dynamics.num_components != 1:
-            raise ValueError(
-                f"solver {type(self).__name__} runs on a scalar path, but {dynamics} has "
-                f"{dynamics.num_components} components: pass dynamics.scalar_path()"
-            )
-        dynamics.require_monotone(f"solver {type(self).__name__}")
+        """Raise a ValueError where the scheme does not apply to the dynamics; most apply to all."""
+        return
+
+    def prepare(self, dynamics: LinearDynamics, times: Tensor) -> None:
+        """Compute what can be computed once the times (steps + 1,) are known; most schemes need nothing."""
+        return
 
     @abstractmethod
     def default_grid(self, dynamics: LinearDynamics) -> Grid:

@@ -1,47 +1,104 @@
-"""Exponential multistep solvers of the probability-flow ODE on a scalar path, mode by mode.
+"""Exponential multistep solvers of the probability-flow ODE: the linear part is integrated exactly.
 
-With lambda = -log sigma and h the step in it, the linear part and a polynomial x0_hat are integrated exactly:
+With x0_hat as the slowly varying quantity and lambda = -log sigma (gDDIM, arXiv 2206.05564; DEIS, arXiv 2204.13902),
 
-    v_s = (sc_s / sc_t) v_t + m_s (1 - e^-h) x0_hat + m_s (h - 1 + e^-h) (d x0_hat / d lambda) + ..
+    dZ/dt = N Z - 1/2 G G' S^-1 M x0_hat,      N = F + 1/2 G G' S^-1
+    Z_s = U Z_t + c_0 x0_hat + c_1 (d x0_hat / d lambda) + ..,      c_0 = M_s - U M_t
 
-Order 1 is DDIM (arXiv 2010.02502), order 2 DPM-Solver++(2M) (arXiv 2211.01095), both with one evaluation a step.
+On a scalar path everything is a closed form, mode by mode: U = sc_s / sc_t, c_0 = m_s (1 - e^-h) and
+c_1 = m_s (h - 1 + e^-h), with h the step in lambda. Order 1 is then DDIM (arXiv 2010.02502), order 2 is
+DPM-Solver++(2M) (arXiv 2211.01095).
 """
 
 import torch
 from torch import Tensor
 
-from common.dynamics import LinearDynamics, Moments
+from common.dynamics import LinearDynamics
+from common.dynamics.propagator import propagate
 from common.samplers.base import Posterior, Solver
 from common.samplers.grids import Grid, log_sigma, log_time
 
 STANDSTILL = 1e-8  # steps in lambda below this carry no slope
 
 
+def scalar_coefficients(dynamics: LinearDynamics, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U (B, 1, 1, *modes), c_0 and c_1 (B, 1, *modes) of a one-component dynamics from times t to s, each (B,)."""
+    here, there = dynamics.moments(t), dynamics.moments(s)
+    h = here.log_sigma - there.log_sigma
+    shrunk = torch.expm1(-h)
+    kicks = (-there.scale * shrunk, there.scale * (h + shrunk))
+    return (there.std / here.std).unsqueeze(1).unsqueeze(1), kicks[0].unsqueeze(1), kicks[1].unsqueeze(1)
+
+
+def augmented_coefficients(dynamics: LinearDynamics, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U (B, A, A), c_0 and c_1 (B, A) of a dynamics of any number of components, by quadrature.
+
+    A further component that is 1 throughout and enters with weight lambda(tau) h(tau), h = -1/2 G G' S^-1 M, collects
+    the integral of U(s, tau) h lambda; subtracting lambda(t) c_0 leaves c_1.
+    """
+    size = dynamics.num_components
+
+    def extended(tau: Tensor) -> Tensor:
+        law, g = dynamics.moments(tau), dynamics.diffusion_vector(tau)
+        gain = torch.einsum("bi,bi->b", g, law.weight)  # G'w, and S^-1 M = w m / sc^2
+        along = g * (gain / law.std.square()).unsqueeze(1) / 2
+        pull = torch.einsum("bi,bj,bjk->bik", g, g, law.complement) / 2
+        linear = dynamics.drift_matrix(tau) + along.unsqueeze(2) * law.weight.unsqueeze(1) + pull
+        source = along * (law.scale * law.log_sigma).unsqueeze(1)
+        matrix = torch.zeros(len(tau), size + 1, size + 1, dtype=torch.float64, device=tau.device)
+        matrix[:, :size, :size], matrix[:, :size, size] = linear, source
+        return matrix
+
+    def silent(tau: Tensor) -> Tensor:
+        return torch.zeros(len(tau), size + 1, dtype=torch.float64, device=tau.device)
+
+    whole = propagate(extended, silent, t, s)[0]
+    here, there = dynamics.moments(t), dynamics.moments(s)
+    maps = whole[:, :size, :size]
+    constant = there.mean - torch.einsum("bij,bj->bi", maps, here.mean)
+    return maps, constant, whole[:, :size, size] + here.log_sigma.unsqueeze(1) * constant
+
+
 class Exponential1(Solver):
     """Order 1: x0_hat held constant over the step; exact for a point mass."""
 
     order = 1
-    scalar_only = True
+
+    def __init__(self) -> None:
+        self._coefficients: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._position = 0
+
+    def check(self, dynamics: LinearDynamics) -> None:
+        """Refuse a noise level that falls in time, except order 1 on the augmented state, which does not use it."""
+        if self.order > 1 or dynamics.num_components == 1:
+            dynamics.require_monotone(f"solver {type(self).__name__}")
 
     def default_grid(self, dynamics: LinearDynamics) -> Grid:
-        """Uniform in log sigma; in log t where every mode has a noise level of its own."""
-        return log_time if dynamics.basis.modes else log_sigma
+        """Uniform in log sigma; in log t where every mode has a noise level of its own, or it falls in time."""
+        return log_time if dynamics.basis.modes or not dynamics.is_monotone else log_sigma
+
+    def prepare(self, dynamics: LinearDynamics, times: Tensor) -> None:
+        """Integrate the coefficients of all steps at once where they are no closed form."""
+        if dynamics.num_components > 1:
+            parts = augmented_coefficients(dynamics, times[:-1], times[1:])
+            self._coefficients = list(zip(*(part.split(1) for part in parts), strict=True))
 
     def step(
         self, dynamics: LinearDynamics, posterior: Posterior, z: Tensor, t: Tensor, s: Tensor, noise: Tensor | None
     ) -> Tensor:
-        here, there = dynamics.moments(t), dynamics.moments(s)
-        h = here.log_sigma - there.log_sigma
+        if dynamics.num_components > 1:
+            maps, constant, linear = self._coefficients[self._position]
+        else:
+            maps, constant, linear = scalar_coefficients(dynamics, t, s)
+        self._position += 1
         x0 = posterior(z, t)
-        scale = dynamics.basis.scale
-        moved = scale(there.std / here.std, z.squeeze(1)) + scale(-there.scale * torch.expm1(-h), x0)
-        correction = self.correction(dynamics, here, there, h, x0)
-        return (moved if correction is None else moved + correction).unsqueeze(1)
+        mix = dynamics.basis.mix
+        moved = mix(maps, z) + mix(constant.unsqueeze(2), x0.unsqueeze(1))
+        slope = self.slope(dynamics.moments(t).log_sigma, x0, dynamics)
+        return moved if slope is None else moved + mix(linear.unsqueeze(2), slope.unsqueeze(1))
 
-    def correction(
-        self, dynamics: LinearDynamics, here: Moments, there: Moments, h: Tensor, x0: Tensor
-    ) -> Tensor | None:
-        """What higher orders add to the step, (B, C, *S)."""
+    def slope(self, log_sigma: Tensor, x0: Tensor, dynamics: LinearDynamics) -> Tensor | None:
+        """Estimate of d x0_hat / d lambda (B, C, *S), where the order asks for one."""
         return None
 
 
@@ -51,15 +108,13 @@ class Exponential2(Exponential1):
     order = 2
 
     def __init__(self) -> None:
+        super().__init__()
         self._last: tuple[Tensor, Tensor] | None = None  # log sigma and x0_hat of the step before
 
-    def correction(
-        self, dynamics: LinearDynamics, here: Moments, there: Moments, h: Tensor, x0: Tensor
-    ) -> Tensor | None:
-        last, self._last = self._last, (here.log_sigma, x0)
+    def slope(self, log_sigma: Tensor, x0: Tensor, dynamics: LinearDynamics) -> Tensor | None:
+        last, self._last = self._last, (log_sigma, x0)
         if last is None:
             return None
-        back = last[0] - here.log_sigma
-        weight = there.scale * (h + torch.expm1(-h)) / back.clamp_min(STANDSTILL)
-        weight = torch.where(back > STANDSTILL, weight, torch.zeros_like(weight))
-        return dynamics.basis.scale(weight, x0 - last[1])
+        back = last[0] - log_sigma
+        inverse = torch.where(back > STANDSTILL, 1 / back.clamp_min(STANDSTILL), torch.zeros_like(back))
+        return dynamics.basis.scale(inverse, x0 - last[1])

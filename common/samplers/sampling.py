@@ -96,6 +96,7 @@ def sample(
     z = dynamics.prior.sample(tuple(shape), source.start(dynamics.num_components)) if init is None else init
     times = (grid or solver.default_grid(dynamics))(dynamics, t_end, steps)
     readable = times.tolist()
+    solver.prepare(dynamics, times)
     posterior = Posterior(dynamics, denoiser, labels)
     for i in range(steps):
         t, s = times[i : i + 1], times[i + 1 : i + 2]

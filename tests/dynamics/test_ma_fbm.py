@@ -130,15 +130,15 @@ def test_a_value_out_of_range_is_refused_by_name(call, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(hurst=0.0), r"hurst must lie in \(0, 1\), got 0\.0"),
-        (dict(hurst=1.0), r"hurst must lie in \(0, 1\), got 1\.0"),
-        (dict(hurst=1.5, num_aug=0), r"hurst must lie in \(0, 1\), got 1\.5"),
-        (dict(num_aug=-1), r"num_aug must be at least 0, got -1"),
-        (dict(num_aug=10), r"num_aug=10 is too large"),
-        (dict(gamma_max=1.0), r"gamma_max must be above 1"),
-        (dict(marginals="papers"), r"marginals must be one of exact, paper, got 'papers'"),
-        (dict(aug_init_var=0.0), r"aug_init_var must be above 0 and finite, got 0\.0"),
-        (dict(aug_init_var=math.nan), r"aug_init_var must be above 0 and finite, got nan"),
+        ({"hurst": 0.0}, r"hurst must lie in \(0, 1\), got 0\.0"),
+        ({"hurst": 1.0}, r"hurst must lie in \(0, 1\), got 1\.0"),
+        ({"hurst": 1.5, "num_aug": 0}, r"hurst must lie in \(0, 1\), got 1\.5"),
+        ({"num_aug": -1}, r"num_aug must be at least 0, got -1"),
+        ({"num_aug": 10}, r"num_aug=10 is too large"),
+        ({"gamma_max": 1.0}, r"gamma_max must be above 1"),
+        ({"marginals": "papers"}, r"marginals must be one of exact, paper, got 'papers'"),
+        ({"aug_init_var": 0.0}, r"aug_init_var must be above 0 and finite, got 0\.0"),
+        ({"aug_init_var": math.nan}, r"aug_init_var must be above 0 and finite, got nan"),
     ],
 )
 def test_fractional_dynamics_refuse_by_name(family, arguments, message):

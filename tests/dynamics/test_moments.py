@@ -26,7 +26,7 @@ def worst(got: Tensor, want: oracles.Array) -> float:
     return float((error / np.abs(reference).max(1)).max())
 
 
-# -- golden numbers ---------------------------------------------------------------------------------------------------
+# -- golden numbers ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("convention", ["exact", "paper"])
@@ -53,7 +53,7 @@ def test_law_is_the_golden_one(name, convention):
     assert rounded.std.dtype == torch.float64
 
 
-# -- the SDE and its moment equations -------------------------------------------------------------------------------------
+# -- the SDE and its moment equations ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PIXEL)
@@ -96,7 +96,7 @@ def test_paper_adds_to_the_variance_of_the_augmenting_processes_only(family, hur
     assert worst(law.sigma, oracles.information(phi[:, :, 0], cov)) < 2e-9
 
 
-# -- every time, every member -----------------------------------------------------------------------------------------------
+# -- every time, every member ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*EVERY, "fvp-0.1-3-paper", "fve-0.9-3-paper", "fvp-0.3-3-path", "fve-0.9-2-path"])
@@ -158,7 +158,7 @@ def test_a_time_does_not_see_its_batch_mates():
             assert torch.equal(getattr(together, field)[i], getattr(alone, field)[0]), field
 
 
-# -- identities between the fields --------------------------------------------------------------------------------------
+# -- identities between the fields -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -220,7 +220,7 @@ def test_root_is_a_root_of_the_covariance(name):
     assert ((root[:, :, 0] - first) / unit).abs().max() < 1e-9
 
 
-# -- computed when asked for ----------------------------------------------------------------------------------------------
+# -- computed when asked for -------------------------------------------------------------------------------------------
 
 
 def forbid(dynamics, monkeypatch, names: tuple[str, ...]) -> None:

@@ -98,10 +98,10 @@ def test_statistic_of_a_state_is_what_perturb_draws(name):
     assert ((seen - drawn).abs().flatten(1).amax(1) < 1e-6 * unit).all()
 
 
-# -- the prior ----------------------------------------------------------------------------------------------------------
+# -- the prior ---------------------------------------------------------------------------------------------------------
 
 MEAN, VARIANCE = 0.3, 0.25
-START = ["vp", "ve", "cld", "fvp-0.9-2", "fvp-0.9-5", "fve-0.9-5", "fve-0.3-3"]
+START = ["vp", "ve", "cld", "cld-slow", "fvp-0.9-2", "fvp-0.9-5", "fve-0.9-5", "fve-0.3-3"]
 
 
 @pytest.mark.parametrize("name", START)
@@ -139,7 +139,9 @@ def test_prior_of_heat_dynamics_per_mode(moments):
 
 
 def test_prior_refuses_a_wrong_shape_and_a_negative_variance():
-    with pytest.raises(ValueError, match=r"noise of the prior must have shape \(2, 3, 1, 4, 4\), got \(2, 1, 1, 4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"noise of the prior must have shape \(2, 3, 1, 4, 4\), got \(2, 1, 1, 4, 4\)"
+    ):
         FVP(0.9, 2).prior.sample((2, 1, 4, 4), torch.randn(2, 1, 1, 4, 4))
     with pytest.raises(ValueError, match=r"variance of the prior must be at least 0, got -1"):
         Prior(VP(), 0.0, -1.0)

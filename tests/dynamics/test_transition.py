@@ -101,7 +101,9 @@ def test_cld_is_the_matrix_exponential(constants, span):
 def test_short_cld_steps_kick_the_data_by_the_third_power_of_time():
     # Q_xx = (2 Gamma beta) (beta / mass)^2 h^3 / 3, Q_xv = .. h^2 / 2, Q_vv = .. h to leading order
     h = 1e-6
-    noise = CLD().transition(torch.tensor([0.5], dtype=torch.float64), torch.tensor([0.5 + h], dtype=torch.float64))[1][0]
+    noise = CLD().transition(torch.tensor([0.5], dtype=torch.float64), torch.tensor([0.5 + h], dtype=torch.float64))[1][
+        0
+    ]
     unit = 2 * 1.0 * 4.0
     want = unit * np.array([[16**2 * h**3 / 3, 16 * h**2 / 2], [16 * h**2 / 2, h]])
     assert np.allclose(noise, want, rtol=1e-4)

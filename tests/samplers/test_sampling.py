@@ -16,8 +16,16 @@ from tests import oracles
 from tests.dynamics.members import build, data_shape, sde
 
 CASES = [
-    *((solver, name) for solver in ("em", "euler") for name in ("vp", "ve", "cld", "fvp-0.9-2", "fve-0.3-3", "heat-5x7")),
-    *((solver, name) for solver in ("exp1", "exp2") for name in ("vp", "subvp", "fvp-0.9-2-path", "cld-path", "heat-5x7")),
+    *(
+        (solver, name)
+        for solver in ("em", "euler")
+        for name in ("vp", "ve", "cld", "fvp-0.9-2", "fve-0.3-3", "heat-5x7")
+    ),
+    *(
+        (solver, name)
+        for solver in ("exp1", "exp2")
+        for name in ("vp", "subvp", "fvp-0.9-2-path", "cld-path", "heat-5x7")
+    ),
 ]
 
 
@@ -55,7 +63,7 @@ def test_counts_shapes_and_times(solver, name, steps):
     assert torch.equal(trace[-1][3], result.x)
 
 
-# -- a step against NumPy -----------------------------------------------------------------------------------------------
+# -- a step against NumPy ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stochastic", [True, False])
@@ -115,7 +123,7 @@ def test_steps_draw_the_noise_of_the_seed():
     assert np.allclose(result.x.numpy(), z[0], rtol=1e-4, atol=1e-5)
 
 
-# -- seeds and batches ----------------------------------------------------------------------------------------------------
+# -- seeds and batches -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("solver", "name"), CASES)
@@ -152,7 +160,7 @@ def test_given_seeds_leave_torchs_generator_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-# -- arguments ----------------------------------------------------------------------------------------------------------------
+# -- arguments ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("solver", "name"), [("em", "fvp-0.9-2"), ("exp2", "fvp-0.9-2-path"), ("euler", "heat-4x6")])
@@ -215,33 +223,35 @@ def test_own_grid_and_solver_object():
 
 
 REFUSED = [
-    (dict(solver="ddim"), r"solver must be one of em, euler.*got 'ddim'"),
-    (dict(steps=0), r"steps must be at least 1, got 0"),
-    (dict(steps=-3), r"steps must be at least 1, got -3"),
-    (dict(t_end=0.0), r"t_end must lie in \[1e-06, 1\.0\), got 0\.0"),
-    (dict(t_end=1.0), r"t_end must lie in \[1e-06, 1\.0\), got 1\.0"),
-    (dict(t_end=math.nan), r"t_end must lie in .* got nan"),
-    (dict(seeds=[0, 1, 2]), r"seeds must hold one integer per sample \(2\), got 3"),
-    (dict(labels=torch.zeros(3, dtype=torch.long)), r"labels must have shape \(2,\), got \(3,\)"),
-    (dict(labels=torch.zeros(2, 1, dtype=torch.long)), r"labels must have shape \(2,\), got \(2, 1\)"),
+    ({"solver": "ddim"}, r"solver must be one of em, euler.*got 'ddim'"),
+    ({"steps": 0}, r"steps must be at least 1, got 0"),
+    ({"steps": -3}, r"steps must be at least 1, got -3"),
+    ({"t_end": 0.0}, r"t_end must lie in \[1e-06, 1\.0\), got 0\.0"),
+    ({"t_end": 1.0}, r"t_end must lie in \[1e-06, 1\.0\), got 1\.0"),
+    ({"t_end": math.nan}, r"t_end must lie in .* got nan"),
+    ({"seeds": [0, 1, 2]}, r"seeds must hold one integer per sample \(2\), got 3"),
+    ({"labels": torch.zeros(3, dtype=torch.long)}, r"labels must have shape \(2,\), got \(3,\)"),
+    ({"labels": torch.zeros(2, 1, dtype=torch.long)}, r"labels must have shape \(2,\), got \(2, 1\)"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSED)
 def test_an_argument_out_of_range_is_refused_by_name(arguments, message):
-    settings = dict(solver="em", steps=2, seeds=[0, 1]) | arguments
+    settings = {"solver": "em", "steps": 2, "seeds": [0, 1]} | arguments
     with pytest.raises(ValueError, match=message):
         sample(build("vp"), denoise, (2, 1, 2, 2), **settings)
 
 
-@pytest.mark.parametrize("solver", ["exp1", "exp2"])
-@pytest.mark.parametrize("name", ["fvp-0.9-2", "fve-0.9-2", "cld"])
-def test_scalar_solvers_name_the_augmented_state_they_refuse(name, solver):
-    with pytest.raises(ValueError, match=r"solver Exponential\d runs on a scalar path, but .* has \d components: pass"):
-        sample(build(name), denoise, (1, 1, 2, 2), solver=solver, steps=2, seeds=[0])
+def test_order_2_refuses_a_noise_level_that_falls_and_order_1_does_not_need_it():
+    dynamics = FVP(0.3, 3, marginals="paper")
+    with pytest.raises(
+        ValueError, match=r"solver Exponential2 needs a noise level that never falls.*marginals='exact'"
+    ):
+        sample(dynamics, denoise, (1, 1, 2, 2), solver="exp2", steps=2, seeds=[0])
+    assert sample(dynamics, denoise, (1, 1, 2, 2), solver="exp1", steps=2, seeds=[0]).nfe == 2
 
 
-# -- cost -------------------------------------------------------------------------------------------------------------------
+# -- cost --------------------------------------------------------------------------------------------------------------
 
 
 class Scaled(nn.Module):

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+import train
 from tests.training import tiny
 
 
@@ -12,6 +13,8 @@ def tiny_run(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path, monkeypatch):
-    """No .env and no ./data of a developer's checkout plays in."""
+    """No .env and no ./data of a developer's checkout plays in, and no variable outlives a test."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DATA_ROOT", raising=False)
+    for name in ("DATA_ROOT", train.RUN_ID_VARIABLE):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""train.py that sends itself a signal within a given micro-step: ``interrupted.py SIGNAL MICRO_STEP flags ..``."""
+"""train.py that sends itself a signal in a micro-step (-1: never): ``interrupted.py SIGNAL MICRO_STEP flags ..``."""
 
 import os
 import signal

@@ -24,6 +24,7 @@ def trainer(**changes) -> SimpleNamespace:
             "world_size": 1,
             "is_global_zero": True,
             "sanity_checking": False,
+            "val_check_batch": 10**9,
             "save_checkpoint": lambda path: None,
             **changes,
         }

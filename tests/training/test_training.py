@@ -13,9 +13,9 @@ from PIL import Image
 
 import train
 from common.backbones import UNet
+from common.denoiser import PREDICTIONS
+from common.runs import load
 from tests.training import interrupted, tiny
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -30,8 +30,7 @@ def test_the_loss_goes_down(tiny_run):
     losses = [float(line["train/loss"]) for line in tiny.lines(tiny_run) if line["train/loss"]]
     assert len(losses) == 30
     assert all(map(math.isfinite, losses))
-    assert losses[0] > 0.9  # a fresh network says 0
-    assert sum(losses[-6:]) / 6 < 0.55
+    assert sum(losses[-6:]) / 6 < 0.7 * losses[0]
 
 
 def test_log_lines(tiny_run):
@@ -86,7 +85,7 @@ def test_config_and_environment(tiny_run):
     config = json.loads((tiny_run / "config.json").read_text())
     assert config["settings"]["train_steps"] == 150
     assert config["data"] == {"name": "digits", "shape": [1, 8, 8], "num_classes": 10}
-    assert config["prediction"] == "eps"
+    assert config["prediction"] in PREDICTIONS  # auto is resolved
     text = (tiny_run / "environment.txt").read_text()
     assert "--train_steps 150" in text.splitlines()[0]
     assert f"torch=={torch.__version__.split('+')[0]}" in text
@@ -131,7 +130,8 @@ def finite(path: Path) -> bool:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch, capsys, _quick, value, accumulate):
+@pytest.mark.usefixtures("_quick")
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch, capsys, value, accumulate):
     break_network(monkeypatch, 5 * accumulate, value)
     flags = {**SHORT, "accumulate_grad_batches": accumulate}
     assert train.main(tiny.command(**flags, output_dir=tmp_path)) == 1
@@ -144,7 +144,8 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch, capsys, _
     assert not (run / "model" / "model-final.pth").exists()
 
 
-def test_what_is_left_after_a_bad_loss_can_be_used(tmp_path, monkeypatch, capsys, _quick):
+@pytest.mark.usefixtures("_quick")
+def test_what_is_left_after_a_bad_loss_can_be_used(tmp_path, monkeypatch, capsys):
     """Checkpoints and weights from before the bad step are kept, and those with NaN in them are not."""
     break_network(monkeypatch, 4, math.nan)  # bad from step 5 on; checkpoints at 3, 6, ..; lines at 4, 8
     assert train.main(tiny.command(**SHORT, output_dir=tmp_path)) == 1
@@ -155,7 +156,8 @@ def test_what_is_left_after_a_bad_loss_can_be_used(tmp_path, monkeypatch, capsys
     assert str(run / "checkpoints" / "last.ckpt") in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_bad_loss_in_the_last_steps_is_noticed(tmp_path, monkeypatch, capsys, _quick):
+@pytest.mark.usefixtures("_quick")
+def test_a_bad_loss_in_the_last_steps_is_noticed(tmp_path, monkeypatch, capsys):
     break_network(monkeypatch, 9, math.nan)  # the last of 10 steps, lines at 4 and 8
     assert train.main(tiny.command(**SHORT, output_dir=tmp_path)) == 1
     assert "at step 9;" in capsys.readouterr().err.splitlines()[-1]
@@ -173,13 +175,12 @@ def test_a_bad_loss_in_the_last_steps_is_noticed(tmp_path, monkeypatch, capsys, 
         {"dynamics": "cld", "prior": "data"},
         {"dynamics": "fvp", "hurst": 0.1, "marginals": "paper"},  # sigma is not monotone: the grid is drawn with em
         {"precision": "bf16-mixed", "batch_size": 1},
-        {"batch_size": 2000, "train_steps": 2, "dynamics": "vp", "num_aug": 0},  # more than there are images
+        {"batch_size": 2000, "train_steps": 2, "val_check_interval": 2, "dynamics": "vp"},  # more than there are images
     ],
     ids=lambda flags: ",".join(f"{k}={v}" for k, v in flags.items()),
 )
-def test_variants_train_and_load(tmp_path, _quick, flags):
-    from common.runs import load
-
+@pytest.mark.usefixtures("_quick")
+def test_variants_train_and_load(tmp_path, flags):
     short = {**SHORT, "train_steps": 4, "val_check_interval": 4, "checkpoint_every": 4}
     assert train.main(tiny.command(**{**short, **flags}, output_dir=tmp_path)) == 0
     run = load("latest", output_dir=tmp_path)
@@ -192,7 +193,8 @@ def test_variants_train_and_load(tmp_path, _quick, flags):
     assert x.isfinite().all()
 
 
-def test_the_same_command_gives_the_same_weights(tmp_path, _quick):
+@pytest.mark.usefixtures("_quick")
+def test_the_same_command_gives_the_same_weights(tmp_path):
     for name in "ab":
         assert train.main(tiny.command(**{**SHORT, "dropout": 0.1}, output_dir=tmp_path / name)) == 0
     a, b = (tmp_path / name / "n_digits_H0.9_K2" for name in "ab")
@@ -201,7 +203,8 @@ def test_the_same_command_gives_the_same_weights(tmp_path, _quick):
     assert tiny.difference(a, tmp_path / "c" / "n_digits_H0.9_K2") > 1e-4
 
 
-def test_runs_without_an_id_do_not_share_a_folder(tmp_path, _quick):
+@pytest.mark.usefixtures("_quick")
+def test_runs_without_an_id_do_not_share_a_folder(tmp_path):
     flags = {k: v for k, v in SHORT.items() if k != "wb_id"} | {"train_steps": 2}
     for _ in range(2):
         assert train.main(tiny.command(**flags, output_dir=tmp_path)) == 0
@@ -209,12 +212,13 @@ def test_runs_without_an_id_do_not_share_a_folder(tmp_path, _quick):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(tmp_path, _quick):
+@pytest.mark.usefixtures("_quick")
+def test_two_processes_learn_what_one_learns(tmp_path):
     flags = {**SHORT, "train_steps": 20, "dropout": 0.0, "flip": True, "val_check_interval": 10, "device": "cpu"}
     assert train.main(tiny.command(**{**flags, "batch_size": 16}, output_dir=tmp_path / "one")) == 0
     words = tiny.command(**{**flags, "batch_size": 8}, devices=2, strategy="ddp", output_dir=tmp_path / "two")
     done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *words],
+        [sys.executable, interrupted.__file__, "NONE", "-1", *words],
         env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         cwd=tmp_path,
         capture_output=True,

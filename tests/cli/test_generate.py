@@ -1,0 +1,270 @@
+"""generate.py and evaluate.py on a trained run, from its folder alone."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import generation
+from common.data.digits import Digits
+from common.generation import read_samples
+
+SHORT = ("--run_id", "tiny", "--steps", 2)
+
+
+def arrays(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.npy"))}
+
+
+def test_nothing_but_the_run(cli, run):
+    result = cli("generate", "--run_id", "tiny")
+    assert result.code == 0
+    folder = Path("runs") / run.name / "generated_data" / "model-final" / "exp2-20"
+    assert result.written == [
+        f"{folder}/data/data_000000.npy",
+        f"{folder}/grid.png",
+        f"{folder}/label/label_000000.npy",
+        f"{folder}/settings.json",
+    ]
+    assert result.out.splitlines()[-2:] == [f"arrays    {folder / 'data'}", f"grid      {folder / 'grid.png'}"]
+    assert "exp2, 20 steps" in result.out
+    images, labels = read_samples(folder)
+    assert images.shape == (100, 8, 8, 1)
+    assert images.dtype == np.float32
+    assert 0 <= images.min() < 0.1
+    assert 0.9 < images.max() <= 1
+    assert labels.tolist() == [*range(10)] * 10
+    assert images.std(0).max() > 0.1  # samples differ
+    with Image.open(folder / "grid.png") as image:
+        assert image.format == "PNG"
+        assert image.size == (342, 342)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "evaluations"),
+    [
+        ("--mode sde --steps 3", "sde3", 3),
+        ("--mode ode --steps 4", "ode4", 4),
+        ("--solver em --steps 3", "sde3", 3),
+        ("--solver euler --steps 2 --grid log_time", "ode2", 2),
+        ("--solver exp1 --steps 5", "exp1-5", 5),
+        ("--solver exp2 --steps 5", "exp2-5", 5),
+        ("--solver exp2", "exp2-20", 20),
+        ("--solver exp1 --clip_x0 False --t_end 0.01 --steps 2", "exp1-2", 2),
+        ("--version v0 --steps 2", "exp2-2", 2),
+        ("--use_ema False --steps 2", "exp2-2", 2),
+    ],
+)
+def test_ways_to_sample(cli, run, flags, name, evaluations):
+    result = cli("generate", "--run_id", "tiny", "--n_samples", 3, *flags.split())
+    assert result.code == 0
+    version = "v0" if "v0" in flags else "final"
+    images, labels = read_samples(run / "generated_data" / f"model-{version}" / name)
+    assert images.shape == (3, 8, 8, 1)
+    assert np.isfinite(images).all()
+    assert labels.tolist() == [0, 1, 2]
+    assert f"{evaluations} evaluations" in result.out
+
+
+def test_published_steps_are_the_default_of_published_samplers(cli, run, monkeypatch):
+    seen = {}
+
+    def sampler(*args, **settings):
+        seen.update(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("generate.generate", sampler)
+    for mode, solver in (("sde", "em"), ("ode", "euler")):
+        with pytest.raises(KeyboardInterrupt):
+            cli("generate", "--run_id", "tiny", "--mode", mode)
+        assert (seen["solver"], seen["steps"], seen["t_end"]) == (solver, 1000, 1e-3)
+
+
+def test_ways_to_name_the_run(cli, run):
+    drawn = []
+    for name in ("tiny", run.name, "latest"):
+        result = cli("generate", "--run_id", name, "--n_samples", 2, "--steps", 1)
+        assert result.code == 0
+        drawn.append(result.out.splitlines()[-1])
+    assert len(set(drawn)) == 1
+
+
+def test_published_flags_are_accepted_where_they_agree(cli, run):
+    words = "--run_id tiny --data_name digits --dynamics fvp --hurst 0.9 --num_aug 2 --steps 1 --n_samples 1"
+    assert cli("generate", *words.split()).code == 0
+
+
+def test_versions_and_averages_are_different_weights(cli, run):
+    drawn = set()
+    for flags in ((), ("--use_ema", False), ("--version", "v0"), ("--version", "v1")):
+        words = (*SHORT, "--n_samples", 2, *flags)
+        assert cli("generate", *words).code == 0
+    for file in run.glob("generated_data/*/*/data/*.npy"):
+        drawn.add(file.read_bytes())
+    assert len(drawn) == 4
+
+
+def test_a_restart_gives_identical_arrays(cli, run):
+    words = (*SHORT, "--n_samples", 7, "--batch_size", 3)
+    assert cli("generate", *words).code == 0
+    folder = run / "generated_data" / "model-final" / "exp2-2"
+    whole = arrays(folder)
+    assert sorted(whole) == [f"{k}/{k}_00000{i}.npy" for k in ("data", "label") for i in (0, 3, 6)]
+    (folder / "data" / "data_000003.npy").unlink()
+    (folder / "grid.png").unlink()
+    kept = (folder / "data" / "data_000000.npy").stat().st_mtime_ns
+    assert cli("generate", *words).code == 0
+    assert arrays(folder) == whole
+    assert (folder / "data" / "data_000000.npy").stat().st_mtime_ns == kept
+    assert (folder / "grid.png").exists()
+    result = cli("generate", *words)
+    assert "not needed" in result.out
+    assert [path.name for path in folder.parent.iterdir()] == ["exp2-2"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--n_samples", 3), ("--t_end", 0.01), ("--labels", "3"), ("--seeds", "1-4"), ("--batch_size", 2),
+     ("--clip_x0", False), ("--grid", "uniform"), ("--use_ema", False)],
+)  # fmt: skip
+def test_other_settings_go_to_another_folder(cli, run, flags):
+    words = list(SHORT) if flags[0] in ("--n_samples", "--seeds") else [*SHORT, "--n_samples", 4]
+    first = cli("generate", *SHORT, "--n_samples", 4)
+    whole = arrays(run / "generated_data" / "model-final" / "exp2-2")
+    second = cli("generate", *words, *flags)
+    assert (first.code, second.code) == (0, 0)
+    base = run / "generated_data" / "model-final"
+    assert sorted(path.name for path in base.iterdir()) == ["exp2-2", "exp2-2-2"]
+    assert arrays(base / "exp2-2") == whole
+    again = cli("generate", *words, *flags)  # and the same settings find their own again
+    assert "not needed" in again.out
+    assert second.out.splitlines()[-1] == again.out.splitlines()[-1]
+
+
+def test_seeds_name_samples(cli, run):
+    """Sample i of the default is that of seed i; a list of seeds picks some of them (of the same class)."""
+    assert cli("generate", *SHORT, "--n_samples", 8, "--labels", "4").code == 0
+    assert cli("generate", *SHORT, "--seeds", "5,0-1,7", "--labels", "4").code == 0
+    base = run / "generated_data" / "model-final"
+    whole, some = read_samples(base / "exp2-2")[0], read_samples(base / "exp2-2-2")[0]
+    assert np.allclose(some, whole[[5, 0, 1, 7]], atol=1e-5)
+
+
+def test_labels_in_turn(cli, run):
+    assert cli("generate", *SHORT, "--n_samples", 7, "--labels", "3,3,7", "--batch_size", 2).code == 0
+    images, labels = read_samples(run / "generated_data" / "model-final" / "exp2-2")
+    assert labels.tolist() == [3, 3, 7, 3, 3, 7, 3]
+    assert len(images) == 7
+
+
+def test_the_grid_shows_the_samples(cli, run):
+    assert cli("generate", *SHORT, "--n_samples", 20).code == 0
+    folder = run / "generated_data" / "model-final" / "exp2-2"
+    images = read_samples(folder)[0]
+    with Image.open(folder / "grid.png") as picture:
+        shown = np.asarray(picture.convert("L")).astype(float)
+    assert shown.shape == (2 * 34 + 2, 10 * 34 + 2)
+    for index in (0, 9, 10, 19):
+        top, left = 2 + index // 10 * 34, 2 + index % 10 * 34
+        tile = shown[top : top + 32 : 4, left : left + 32 : 4]
+        assert np.abs(tile - images[index, :, :, 0] * 255).max() <= 1
+
+
+def test_generation_is_cut_off_and_goes_on(cli, run, monkeypatch):
+    words = (*SHORT, "--n_samples", 6, "--batch_size", 2)
+    assert cli("generate", *words).code == 0
+    folder = run / "generated_data" / "model-final" / "exp2-2"
+    whole = arrays(folder)
+    for path in folder.rglob("*.npy"):
+        path.unlink()
+    write, count = generation.write_array, []
+
+    def cut(path, array):
+        count.append(path)
+        if len(count) == 4:
+            raise KeyboardInterrupt
+        write(path, array)
+
+    monkeypatch.setattr(generation, "write_array", cut)
+    with pytest.raises(KeyboardInterrupt):
+        cli("generate", *words)
+    monkeypatch.setattr(generation, "write_array", write)
+    assert 0 < len(arrays(folder)) < len(whole)
+    assert cli("generate", *words).code == 0
+    assert arrays(folder) == whole
+
+
+def test_settings_are_kept_beside_the_samples(cli, run):
+    assert cli("generate", *SHORT, "--seeds", "4-6").code == 0
+    settings = json.loads((run / "generated_data" / "model-final" / "exp2-2" / "settings.json").read_text())
+    assert settings["seeds"] == [4, 5, 6]
+    assert settings["solver"] == "exp2"
+    assert settings["steps"] == 2
+
+
+# -- evaluate.py ------------------------------------------------------------------------------------------------------
+
+
+def test_figures(cli, run):
+    assert cli("generate", "--run_id", "tiny", "--n_samples", 50, "--steps", 5).code == 0
+    result = cli("evaluate", "--run_id", "tiny")
+    assert (result.code, result.err) == (0, "")
+    folder = run / "generated_data" / "model-final" / "exp2-5"
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert set(figures) == {"samples", "agreement", "agreement_real", "nearest"}
+    assert figures["samples"] == 50
+    assert 0 <= figures["agreement"] <= 1
+    assert figures["agreement_real"] > 0.97
+    assert figures["nearest"] > 0.5
+    assert f"{figures['agreement']:.1%} read as the class asked for" in result.out
+    assert f"{figures['agreement_real']:.1%} right" in result.out
+    assert f"nearest   {figures['nearest']:.3f}" in result.out
+    assert result.out.splitlines()[-1] == f"grid      {Path('runs') / run.name / folder.relative_to(run) / 'grid.png'}"
+
+
+@pytest.mark.parametrize("metric", ["agreement", "nearest"])
+def test_one_metric(cli, run, metric):
+    assert cli("generate", *SHORT, "--n_samples", 4).code == 0
+    assert cli("evaluate", "--run_id", "tiny", "--metrics", metric).code == 0
+    (file,) = run.rglob("metrics.json")
+    assert {"samples", metric} <= set(json.loads(file.read_text())) <= {"samples", metric, f"{metric}_real"}
+
+
+def test_real_images_as_samples(cli, run):
+    """The figures of real images, put where samples are: all agree, and copies are seen as such."""
+    train = Digits().load(Path()).train
+    folder = run / "generated_data" / "model-final" / "exp2-1"
+    (folder / "data").mkdir(parents=True)
+    (folder / "label").mkdir()
+    np.save(folder / "data" / "data_000000.npy", (train.images[:100] / 255).movedim(1, -1).numpy())
+    np.save(folder / "label" / "label_000000.npy", train.labels[:100].numpy())
+    assert cli("evaluate", "--run_id", "tiny").code == 0
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert figures["agreement"] > 0.98
+    assert figures["nearest"] < 0.01
+
+
+def test_the_newest_samples_are_the_default(cli, run):
+    for steps in (1, 2):
+        assert cli("generate", "--run_id", "tiny", "--n_samples", 2, "--steps", steps).code == 0
+    base = run / "generated_data" / "model-final"
+    os.utime(base / "exp2-1" / "data", (2e9, 2e9))
+    assert "exp2-1: 2" in cli("evaluate", "--run_id", "tiny", "--metrics", "nearest").out
+    os.utime(base / "exp2-2" / "data", (2.1e9, 2.1e9))
+    assert "exp2-2: 2" in cli("evaluate", "--run_id", "tiny", "--metrics", "nearest").out
+    words = ("evaluate", "--run_id", "tiny", "--metrics", "nearest", "--samples", "exp2-1", "--version", "final")
+    assert "exp2-1: 2" in cli(*words).out
+
+
+def test_samples_without_labels_have_no_agreement(cli, run):
+    assert cli("generate", *SHORT, "--n_samples", 3).code == 0
+    for path in run.rglob("label_*.npy"):
+        path.unlink()
+    result = cli("evaluate", "--run_id", "tiny")
+    assert result.code == 0
+    assert "agreement needs labels" in result.out
+    (file,) = run.rglob("metrics.json")
+    assert set(json.loads(file.read_text())) == {"samples", "nearest"}

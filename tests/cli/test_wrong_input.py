@@ -1,0 +1,408 @@
+"""Wrong input ends with exit code 2 and one line that names the flag or the file; nothing is written."""
+
+import json
+import pickle
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from common.checkpoints import save
+from tests.cli.conftest import Result
+from tests.data.idx import NAMES, write_mnist
+from tests.test_checkpoints import Malicious
+from tests.training import tiny
+
+TRAIN = tiny.command(**tiny.FLAGS, train_steps=2, batch_size=2, val_check_interval=9)
+
+
+def refused(result: Result, program: str, pattern: str) -> str:
+    """Check what every refusal has in common; returns its message."""
+    assert result.code == 2, (result.code, result.err)
+    (line,) = result.err.splitlines()
+    assert line.startswith(f"{program}.py: error: ")
+    assert re.search(pattern, line), line
+    assert "Traceback" not in result.err
+    assert len(line) < 600
+    assert result.written == []
+    return line
+
+
+# -- flags of train.py ------------------------------------------------------------------------------------------------
+
+WRONG_TRAIN = [
+    ("--hurst 0", r"--hurst.*\(0, 1\)"),
+    ("--hurst 1.0", "--hurst"),
+    ("--hurst nan", "--hurst"),
+    ("--hurst high", "--hurst"),
+    ("--num_aug -1", "--num_aug"),
+    ("--num_aug 2.5", "--num_aug"),
+    ("--num_aug 30", "--num_aug.*precision"),
+    ("--gamma_max 1", "--gamma_max"),
+    ("--gamma_max inf", "--gamma_max"),
+    ("--norm maybe", "--norm"),
+    ("--marginals wrong", "--marginals.*exact.*paper"),
+    ("--beta_max 0", "--beta_max"),
+    ("--beta_min -1", "--beta_min"),
+    ("--beta_min 30", "--beta_min"),
+    ("--beta_max inf", "--beta_max"),
+    ("--sigma_min 0", "--sigma_min"),
+    ("--dynamics ve --sigma_min 60", "--sigma_min"),
+    ("--dynamics fve --sigma_max 0.001", "--sigma_max"),
+    ("--dynamics unknown", "--dynamics.*fvp.*cld"),
+    ("--prior none", "--prior"),
+    ("--prediction noise", "--prediction"),
+    ("--model_name resnet", "--model_name"),
+    ("--model_channels 12", "--model_channels.*multiple of 8"),
+    ("--model_channels 4", "--model_channels"),
+    ("--num_res_blocks 0", "--num_res_blocks"),
+    ("--channel_mult 1,1,1,1,1", "--channel_mult"),
+    ("--channel_mult=", "--channel_mult"),
+    ("--channel_mult 1,0", "--channel_mult"),
+    ("--channel_mult 1,x", "--channel_mult"),
+    ("--attn_resolutions 8", r"--attn_resolutions.*\[1, 2\]"),
+    ("--attn_resolutions 3", "--attn_resolutions"),
+    ("--attn_resolutions all", "--attn_resolutions"),
+    ("--dropout 1", "--dropout"),
+    ("--dropout -0.1", "--dropout"),
+    ("--image_size 16", "--image_size 16 contradicts.*8"),
+    ("--channels 3", "--channels 3 contradicts.*1"),
+    ("--num_classes 11", "--num_classes 11 contradicts.*10"),
+    ("--flip maybe", "--flip"),
+    ("--conditioning 2", "--conditioning"),
+    ("--val_samples 0", "--val_samples"),
+    ("--train_steps 1", "--train_steps.*at least 2"),
+    ("--batch_size 0", "--batch_size"),
+    ("--accumulate_grad_batches 0", "--accumulate_grad_batches"),
+    ("--lr 0", "--lr"),
+    ("--lr -1e-3", "--lr"),
+    ("--lr nan", "--lr"),
+    ("--lr inf", "--lr"),
+    ("--lr fast", "--lr"),
+    ("--clip_grad -1", "--clip_grad"),
+    ("--ema_decay 1", r"--ema_decay.*\[0, 1\)"),
+    ("--ema_every 0", "--ema_every"),
+    ("--seed -1", "--seed"),
+    ("--seed 18446744073709551616", "--seed"),
+    ("--seed 1.5", "--seed"),
+    ("--checkpoint_every 0", "--checkpoint_every"),
+    ("--keep 0", "--keep"),
+    ("--wb_id a_b", "--wb_id"),
+    ("--wb_id ../x", "--wb_id"),
+    ("--wb_id latest", "--wb_id"),
+    ("--wb_id=", "--wb_id"),
+    ("--device quantum", "--device"),
+    ("--devices 0", "--devices"),
+    ("--strategy none", "--strategy"),
+    ("--precision 8", "--precision"),
+    ("--deterministic perhaps", "--deterministic"),
+    ("--preset none", "--preset.*digits.*gfdm-mnist"),
+    ("--data_name none", "--data_name.*digits.*mnist"),
+    ("--data_name mnist", r"--data_name mnist.*--data_dir.*download=True"),
+    ("--data_name mnist --data_dir nowhere", r"nowhere/MNIST/raw"),
+    ("--resume nothing", r"--resume nothing.*none"),
+    ("--resume nothing.ckpt", "--resume.*nothing.ckpt"),
+    ("--resume latest", "--resume latest"),
+    ("--unknown 3", "--unknown"),
+    ("--hur 0.5", "--hur"),
+    ("--lr", "--lr"),
+    ("surplus", "surplus"),
+]
+
+
+@pytest.mark.parametrize(("flags", "pattern"), WRONG_TRAIN, ids=[flags for flags, _ in WRONG_TRAIN])
+def test_train(cli, flags, pattern):
+    refused(cli("train", *TRAIN, *flags.split()), "train", pattern)
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+@pytest.mark.parametrize("program", ["train", "generate"])
+def test_cuda_without_cuda(cli, run, program):
+    words = TRAIN if program == "train" else ["--run_id", "tiny"]
+    refused(cli(program, *words, "--device", "cuda"), program, "--device cuda.*--device cpu")
+
+
+def test_output_dir_that_is_a_file(cli, tmp_path):
+    (tmp_path / "file").write_text("content")
+    refused(cli("train", *TRAIN, "--output_dir", "file"), "train", "--output_dir")
+    assert (tmp_path / "file").read_text() == "content"
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no idx file at all"], ids=["empty", "text"])
+def test_mnist_that_cannot_be_read(cli, tmp_path, content):
+    write_mnist(tmp_path / "data")
+    (tmp_path / "data" / "MNIST" / "raw" / NAMES[2]).write_bytes(content)
+    refused(cli("train", *TRAIN, "--data_name", "mnist"), "train", "mnist.*data/MNIST/raw")
+
+
+def test_an_image_size_that_does_not_divide(cli, tmp_path):
+    write_mnist(tmp_path / "data")
+    result = cli("train", *TRAIN, "--data_name", "mnist", "--channel_mult", "1,1,1,1")  # 28 is no multiple of 8
+    refused(result, "train", "channel_mult.*28|28.*channel_mult")
+
+
+# -- resuming ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_exists_is_not_overwritten(cli, run):
+    result = cli("train", *TRAIN, "--wb_id", "tiny")
+    assert "--resume" in refused(result, "train", "--wb_id tiny.*exists")
+
+
+@pytest.mark.parametrize(
+    ("flags", "pattern"),
+    [
+        ("--hurst 0.7", "--hurst 0.7 contradicts.*0.9"),
+        ("--lr 1", "--lr 1.0 contradicts.*0.004"),
+        ("--channel_mult 1,2", "--channel_mult.*contradicts"),
+        ("--train_steps 10", "--train_steps 10 contradicts.*150"),
+        ("--preset digits", "contradicts"),
+        ("--use_ema False", "--use_ema"),
+        ("--seed 1", "--seed 1 contradicts"),
+        ("--dynamics vp", "--dynamics vp contradicts.*fvp"),
+    ],
+)
+@pytest.mark.parametrize("resume", ["tiny", "runs/tiny_digits_H0.9_K2/checkpoints/last.ckpt"])
+def test_a_flag_that_contradicts_the_run(cli, run, flags, pattern, resume):
+    refused(cli("train", "--resume", resume, *flags.split()), "train", pattern)
+
+
+@pytest.mark.parametrize("flags", ["--channels 1", "--image_size 8", "--num_classes 10", "--hurst 0.90", "--lr 4e-3"])
+def test_a_flag_that_agrees_with_the_run(cli, run, flags):
+    result = cli("train", "--resume", "tiny", *flags.split())
+    assert (result.code, result.err) == (0, "")
+    assert "already finished" in result.out
+
+
+def test_an_ambiguous_id(cli, run):
+    shutil.copytree(run, run.with_name("tiny_other"))
+    for program, flag in (("train", "resume"), ("generate", "run_id"), ("evaluate", "run_id")):
+        line = refused(cli(program, f"--{flag}", "tiny"), program, f"--{flag} tiny.*several")
+        assert "tiny_digits_H0.9_K2" in line
+        assert "tiny_other" in line
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:20000]),
+        lambda path: path.write_bytes(path.read_bytes()[:1000]),
+        lambda path: path.write_bytes(b""),
+        lambda path: save(path, {"weight": torch.zeros(2)}),
+        lambda path: save(path, [1, 2]),
+        lambda path: save(path, {"global_step": 2, "state_dict": {}}),
+        lambda path: torch.save(Malicious(path.with_name("executed")), path),
+        lambda path: path.write_bytes(pickle.dumps(Malicious(path.with_name("executed")))),
+    ],
+    ids=["truncated", "short", "empty", "state dict", "list", "bare", "malicious", "pickle"],
+)
+def test_a_checkpoint_that_is_none(cli, run, content):
+    path = run / "checkpoints" / "last.ckpt"
+    content(path)
+    refused(cli("train", "--resume", "tiny"), "train", r"last\.ckpt")
+    assert not path.with_name("executed").exists()
+
+
+def test_a_checkpoint_of_another_network(cli, run):
+    path = run / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    name = next(iter(checkpoint["state_dict"]))
+    checkpoint["state_dict"][name] = torch.zeros(3, 3)
+    checkpoint["global_step"] = 100
+    save(path, checkpoint)
+    refused(cli("train", "--resume", "tiny"), "train", r"last\.ckpt")
+
+
+def test_a_checkpoint_outside_a_run(cli, run):
+    Path("a").mkdir()
+    shutil.copy(run / "checkpoints" / "last.ckpt", "a/some.ckpt")
+    refused(cli("train", "--resume", "a/some.ckpt"), "train", r"--resume.*config\.json")
+
+
+# -- flags of generate.py and evaluate.py -----------------------------------------------------------------------------
+
+WRONG_GENERATE = [
+    ("", "--run_id is required"),
+    ("--run_id nothing", "--run_id nothing.*tiny_digits_H0.9_K2"),
+    ("--run_id tiny --output_dir elsewhere", "--run_id tiny.*elsewhere.*none"),
+    ("--run_id ../tiny", "--run_id"),
+    ("--run_id tiny --version v9", "--version v9.*v0, v1, v2, final"),
+    ("--run_id tiny --version ../model", "--version"),
+    ("--run_id tiny --labels 10", r"--labels.*0 \.\. 9.*10"),
+    ("--run_id tiny --labels -1", "--labels"),
+    ("--run_id tiny --labels three", "--labels"),
+    ("--run_id tiny --seeds 5-3", "--seeds.*5-3"),
+    ("--run_id tiny --seeds -4", "--seeds"),
+    ("--run_id tiny --seeds=", "--seeds"),
+    ("--run_id tiny --seeds 1,,2", "--seeds"),
+    ("--run_id tiny --seeds 18446744073709551616", "--seeds"),
+    ("--run_id tiny --seeds 0-3 --n_samples 5", "--n_samples 5 contradicts --seeds"),
+    ("--run_id tiny --n_samples 0", "--n_samples"),
+    ("--run_id tiny --steps 0", "--steps"),
+    ("--run_id tiny --batch_size 0", "--batch_size"),
+    ("--run_id tiny --mode langevin", "--mode.*sde.*ode"),
+    ("--run_id tiny --solver none", "--solver.*em.*exp2"),
+    ("--run_id tiny --mode sde --solver em", "--mode.*--solver"),
+    ("--run_id tiny --grid none", "--grid"),
+    ("--run_id tiny --t_end 0", "--t_end"),
+    ("--run_id tiny --t_end 1", "--t_end"),
+    ("--run_id tiny --use_ema perhaps", "--use_ema"),
+    ("--run_id tiny --clip_x0 perhaps", "--clip_x0"),
+    ("--run_id tiny --data_name mnist", "--data_name mnist contradicts.*digits"),
+    ("--run_id tiny --dynamics vp", "--dynamics vp contradicts.*fvp"),
+    ("--run_id tiny --hurst 0.5", "--hurst 0.5 contradicts.*0.9"),
+    ("--run_id tiny --num_aug 3", "--num_aug 3 contradicts.*2"),
+    ("--run_id tiny --unknown 1", "--unknown"),
+    ("--run_id tiny --step 3", "--step"),
+]
+WRONG_EVALUATE = [
+    ("", "--run_id is required"),
+    ("--run_id nothing", "--run_id nothing.*tiny_digits_H0.9_K2"),
+    ("--run_id tiny", "no such samples.*generate.py --run_id"),
+    ("--run_id tiny --version v0", "no such samples.*none"),
+    ("--run_id tiny --samples sde7", "no such samples.*none"),
+    ("--run_id tiny --metrics beauty", "--metrics beauty.*agreement, nearest"),
+    ("--run_id tiny --metrics=", "--metrics"),
+]
+
+
+@pytest.mark.parametrize(("flags", "pattern"), WRONG_GENERATE, ids=[flags for flags, _ in WRONG_GENERATE])
+def test_generate(cli, run, flags, pattern):
+    refused(cli("generate", *flags.split()), "generate", pattern)
+    assert not (run / "generated_data").exists()
+
+
+@pytest.mark.parametrize(("flags", "pattern"), WRONG_EVALUATE, ids=[flags for flags, _ in WRONG_EVALUATE])
+def test_evaluate(cli, run, flags, pattern):
+    refused(cli("evaluate", *flags.split()), "evaluate", pattern)
+
+
+# -- run folders that are broken, foreign or hostile ------------------------------------------------------------------
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def edit(run: Path, change: Change) -> None:
+    config = json.loads((run / "config.json").read_text())
+    change(config)
+    (run / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("solver", ["exp1", "exp2", "em --grid log_sigma"])
+def test_a_solver_that_does_not_apply(cli, run, solver):
+    """The published marginals at small H have a noise level that falls in time."""
+    edit(run, lambda config: config["dynamics"]["arguments"].update(hurst=0.1, marginals="paper"))
+    refused(cli("generate", "--run_id", "tiny", "--solver", *solver.split()), "generate", "marginals|monotone|falls")
+    assert not (run / "generated_data").exists()
+
+
+def test_labels_of_a_run_without(cli, run):
+    for section in ("data", "backbone"):
+        edit(
+            run,
+            lambda config, section=section: config[section].get("arguments", config[section]).update(num_classes=None),
+        )
+    for file in (run / "model").iterdir():
+        state = torch.load(file, weights_only=True)
+        state.pop("label_emb.weight")
+        save(file, state)
+    refused(cli("generate", "--run_id", "tiny", "--labels", "3"), "generate", "--labels.*without labels")
+    assert cli("generate", "--run_id", "tiny", "--n_samples", 2, "--steps", 1).code == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{nope", b"", b"\xff\xfe\x00\x01", b"[]", b"{}", b'"text"'],
+    ids=["broken", "empty", "binary", "list", "no keys", "text"],
+)
+@pytest.mark.parametrize("program", ["generate", "evaluate", "train"])
+def test_a_config_that_is_none(cli, run, content, program):
+    (run / "config.json").write_bytes(content)
+    flag = "--resume" if program == "train" else "--run_id"
+    (run / "generated_data" / "model-final" / "exp2-1" / "data").mkdir(parents=True)
+    np.save(run / "generated_data" / "model-final" / "exp2-1" / "data" / "data_0.npy", np.zeros((1, 8, 8, 1)))
+    refused(cli(program, flag, "tiny"), program, r"config\.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "pattern"),
+    [
+        (lambda c: c["dynamics"].update({"class": "os:system"}), "os:system"),
+        (lambda c: c["dynamics"].update({"class": "torch.nn:Linear"}), "torch.nn:Linear"),
+        (lambda c: c["dynamics"].update({"class": "gfdm.dynamics:Gone"}), "gfdm.dynamics:Gone"),
+        (lambda c: c["dynamics"].update({"class": 3}), r"config\.json"),
+        (lambda c: c["dynamics"]["arguments"].update(hurst=3), "hurst"),
+        (lambda c: c["dynamics"]["arguments"].update(hurst="a"), r"config\.json"),
+        (lambda c: c["dynamics"]["arguments"].update(surplus=3), r"config\.json.*surplus"),
+        (lambda c: c["dynamics"].pop("arguments"), r"config\.json.*arguments"),
+        (lambda c: c["backbone"].update({"class": "gfdm.dynamics:FVP"}), "does not fit|config"),
+        (lambda c: c["backbone"]["arguments"].update(model_channels=24), "does not fit this network"),
+        (lambda c: c["backbone"]["arguments"].update(channel_mult=[1, 1, 1]), "does not fit this network"),
+        (lambda c: c.pop("prior"), r"config\.json.*prior"),
+        (lambda c: c["prior"].update(variance=-1), "variance"),
+        (lambda c: c.update(prediction="guess"), "prediction"),
+        (lambda c: c.pop("data"), r"config\.json.*data"),
+        (lambda c: c.pop("settings"), r"config\.json.*settings"),
+    ],
+    ids=["function", "other class", "gone", "class 3", "range", "type", "surplus", "no arguments",
+         "dynamics as network", "width", "levels", "no prior", "variance", "prediction", "no data", "no settings"],
+)  # fmt: skip
+def test_a_config_that_is_wrong(cli, run, change, pattern):
+    edit(run, change)
+    refused(cli("generate", "--run_id", "tiny", "--n_samples", 1, "--steps", 1), "generate", pattern)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda c: c["data"].update(name="gone"), lambda c: c["data"].pop("name")], ids=["gone", "no name"]
+)
+def test_data_that_is_unknown(cli, run, change):
+    assert cli("generate", "--run_id", "tiny", "--n_samples", 1, "--steps", 1).code == 0
+    edit(run, change)
+    refused(cli("evaluate", "--run_id", "tiny"), "evaluate", r"config\.json|data")
+
+
+@pytest.mark.parametrize(
+    ("content", "pattern"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "truncated"),
+        (lambda path: path.write_bytes(b""), "truncated"),
+        (lambda path: path.write_text("<html>404</html>"), "truncated|state dict"),
+        (lambda path: save(path, {"a": torch.zeros(2)}), "does not fit this network.*missing.*unknown"),
+        (lambda path: save(path, {"state_dict": {"a": torch.zeros(2)}}), "no plain state dict"),
+        (lambda path: save(path, [torch.zeros(2)]), "no plain state dict"),
+        (lambda path: torch.save(Malicious(path.with_name("executed")), path), "state dict"),
+        (lambda path: path.write_bytes(pickle.dumps(Malicious(path.with_name("executed")))), "state dict"),
+        (lambda path: shutil.copy(path.parents[1] / "checkpoints" / "last.ckpt", path), "no plain state dict"),
+    ],
+    ids=["truncated", "empty", "page", "foreign", "nested", "list", "malicious", "pickle", "checkpoint"],
+)
+def test_weights_that_are_none(cli, run, content, pattern):
+    path = run / "model" / "ema_model-final.pth"
+    content(path)
+    refused(cli("generate", "--run_id", "tiny"), "generate", rf"ema_model-final\.pth.*({pattern})")
+    assert not path.with_name("executed").exists()
+
+
+def test_averaged_weights_that_are_not_there(cli, run):
+    (run / "model" / "ema_model-v1.pth").unlink()
+    result = cli("generate", "--run_id", "tiny", "--version", "v1", "--use_ema", True)
+    refused(result, "generate", r"--use_ema True.*ema_model-v1\.pth")
+
+
+@pytest.mark.parametrize("length", [0, 50, 200])
+def test_samples_that_are_broken(cli, run, length):
+    """A block cut short by a full disk is named by evaluate.py and drawn again by generate.py."""
+    words = ("--run_id", "tiny", "--n_samples", 4, "--steps", 1)
+    assert cli("generate", *words).code == 0
+    (block,) = run.glob("generated_data/*/*/data/*.npy")
+    whole = block.read_bytes()
+    block.write_bytes(whole[:length])
+    refused(cli("evaluate", "--run_id", "tiny"), "evaluate", block.name)
+    assert cli("generate", *words).code == 0
+    assert block.read_bytes() == whole
