@@ -168,7 +168,7 @@ def test_a_stop_waits_for_the_optimiser_step(tmp_path):
 def test_every_process_stops_at_the_same_step(tmp_path):
     """The signal reached another process: what counts is whether any was asked."""
     saved = []
-    strategy = SimpleNamespace(reduce_boolean_decision=lambda asked, all: True)
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda asked, all: True, reduce=lambda value, reduce_op: value)
     module = attached(make(), world_size=2, strategy=strategy, save_checkpoint=saved.append)
     with pytest.raises(Stopped):
         CleanStop(tmp_path / "last.ckpt").on_train_batch_end(module.trainer, module, None, end_of(0), 0)
