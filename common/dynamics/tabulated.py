@@ -5,7 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from common.dynamics.base import LinearDynamics
+from common.dynamics.base import LinearDynamics, Prior
 from common.dynamics.closed_form import ClosedForm
 from common.dynamics.propagator import gauss_step
 from common.dynamics.tables import TimeTable, time_nodes
@@ -160,6 +160,7 @@ class ScalarPath(ClosedForm):
         super().__init__()
         self.parent = parent
         self.t_min = parent.t_min
+        self.prior = Prior(self, parent.prior.mean, parent.prior.variance)
 
     def drift(self, t: Tensor) -> Tensor:
         mean = self.parent._mean(t)

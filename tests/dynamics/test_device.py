@@ -54,9 +54,8 @@ def test_solver_steps_stay_on_the_device(moved):
     times = torch.tensor([0.9, 0.8, 0.7], dtype=torch.float64).to("cuda")
     posterior = Posterior(dynamics, lambda v, t, labels: v, None)
     for scheme in SOLVERS.values():
-        if scheme.scalar_only and dynamics.num_components != 1:
-            continue
         solver, state = scheme(), z
+        solver.prepare(dynamics, times)
         for i in range(2):
             state = solver.step(dynamics, posterior, state, times[i : i + 1], times[i + 1 : i + 2], x0)
         assert state.device.type == "cuda"

@@ -80,8 +80,8 @@ def test_grids_and_solvers_name_what_they_refuse():
     dynamics = FVP(0.3, 2, marginals="paper")
     with pytest.raises(ValueError, match="time_at needs a noise level that never falls"):
         GRIDS["log_sigma"](dynamics, 1e-3, 10)
-    with pytest.raises(ValueError, match=r"pass dynamics\.scalar_path"):
-        sample(dynamics, lambda v, t, labels: v, (1, 1, 2, 2), solver="exp1", steps=2, seeds=[0])
+    with pytest.raises(ValueError, match=r"solver Exponential2 needs a noise level that never falls.*marginals=paper"):
+        sample(dynamics, lambda v, t, labels: v, (1, 1, 2, 2), solver="exp2", steps=2, seeds=[0])
 
 
 # -- time of a noise level ---------------------------------------------------------------------------------------------

@@ -147,6 +147,17 @@ def test_prior_refuses_a_wrong_shape_and_a_negative_variance():
         Prior(VP(), 0.0, -1.0)
 
 
+def test_scalar_path_starts_from_the_prior_of_its_parent():
+    # on the path v = w . z, so its start is the statistic of the parent's start, in law
+    dynamics = FVP(0.9, 3)
+    dynamics.prior = Prior(dynamics, MEAN, VARIANCE)
+    path = dynamics.scalar_path()
+    assert path.prior.config() == {"mean": MEAN, "variance": VARIANCE}
+    noise = torch.randn(5, 4, 1, 2, 2, dtype=torch.float64)
+    start = dynamics.statistic(dynamics.prior.sample((5, 1, 2, 2), noise), torch.ones(1))
+    assert torch.allclose(start, path.prior.sample((5, 1, 2, 2), noise[:, :1])[:, 0], rtol=1e-9)
+
+
 def test_prior_says_what_it_is():
     prior = Prior(VP(), 0.25, 0.5)
     assert prior.config() == {"mean": 0.25, "variance": 0.5}

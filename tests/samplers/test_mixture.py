@@ -52,6 +52,11 @@ def test_ode_solvers_return_the_data_law(name, solver, steps):
     assert excess(build(name), solver, steps) < 0.01
 
 
+@pytest.mark.parametrize("name", ["fvp-0.9-2", "fvp-0.1-2", "fve-0.9-3", "cld"])
+def test_exponential_solver_on_the_augmented_state_returns_the_data_law(name):
+    assert excess(build(name), "exp2", 100) < 0.01
+
+
 @pytest.mark.parametrize("name", ["fvp-0.9-2-path", "fve-0.9-2-path", "vp"])
 def test_two_orders_of_exponential_solvers_by_quantiles(name):
     # the flow of one variable is monotone, so it carries quantiles to quantiles: no sampling error at all

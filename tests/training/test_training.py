@@ -194,6 +194,24 @@ def test_variants_train_and_load(tmp_path, flags):
 
 
 @pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_gradients_are_clipped_to_a_norm(tmp_path, monkeypatch, clip):
+    norms, step = [], torch.optim.Adam.step
+
+    def recorded(self, closure=None):
+        closure()
+        gradients = [p.grad for p in self.param_groups[0]["params"]]
+        norms.append(torch.stack([g.norm() for g in gradients if g is not None]).norm().item())
+        return step(self)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", recorded)
+    flags = {**SHORT, "train_steps": 4, "clip_grad": clip, "accumulate_grad_batches": 2}
+    assert train.main(tiny.command(**flags, output_dir=tmp_path)) == 0
+    assert len(norms) == 4
+    assert max(norms) > 0.05 if clip == 0 else norms == [pytest.approx(0.05, rel=1e-3)] * 4
+
+
+@pytest.mark.usefixtures("_quick")
 def test_the_same_command_gives_the_same_weights(tmp_path):
     for name in "ab":
         assert train.main(tiny.command(**{**SHORT, "dropout": 0.1}, output_dir=tmp_path / name)) == 0
