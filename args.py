@@ -6,6 +6,7 @@ A wrong value ends with one line that names the flag, and exit code 2.
 
 import argparse
 import contextlib
+import math
 import os
 import re
 import sys
@@ -55,8 +56,13 @@ def ranges(text: str) -> tuple[int, ...]:
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not match or (match[2] and int(match[2]) < int(match[1])):
             raise argparse.ArgumentTypeError(f"{part!r} is no number and no rising range like 0-63")
+        if int(match[2] or match[1]) > LARGEST:
+            raise argparse.ArgumentTypeError(f"{part!r} is not below 2^63")
         numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
     return tuple(numbers)
+
+
+LARGEST = 2**63 - 1
 
 
 def at_least(low: int) -> Callable[[str], int]:
@@ -67,8 +73,8 @@ def at_least(low: int) -> Callable[[str], int]:
             value = int(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from error
-        if value < low:
-            raise argparse.ArgumentTypeError(f"must be at least {low}, got {value}")
+        if not low <= value <= LARGEST:
+            raise argparse.ArgumentTypeError(f"must be at least {low} and below 2^63, got {value}")
         return value
 
     return parse
@@ -85,7 +91,7 @@ def number(
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{text!r} is no number") from error
         inside = (low < value if open_low else low <= value) and (value < high if open_high else value <= high)
-        if not inside:
+        if not inside or math.isinf(value):
             interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high or high == float('inf') else ']'}"
             raise argparse.ArgumentTypeError(f"must lie in {interval}, got {text}")
         return value
@@ -293,19 +299,30 @@ def data_folder(given: Path | None) -> Path:
     return given or Path(os.environ.get("DATA_ROOT") or "data")
 
 
+ALIASES = {"attention_resolutions": "attn_resolutions", "normalize": "norm"}  # names of arguments -> flags
+
+
+def with_flags(message: str) -> str:
+    """One line in which names of flags are written as flags."""
+    groups = (TRAIN_FLAGS, GENERATE_FLAGS, EVALUATE_FLAGS)
+    names = {flag.name for group in groups for flags in group.values() for flag in flags} | {"resume"}
+    line = " ".join(message.split())
+    for argument, flag in ALIASES.items():
+        line = re.sub(rf"(?<![\w-]){argument}(?!\w)", flag, line)
+    if re.split(r"\W", line)[0] in names:
+        line = f"--{line}"
+    # words such as "steps" are also English: beyond the first word only names with an underscore are taken for flags
+    compound = "|".join(sorted(name for name in names if "_" in name))
+    return re.sub(rf"(?<![\w./-])({compound})(?![\w./])", r"--\1", line)
+
+
 @contextlib.contextmanager
 def user_errors(program: str) -> Iterator[None]:
     """Turn the errors of building (they name argument and range) into one line and exit code 2."""
     try:
         yield
     except (ValueError, MisconfigurationException) as error:
-        names = {
-            flag.name for groups in (TRAIN_FLAGS, GENERATE_FLAGS, EVALUATE_FLAGS) for f in groups.values() for flag in f
-        }
-        message = " ".join(str(error).split())
-        first = message.split(maxsplit=1)[0] if message else ""
-        prefix = "--" if re.split(r"\W", first)[0] in names else ""
-        print(f"{program}: error: {prefix}{message}", file=sys.stderr)
+        print(f"{program}: error: {with_flags(str(error))}", file=sys.stderr)
         raise SystemExit(2) from error
 
 
@@ -348,7 +365,7 @@ def resolve_train(given: dict[str, Any]) -> dict[str, Any]:
     preset = PRESETS[given["preset"]] if "preset" in given else {}
     base = defaults(TRAIN_FLAGS)
     name = given.get("data_name") or preset.get("data_name") or base["data_name"]
-    following = PRESETS[DATA_DEFAULTS[str(name)]] if str(name) in DATA_DEFAULTS else {}
+    following = PRESETS[DATA_DEFAULTS[str(name)]] if str(name) in DATA_DEFAULTS and not preset else {}
     explicit = {key: value for key, value in given.items() if key in base}
     settings = {**base, **following, **preset, **explicit}
     if settings["ema_decay"] is None:

@@ -11,7 +11,7 @@ from common.checkpoints import write_json
 from common.data import SOURCES
 from common.generation import read_samples
 from common.metrics import ClassAgreement, NearestRatio, PixelClassifier
-from common.runs import find, read_config
+from common.runs import CONFIG, find, read_config
 
 HELD_OUT_LIMIT = 2000  # real images read for comparison
 
@@ -24,7 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = read_config(run)
         folder = samples_folder(run, settings)
         pixels, classes = read_samples(folder)
-        arrays = SOURCES[config["data"]["name"]]().load(args.data_folder(settings["data_dir"]))
+        name = config["data"].get("name")
+        if name not in SOURCES:
+            raise ValueError(f"{run / CONFIG}: data {name!r} is unknown; there are {', '.join(SOURCES)}")
+        arrays = SOURCES[name]().load(args.data_folder(settings["data_dir"]))
     images = torch.from_numpy(pixels).movedim(-1, 1)
     train, held_out = arrays.train.images / 255, arrays.held_out.images[:HELD_OUT_LIMIT] / 255
     print(f"samples   {folder}: {len(images)}")

@@ -15,7 +15,7 @@ from common.denoiser import Clipped
 from common.generation import generate, grid_columns, labels_for, read_samples
 from common.pictures import save_grid
 from common.runs import Run, load
-from common.samplers import GRIDS
+from common.samplers import GRIDS, SOLVERS
 
 MODES = {"sde": "em", "ode": "euler"}
 EXPONENTIAL = ("exp1", "exp2")
@@ -36,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the scalar path is the better one wherever it exists
         scalar = settings["solver"] in EXPONENTIAL and dynamics.is_monotone
         path = dynamics.scalar_path() if scalar else dynamics
+        SOLVERS[settings["solver"]]().check(path)
+        if settings["grid"]:
+            GRIDS[settings["grid"]](path, settings["t_end"], settings["steps"])
     seeds = settings["seeds"] or tuple(range(settings["n_samples"]))
     folder = target_folder(run, settings, seeds)
     denoiser = run.denoiser.to(device)

@@ -1,7 +1,6 @@
 """Train a diffusion model: ``python train.py [--preset NAME] [flags]``; see ``--help``."""
 
 import os
-import pickle
 import platform
 import secrets
 import sys
@@ -15,7 +14,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import args
-from common.checkpoints import atomic_write, write_json
+from common.checkpoints import UNREADABLE, atomic_write, write_json
 from common.data import SOURCES, DataModule
 from common.runs import CONFIG, build_denoiser, find, read_config
 from common.training.callbacks import SampleGrid, Stopped
@@ -24,6 +23,7 @@ from common.training.module import DiffusionModule, NonFiniteLoss, Recipe
 from common.training.trainer import LAST, Hardware, make_trainer
 
 GRID_STEPS, GRID_SAMPLES = 20, 50  # of the sample grids drawn while training
+CHECKED_AGAINST_DATA = ("channels", "image_size", "num_classes")
 RUN_ID_VARIABLE = "DIFFUSION_RUN_ID"  # how the processes of one run agree on a random id
 
 
@@ -35,12 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(args.preset_table())
         return 0
     with args.user_errors("train.py"):
-        settings, checkpoint = plan(given)
+        settings, folder, checkpoint = plan(given)
         device = args.check_device(settings["device"])
         arrays = SOURCES[settings["data_name"]]().load(args.data_folder(settings["data_dir"]))
         config = args.make_config(settings, arrays)
         module, data = build(settings, config, arrays)
-        resume_step = checkpoint_step(checkpoint) if checkpoint else 0
+        resume_step = checkpoint_step(checkpoint, module) if checkpoint else 0
     config["prediction"] = module.prediction
     steps, batch = settings["train_steps"], settings["batch_size"] * settings["accumulate_grad_batches"]
     shape = "x".join(map(str, arrays.shape))
@@ -51,7 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.get("dry_run"):
         return dry_run(module, data, device)
 
-    folder = settings["output_dir"] / args.folder_name(settings)
     say(f"run       {folder}" + (f", resumed from {checkpoint}" if checkpoint else ""))
     if resume_step >= steps:
         say(f"already finished at step {resume_step}")
@@ -79,8 +78,8 @@ def say(line: str) -> None:
 # -- which run -------------------------------------------------------------------------------------------------------
 
 
-def plan(given: dict[str, Any]) -> tuple[dict[str, Any], Path | None]:
-    """Settings of the run and the checkpoint to resume, if any.
+def plan(given: dict[str, Any]) -> tuple[dict[str, Any], Path, Path | None]:
+    """Settings of the run, its folder, and the checkpoint to resume, if any.
 
     Raises:
         ValueError: for a run that exists already, cannot be found, or is contradicted by a flag.
@@ -88,20 +87,21 @@ def plan(given: dict[str, Any]) -> tuple[dict[str, Any], Path | None]:
     settings = args.resolve_train(given)
     resume = given.get("resume")
     output_dir: Path = settings["output_dir"]
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"output_dir {output_dir} is a file, not a folder")
     if resume is None or resume == "auto":
-        folder = output_dir / args.folder_name(settings)
-        exists = settings["wb_id"] is not None and (folder / CONFIG).exists()
+        exists = settings["wb_id"] is not None and (output_dir / args.folder_name(settings) / CONFIG).exists()
         dry = given.get("dry_run", False)
+        if settings["wb_id"] is None:
+            settings["wb_id"] = fresh_id()
+        folder = output_dir / args.folder_name(settings)
         if exists and resume is None and not dry and is_first_process():
             raise ValueError(f"wb_id {settings['wb_id']}: {folder} exists; add --resume auto or take another id")
         if resume is None or not exists or dry:
-            if settings["wb_id"] is None:
-                # processes that Lightning starts from this one inherit the id
-                settings["wb_id"] = os.environ.setdefault(RUN_ID_VARIABLE, str(100000 + secrets.randbelow(900000)))
-            return settings, None
+            return settings, folder, None
         checkpoint = folder / "checkpoints" / LAST
     elif Path(resume).suffix == ".ckpt":
-        checkpoint = Path(resume)
+        checkpoint = Path(resume).resolve()
         folder = checkpoint.parent.parent
         if not checkpoint.exists():
             raise ValueError(f"resume {resume}: no such file")
@@ -110,7 +110,14 @@ def plan(given: dict[str, Any]) -> tuple[dict[str, Any], Path | None]:
     else:
         folder = find(resume, output_dir, flag="resume")
         checkpoint = folder / "checkpoints" / LAST
-    return resumed(given, folder), checkpoint if checkpoint.exists() else None
+    return resumed(given, folder), folder, checkpoint if checkpoint.exists() else None
+
+
+def fresh_id() -> str:
+    """Six random digits; processes that Lightning starts from the first one take over its id."""
+    if is_first_process():
+        os.environ[RUN_ID_VARIABLE] = str(100000 + secrets.randbelow(900000))
+    return os.environ[RUN_ID_VARIABLE]
 
 
 def resumed(given: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -129,7 +136,7 @@ def resumed(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     for key, value in explicit.items():
         if key in args.RESUMABLE:
             settings[key] = value
-        elif settings[key] != value:
+        elif key not in CHECKED_AGAINST_DATA and settings[key] != value:
             raise ValueError(
                 f"{key} {value} contradicts the run {folder.name}, which has {settings[key]}; leave it out"
             )
@@ -137,19 +144,28 @@ def resumed(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     return settings
 
 
-def checkpoint_step(checkpoint: Path) -> int:
+def checkpoint_step(checkpoint: Path, module: DiffusionModule) -> int:
     """The step a checkpoint was taken at.
 
     Raises:
-        ValueError: where it is no checkpoint of this program.
+        ValueError: where it is no checkpoint of this network by this program.
     """
     try:
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-    except (RuntimeError, KeyError, TypeError, pickle.UnpicklingError, EOFError) as error:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        step, state = int(content["global_step"]), content["state_dict"]
+        found = {name: tuple(value.shape) for name, value in state.items()}
+        whole = all(part in content for part in ("optimizer_states", "lr_schedulers", "loops"))
+    except (*UNREADABLE, IndexError) as error:
         raise ValueError(
             f"resume: {checkpoint} is no readable checkpoint of train.py (truncated or foreign); "
             f"try another of {checkpoint.parent}"
         ) from error
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong or not whole:
+        detail = f"{wrong[0]} is {found.get(wrong[0])}, expected {expected.get(wrong[0])}" if wrong else "parts missing"
+        raise ValueError(f"resume: {checkpoint} does not fit this run: {detail}")
+    return step
 
 
 # -- what it is made of ----------------------------------------------------------------------------------------------

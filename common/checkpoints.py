@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
+
+# what torch.load raises for files that are cut short, of another kind, or would need unpickling
+UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError, AttributeError, OSError)
 
 
 def atomic_write(path: Path, content: bytes) -> None:
@@ -53,10 +57,8 @@ def load_state(path: Path) -> dict[str, Tensor]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{path} is not a readable state dict (truncated, or not written by torch.save): {error}"
-        ) from error
+    except UNREADABLE as error:
+        raise ValueError(f"{path} is no readable state dict: truncated, or not plain tensors by torch.save") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no plain state dict (names to tensors)")
     return state

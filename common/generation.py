@@ -55,6 +55,29 @@ def write_array(path: Path, array: np.ndarray) -> None:
     atomic_write(path, buffer.getvalue())
 
 
+def read_array(path: Path) -> np.ndarray:
+    """Read a .npy file of plain numbers.
+
+    Raises:
+        ValueError: naming the file where it is cut short or of another kind.
+    """
+    try:
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is no whole array ({error}); generate.py draws it again") from error
+    return array
+
+
+def is_whole(path: Path, count: int) -> bool:
+    """Whether a block of samples is there with all its samples."""
+    if not path.exists():
+        return False
+    try:
+        return len(read_array(path)) == count
+    except ValueError:
+        return False
+
+
 def read_samples(folder: Path, limit: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
     """Samples of a folder in order of index.
 
@@ -73,14 +96,14 @@ def read_samples(folder: Path, limit: int | None = None) -> tuple[np.ndarray, np
         raise ValueError(f"no samples in {folder / 'data'}; draw some with generate.py")
     arrays: list[np.ndarray] = []
     for file in files:
-        arrays.append(np.load(file, allow_pickle=False))
+        arrays.append(read_array(file))
         if limit is not None and sum(map(len, arrays)) >= limit:
             break
     images = np.concatenate(arrays)[:limit]
     names = [folder / "label" / file.name.replace("data_", "label_") for file in files[: len(arrays)]]
     if not all(name.exists() for name in names):
         return images, None
-    return images, np.concatenate([np.load(name, allow_pickle=False) for name in names])[:limit]
+    return images, np.concatenate([read_array(name) for name in names])[:limit]
 
 
 def generate(
@@ -125,7 +148,7 @@ def generate(
     for indices in blocks(len(seeds), block):
         data = folder / "data" / f"data_{indices.start:06d}.npy"
         wanted = labels_for(indices, labels, num_classes)
-        if data.exists() and len(np.load(data, mmap_mode="r", allow_pickle=False)) == len(indices):
+        if is_whole(data, len(indices)):
             for _ in range(steps):
                 on_step()
             continue

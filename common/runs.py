@@ -6,6 +6,7 @@ and the data's shape. Nothing is unpickled; a named class is used only if it is 
 
 import json
 import pkgutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics, Prior
 
 CONFIG = "config.json"
+SECTIONS = ("dynamics", "prior", "backbone", "prediction", "data", "settings")
+OWN_PACKAGES = ("common", "gfdm", "fdp")
 
 
 class RunNotFound(ValueError):
@@ -59,13 +62,25 @@ def build(spec: dict[str, Any], kind: type) -> Any:
     Raises:
         ValueError: where the class cannot be found or is of another kind.
     """
+    if not isinstance(spec, dict) or not isinstance(spec.get("arguments"), dict) or "class" not in spec:
+        raise ValueError(f'{CONFIG} must name a {kind.__name__} by "class" and "arguments", got {spec!r}')
+    name, arguments = spec["class"], spec["arguments"]
+    module = str(name).partition(":")[0]
+    if module.partition(".")[0] not in OWN_PACKAGES and module not in sys.modules:
+        # importing runs code: a config from elsewhere must not choose what is imported
+        raise ValueError(
+            f"{CONFIG} names {name!r}, which is not ours; import {module!r} yourself before loading the run"
+        )
     try:
-        cls = pkgutil.resolve_name(spec["class"])
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{CONFIG} names {spec['class']!r}, which cannot be imported: {error}") from error
+        cls = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise ValueError(f"{CONFIG} names {name!r}, which cannot be imported: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, kind)):
-        raise ValueError(f"{CONFIG} names {spec['class']!r}, which is no {kind.__name__}")
-    return cls(**spec["arguments"])
+        raise ValueError(f"{CONFIG} names {name!r}, which is no {kind.__name__}")
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{CONFIG}: {name} cannot be made from its arguments: {error}") from error
 
 
 def build_denoiser(config: dict[str, Any]) -> Denoiser:
@@ -95,7 +110,8 @@ def find(run_id: str, output_dir: Path, flag: str = "run_id") -> Path:
     folders = run_folders(output_dir)
     if run_id == "latest" and folders:
         return folders[-1]
-    matches = [folder for folder in folders if folder.name == run_id or folder.name.startswith(f"{run_id}_")]
+    whole = [folder for folder in folders if folder.name == run_id]
+    matches = whole or [folder for folder in folders if run_id and folder.name.startswith(f"{run_id}_")]
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -115,12 +131,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a run folder.
 
     Raises:
-        ValueError: where it is no JSON.
+        ValueError: where it is no JSON, or a section is missing.
     """
+    path = folder / CONFIG
     try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / CONFIG} is not readable: {error}") from error
+        config: dict[str, Any] = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable: {error}") from error
+    missing = [key for key in SECTIONS if not isinstance(config, dict) or key not in config]
+    if missing:
+        raise ValueError(f"{path} is no config of a run: {', '.join(missing)} missing")
     return config
 
 

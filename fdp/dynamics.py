@@ -69,6 +69,7 @@ class HeatSubVP(ClosedForm):
             "b", 1 / (squared + DAMPING_FLOOR) + ((squared + NOISE_FLOOR) / DAMPING_SCALE) ** 0.25, False
         )
         self.register_buffer("r", NOISE_SCALE / (squared + NOISE_FLOOR) / energy_norm, False)
+        self._slowest = int(self.b.argmin())
 
     def beta(self, t: Tensor) -> Tensor:
         """Overall rate, (B,)."""
@@ -101,7 +102,7 @@ class HeatSubVP(ClosedForm):
 
     def representative(self, per_mode: Tensor) -> Tensor:
         """The mode that is damped slowest: the last to lose the data."""
-        return per_mode.flatten(1)[:, self.b.argmin()]
+        return per_mode.flatten(1)[:, self._slowest]
 
     @property
     def metric(self) -> Tensor:

@@ -15,6 +15,11 @@ class Mnist(Source):
     def load(self, data_dir: Path) -> Arrays:
         try:
             train, test = (MNIST(data_dir, train=part, download=False) for part in (True, False))
+        except (ValueError, AssertionError, IndexError, TypeError, OSError) as error:
+            raise DataUnavailable(
+                f"--data_name mnist: the files under {data_dir / 'MNIST' / 'raw'} are no MNIST idx files; "
+                "remove them, or point --data_dir at a folder with whole ones"
+            ) from error
         except RuntimeError as error:
             raise DataUnavailable(
                 f"--data_name mnist: no MNIST files under {data_dir / 'MNIST' / 'raw'}. Point --data_dir at a "

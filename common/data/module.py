@@ -111,8 +111,9 @@ class DataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         """The first ``val_samples`` held-out samples, each once, dealt out over the processes."""
         rank, world_size = self._rank
-        batches = torch.arange(self.val_samples)[rank::world_size].split(self.batch_size)
-        return DataLoader(list(enumerate(batches)), batch_size=None)  # type: ignore[arg-type]
+        mine = torch.arange(self.val_samples)[rank::world_size]
+        batches = list(enumerate(mine.split(self.batch_size))) if len(mine) else []
+        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
     def transfer_batch_to_device(self, batch: tuple[int, Tensor], device: torch.device, dataloader_idx: int) -> Batch:
         """Look the samples up in the copy of the set that lies on the device, then scale and flip them there."""

@@ -90,6 +90,8 @@ class Fourier(Basis):
         self.modes = (*self.shape[:-1], self.shape[-1] // 2 + 1)
 
     def analysis(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[-len(self.shape) :]) != self.shape:
+            raise ValueError(f"x must lie on the grid {self.shape} of the dynamics, got {tuple(x.shape)}")
         return torch.fft.rfftn(x, dim=self.axes, norm="ortho")
 
     def synthesis(self, coefficients: Tensor) -> Tensor:

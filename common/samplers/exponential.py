@@ -18,6 +18,7 @@ from common.dynamics.propagator import propagate
 from common.samplers.base import Posterior, Solver
 from common.samplers.grids import Grid, log_sigma, log_time
 
+BLOCK = 8  # steps whose coefficients are integrated together
 STANDSTILL = 1e-8  # steps in lambda below this carry no slope
 
 
@@ -79,9 +80,12 @@ class Exponential1(Solver):
 
     def prepare(self, dynamics: LinearDynamics, times: Tensor) -> None:
         """Integrate the coefficients of all steps at once where they are no closed form."""
+        self._position, self._coefficients = 0, []
         if dynamics.num_components > 1:
-            parts = augmented_coefficients(dynamics, times[:-1], times[1:])
-            self._coefficients = list(zip(*(part.split(1) for part in parts), strict=True))
+            # a block of steps at a time: the quadrature's memory does not grow with their number
+            for t, s in zip(times[:-1].split(BLOCK), times[1:].split(BLOCK), strict=True):
+                parts = augmented_coefficients(dynamics, t, s)
+                self._coefficients += zip(*(part.split(1) for part in parts), strict=True)
 
     def step(
         self, dynamics: LinearDynamics, posterior: Posterior, z: Tensor, t: Tensor, s: Tensor, noise: Tensor | None
@@ -110,6 +114,11 @@ class Exponential2(Exponential1):
     def __init__(self) -> None:
         super().__init__()
         self._last: tuple[Tensor, Tensor] | None = None  # log sigma and x0_hat of the step before
+
+    def prepare(self, dynamics: LinearDynamics, times: Tensor) -> None:
+        """As in order 1; nothing is remembered of an earlier run."""
+        super().prepare(dynamics, times)
+        self._last = None
 
     def slope(self, log_sigma: Tensor, x0: Tensor, dynamics: LinearDynamics) -> Tensor | None:
         last, self._last = self._last, (log_sigma, x0)

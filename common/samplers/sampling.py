@@ -89,6 +89,9 @@ def sample(
         raise ValueError(f"seeds must hold one integer per sample ({shape[0]}), got {len(seeds)}")
     if labels is not None and tuple(labels.shape) != (shape[0],):
         raise ValueError(f"labels must have shape ({shape[0]},), got {tuple(labels.shape)}")
+    state = (shape[0], dynamics.num_components, *shape[1:])
+    if init is not None and tuple(init.shape) != state:
+        raise ValueError(f"init must have shape {state}, got {tuple(init.shape)}")
     solver.check(dynamics)
 
     device = dynamics.device if init is None else init.device

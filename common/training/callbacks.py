@@ -131,6 +131,26 @@ class SampleGrid(Callback):
         save_grid(self.folder / f"step-{trainer.global_step:07d}.png", (result.x + 1) / 2)
 
 
+class FiniteGuard(Callback):
+    """Before anything is kept of a step: stop if a loss so far was not finite. Runs first of all callbacks.
+
+    Args:
+        periods: optimiser steps between what is kept (checkpoints, weights).
+    """
+
+    def __init__(self, *periods: int) -> None:
+        self.periods = periods
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the module's flag in the steps that are kept."""
+        step = trainer.global_step
+        due = step >= trainer.max_steps or any(step % period == 0 for period in self.periods)
+        if due and isinstance(pl_module, DiffusionModule):
+            pl_module.require_finite()
+
+
 class KeepWeights(Callback):
     """Plain state dicts ``model-v0.pth``, ``ema_model-v0.pth``, .. every n steps, and ``-final`` at the end.
 
@@ -244,6 +264,10 @@ class CleanStop(Callback):
         asked = self._asked
         if trainer.world_size > 1:
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked and trainer.global_step < trainer.max_steps:
+        # a step that is validated next is left to that: Lightning would not make up for it after a resume
+        validated = (batch.micro_step + 1) % trainer.val_check_batch == 0
+        if asked and not validated and trainer.global_step < trainer.max_steps:
+            if isinstance(pl_module, DiffusionModule):
+                pl_module.require_finite()
             trainer.save_checkpoint(self.checkpoint)
             raise Stopped(trainer.global_step, self.checkpoint)

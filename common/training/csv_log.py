@@ -74,13 +74,14 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """Lines of a ``metrics.csv`` with their numbers; a last line cut short by a crash is left out."""
     if not path.exists():
         return []
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]  # what follows the last line end was cut short
     rows = []
-    with path.open(newline="") as file:
-        for line in csv.DictReader(file):
-            try:
-                row = {name: float(value) for name, value in line.items() if name and value}
-            except ValueError:
-                continue
-            if "step" in row and None not in line.values() and not math.isnan(row["step"]):
-                rows.append(row)
+    for line in csv.DictReader(io.StringIO(whole, newline="")):
+        try:
+            row = {name: float(value) for name, value in line.items() if name and value}
+        except ValueError:
+            continue
+        if "step" in row and None not in line.values() and not math.isnan(row["step"]):
+            rows.append(row)
     return rows

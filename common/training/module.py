@@ -79,11 +79,11 @@ class DiffusionModule(pl.LightningModule):
         )
         self.register_buffer("level_loss", torch.zeros(LEVELS))
         self.register_buffer("level_count", torch.zeros(LEVELS))
-        self.register_buffer("loss_sum", torch.zeros(()), persistent=False)
+        self.register_buffer("loss_sum", torch.zeros(()))  # since the last log line; kept over a stop
         self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
         self.val_loss = MeanMetric()
         self.latest: dict[str, float] = {}
-        self._since = 0
+        self._timed = 0
         self._clock = time.perf_counter()
 
     # -- what sampling and validation use ---------------------------------------------------------------------------
@@ -136,7 +136,7 @@ class DiffusionModule(pl.LightningModule):
         level = torch.bucketize(self.dynamics.log_sigma(t).contiguous(), self.level_edges[1:-1])
         self.level_loss.mul_(LEVEL_MEMORY).index_add_(0, level, errors.float())
         self.level_count.mul_(LEVEL_MEMORY).index_add_(0, level, torch.ones_like(errors, dtype=torch.float32))
-        self._since += 1
+        self._timed += 1
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step the optimiser, then the average: a checkpoint taken after the step holds both."""
@@ -146,20 +146,19 @@ class DiffusionModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Start the clock of the images-per-second figure."""
-        self._since, self._clock = 0, time.perf_counter()
-        self.loss_sum.zero_()
+        self._timed, self._clock = 0, time.perf_counter()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """At log steps only: read loss and flags from the device and write the log line."""
         trainer = self.trainer
-        accumulation = trainer.accumulate_grad_batches
-        due = (batch.micro_step + 1) % (self.recipe.log_every * accumulation) == 0
-        if not due and trainer.global_step < trainer.max_steps:
+        period = self.recipe.log_every * trainer.accumulate_grad_batches
+        summed = batch.micro_step % period + 1
+        if summed < period and trainer.global_step < trainer.max_steps:
             return
-        mean = trainer.strategy.reduce(self.loss_sum / self._since, reduce_op="mean")
-        bad = int(trainer.strategy.reduce(self.first_bad_step.double(), reduce_op="max"))
+        self.require_finite()
+        mean = trainer.strategy.reduce(self.loss_sum / summed, reduce_op="mean")
         seconds = time.perf_counter() - self._clock
-        images = len(batch.images) * self._since * trainer.world_size
+        images = len(batch.images) * self._timed * trainer.world_size
         self.latest = {
             "train/loss": float(mean),
             "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
@@ -167,7 +166,16 @@ class DiffusionModule(pl.LightningModule):
         }
         for logger in trainer.loggers:
             logger.log_metrics(self.latest, step=trainer.global_step)
+        self.loss_sum.zero_()
         self.on_train_start()
+
+    def require_finite(self) -> None:
+        """Wait for the device and stop where a loss was NaN or infinite.
+
+        Raises:
+            NonFiniteLoss: naming the first such step.
+        """
+        bad = int(self.trainer.strategy.reduce(self.first_bad_step.double(), reduce_op="max"))
         if bad >= 0:
             raise NonFiniteLoss(
                 f"the loss became NaN or infinite at step {bad}; lower --lr, or resume from an earlier checkpoint"

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from common.checkpoints import AtomicCheckpointIO
-from common.training.callbacks import CleanStop, KeepWeights, LossPicture, StepProgress
+from common.training.callbacks import CleanStop, FiniteGuard, KeepWeights, LossPicture, StepProgress
 from common.training.csv_log import CsvLog
 
 LAST = "last.ckpt"
@@ -101,6 +101,7 @@ def make_trainer(
         save_top_k=keep,
         save_last=True,
         save_on_train_epoch_end=False,
+        enable_version_counter=False,  # last.ckpt is replaced, also where an earlier part of the run wrote it
     )
     saver.CHECKPOINT_NAME_LAST = LAST.removesuffix(".ckpt")
     quieten_lightning()
@@ -108,6 +109,7 @@ def make_trainer(
         default_root_dir=folder,
         logger=log,
         callbacks=[
+            FiniteGuard(checkpoint_every, weights_every),
             StepProgress(),
             KeepWeights(folder / "model", weights_every),
             *callbacks,

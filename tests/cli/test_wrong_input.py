@@ -294,7 +294,7 @@ def edit(run: Path, change: Change) -> None:
     (run / "config.json").write_text(json.dumps(config))
 
 
-@pytest.mark.parametrize("solver", ["exp1", "exp2", "em --grid log_sigma"])
+@pytest.mark.parametrize("solver", ["exp2", "em --grid log_sigma"])
 def test_a_solver_that_does_not_apply(cli, run, solver):
     """The published marginals at small H have a noise level that falls in time."""
     edit(run, lambda config: config["dynamics"]["arguments"].update(hurst=0.1, marginals="paper"))
