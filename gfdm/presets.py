@@ -40,6 +40,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "batch_size": 64,
         "lr": 1e-3,
         "train_steps": 6000,
+        "use_ema": True,
         "ema_decay": 0.995,
         "ema_every": 5,
         "val_check_interval": 1000,

@@ -269,5 +269,6 @@ class CleanStop(Callback):
         if asked and not validated and trainer.global_step < trainer.max_steps:
             if isinstance(pl_module, DiffusionModule):
                 pl_module.require_finite()
+                pl_module.on_train_batch_end(outputs, batch, batch_idx)  # its log line, which would come after this
             trainer.save_checkpoint(self.checkpoint)
             raise Stopped(trainer.global_step, self.checkpoint)

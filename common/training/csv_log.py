@@ -55,12 +55,12 @@ class CsvLog(Logger):
             self._rewrite()
         else:
             with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, self._columns).writerow(_text(row))
+                csv.DictWriter(file, self._columns, lineterminator="\n").writerow(_text(row))
 
     def _rewrite(self) -> None:
         self._columns = list(dict.fromkeys(name for row in self.rows for name in row))
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self._columns)
+        writer = csv.DictWriter(text, self._columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(_text(row) for row in self.rows)
         atomic_write(self.path, text.getvalue().encode())

@@ -124,8 +124,15 @@ class DiffusionModule(pl.LightningModule):
         torch.manual_seed(mix(self.recipe.seed, micro_step, DROPOUT, self.trainer.global_rank))
         errors = self.denoiser.error(images, t, noise, labels)
         loss = errors.mean()
+        if micro_step % self._period == 0:
+            self.loss_sum.zero_()
         self._record(t, errors.detach(), loss.detach())
         return loss
+
+    @property
+    def _period(self) -> int:
+        """Micro-steps between log lines."""
+        return self.recipe.log_every * self.trainer.accumulate_grad_batches
 
     @torch.no_grad()
     def _record(self, t: Tensor, errors: Tensor, loss: Tensor) -> None:
@@ -151,9 +158,8 @@ class DiffusionModule(pl.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """At log steps only: read loss and flags from the device and write the log line."""
         trainer = self.trainer
-        period = self.recipe.log_every * trainer.accumulate_grad_batches
-        summed = batch.micro_step % period + 1
-        if summed < period and trainer.global_step < trainer.max_steps:
+        summed = batch.micro_step % self._period + 1
+        if summed < self._period and trainer.global_step < trainer.max_steps:
             return
         self.require_finite()
         mean = trainer.strategy.reduce(self.loss_sum / summed, reduce_op="mean")
@@ -166,7 +172,6 @@ class DiffusionModule(pl.LightningModule):
         }
         for logger in trainer.loggers:
             logger.log_metrics(self.latest, step=trainer.global_step)
-        self.loss_sum.zero_()
         self.on_train_start()
 
     def require_finite(self) -> None:

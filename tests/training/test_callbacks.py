@@ -22,6 +22,7 @@ def trainer(**changes) -> SimpleNamespace:
             "max_steps": 100,
             "accumulate_grad_batches": 1,
             "world_size": 1,
+            "strategy": SimpleNamespace(reduce=lambda value, reduce_op: value),
             "is_global_zero": True,
             "sanity_checking": False,
             "val_check_batch": 10**9,

@@ -41,7 +41,7 @@ def make(dynamics: LinearDynamics | None = None, prediction: str = "auto", dropo
 
 
 def trainer(rank: int = 0, world_size: int = 1, step: int = 3) -> SimpleNamespace:
-    return SimpleNamespace(global_rank=rank, world_size=world_size, global_step=step)
+    return SimpleNamespace(global_rank=rank, world_size=world_size, global_step=step, accumulate_grad_batches=1)
 
 
 def batch(micro_step: int = 3, count: int = 6) -> Batch:
