@@ -66,7 +66,7 @@ class Exponential1(Solver):
     order = 1
 
     def __init__(self) -> None:
-        self._coefficients: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._coefficients: tuple[Tensor, ...] = ()
         self._position = 0
 
     def check(self, dynamics: LinearDynamics) -> None:
@@ -80,18 +80,19 @@ class Exponential1(Solver):
 
     def prepare(self, dynamics: LinearDynamics, times: Tensor) -> None:
         """Integrate the coefficients of all steps at once where they are no closed form."""
-        self._position, self._coefficients = 0, []
+        self._position = 0
         if dynamics.num_components > 1:
             # a block of steps at a time: the quadrature's memory does not grow with their number
-            for t, s in zip(times[:-1].split(BLOCK), times[1:].split(BLOCK), strict=True):
-                parts = augmented_coefficients(dynamics, t, s)
-                self._coefficients += zip(*(part.split(1) for part in parts), strict=True)
+            intervals = zip(times[:-1].split(BLOCK), times[1:].split(BLOCK), strict=True)
+            blocks = [augmented_coefficients(dynamics, t, s) for t, s in intervals]
+            self._coefficients = tuple(torch.cat(parts) for parts in zip(*blocks, strict=True))
 
     def step(
         self, dynamics: LinearDynamics, posterior: Posterior, z: Tensor, t: Tensor, s: Tensor, noise: Tensor | None
     ) -> Tensor:
         if dynamics.num_components > 1:
-            maps, constant, linear = self._coefficients[self._position]
+            here = slice(self._position, self._position + 1)
+            maps, constant, linear = (part[here] for part in self._coefficients)
         else:
             maps, constant, linear = scalar_coefficients(dynamics, t, s)
         self._position += 1
