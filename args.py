@@ -4,234 +4,212 @@ Order of precedence: a flag given on the command line, the preset, the default t
 A wrong value ends with one line that names the flag, and exit code 2.
 """
 
-import argparse
-import contextlib
-import math
+import importlib
+import importlib.util
+import inspect
+import itertools
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
 
+from common import cli
 from common.backbones import UNet
-from common.data import SOURCES, Arrays
+from common.cli import Flag, at_least, boolean, integers, number, ranges, several
+from common.data import SOURCES, DataOptions, DataSet
 from common.denoiser import PREDICTIONS
-from common.dynamics import CLD, VE, VP, SubVP
-from common.runs import class_path
+from common.dynamics import CLD, VE, VP, LinearDynamics, SubVP
+from common.pretrained import PRETRAINED
+from common.runs import class_path, parse_released_name
 from common.samplers import GRIDS, SOLVERS
+from common.training.loggers import LOGGERS
+from common.training.times import TIME_SAMPLINGS
+from common.training.weights import LOSS_WEIGHTS
 from gfdm.dynamics import FVE, FVP, MARGINALS
 from gfdm.presets import PRESETS as GFDM_PRESETS
 
+# What --dynamics and --model_name know; a --plugin may add to them, and to SOURCES, SOLVERS, GRIDS and PRESETS.
+DYNAMICS: dict[str, type[LinearDynamics]] = {"fvp": FVP, "fve": FVE, "vp": VP, "ve": VE, "subvp": SubVP, "cld": CLD}
+BACKBONES: dict[str, type[nn.Module]] = {"unet": UNet}
 PRESETS: dict[str, dict[str, object]] = {**GFDM_PRESETS}
-DATA_DEFAULTS: dict[str, str] = {"digits": "digits", "mnist": "gfdm-mnist"}  # data set -> preset whose values it gets
 
-# -- types of values -------------------------------------------------------------------------------------------------
-
-
-def boolean(text: str) -> bool:
-    """True or False, as published command lines write it."""
-    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if text.lower() not in words:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
-    return words[text.lower()]
-
-
-def integers(text: str) -> tuple[int, ...]:
-    """Integers separated by commas, e.g. 1,2,4."""
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of integers separated by commas") from error
-
-
-def ranges(text: str) -> tuple[int, ...]:
-    """Integers and ranges separated by commas, e.g. 0-63,100."""
-    numbers: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if not match or (match[2] and int(match[2]) < int(match[1])):
-            raise argparse.ArgumentTypeError(f"{part!r} is no number and no rising range like 0-63")
-        if int(match[2] or match[1]) > LARGEST:
-            raise argparse.ArgumentTypeError(f"{part!r} is not below 2^63")
-        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return tuple(numbers)
-
-
-LARGEST = 2**63 - 1
-
-
-def at_least(low: int) -> Callable[[str], int]:
-    """Integers from ``low`` on."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from error
-        if not low <= value <= LARGEST:
-            raise argparse.ArgumentTypeError(f"must be at least {low} and below 2^63, got {value}")
-        return value
-
-    return parse
-
-
-def number(
-    low: float, high: float = float("inf"), *, open_low: bool = False, open_high: bool = False
-) -> Callable[[str], float]:
-    """Numbers of an interval."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number") from error
-        inside = (low < value if open_low else low <= value) and (value < high if open_high else value <= high)
-        if not inside or math.isinf(value):
-            interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high or high == float('inf') else ']'}"
-            raise argparse.ArgumentTypeError(f"must lie in {interval}, got {text}")
-        return value
-
-    return parse
-
-
-def run_name(text: str) -> str:
-    """A run id that is a plain folder name."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", text) or text == "latest":
-        raise argparse.ArgumentTypeError(f"{text!r}: use letters, digits, '-' and '.' (and not 'latest')")
-    return text
-
+DATA_DEFAULTS: dict[str, str] = {  # data set -> preset whose values it gets
+    "digits": "digits",
+    "mnist": "gfdm-mnist",
+    "fashionmnist": "gfdm-mnist",
+    "cifar10": "gfdm-cifar10",
+    "cifar100": "gfdm-cifar10",
+}
 
 # -- the schema ------------------------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class Flag:
-    """One flag: parser of its value, default, help text, choices."""
-
-    name: str
-    parse: Callable[[str], Any]
-    default: Any
-    help: str
-    choices: tuple[str, ...] | None = None
-
-
 POSITIVE = number(0, open_low=True)
+SHARE = number(0, 1, open_high=True)
 EMA_DECAY = {"fve": 0.999, "ve": 0.999}  # published: 0.999 (FVE), 0.9999 (all others)
+
+PLUGIN = Flag(
+    "plugin",
+    several(str),
+    None,
+    "own module (name or .py file) that adds data sets, networks, dynamics; see docs/extending.md (default: none)",
+)
+OUTPUT_DIR = Flag("output_dir", Path, Path("runs"), "folder that holds the runs")
+DATA_DIR = Flag(
+    "data_dir",
+    Path,
+    None,
+    "folder with data sets in torchvision's layout; folder: the images; arrays: the .npy or .npz file "
+    "(default: $DATA_ROOT or ./data)",
+)
+DEVICE = Flag("device", str, "auto", "where to compute", ("auto", "cpu", "cuda"))
+
+DYNAMICS_FLAGS = (
+    Flag("dynamics", str, "fvp", "forward process", DYNAMICS),
+    Flag("hurst", number(0, 1, open_low=True, open_high=True), 0.9, "Hurst index H of fvp and fve"),
+    Flag("num_aug", at_least(0), 2, "number K of augmenting processes of fvp and fve; 0 is classical VP / VE"),
+    Flag("gamma_max", number(1, open_low=True), 20.0, "largest rate of the augmenting processes"),
+    Flag("norm", boolean, True, "normalise the weights of the augmenting processes"),
+    Flag("marginals", str, "exact", "law of the augmented process: its own, or the published one", MARGINALS),
+    Flag("beta_min", number(0), 0.1, "beta(0) of fvp, vp, subvp"),
+    Flag("beta_max", POSITIVE, 20.0, "beta(1) of fvp, vp, subvp"),
+    Flag("sigma_min", POSITIVE, 0.01, "noise level at t = 0 of fve, ve"),
+    Flag("sigma_max", POSITIVE, 50.0, "noise level at t = 1 of fve, ve"),
+    Flag("dynamics_args", cli.keyword_values, None, "further arguments of the dynamics, e.g. mass=0.5 (default: none)"),
+    Flag(
+        "prior",
+        str,
+        "zero",
+        "start of sampling: N(0, S(T)) as published, or with the data's mean and variance",
+        ("zero", "data"),
+    ),
+)
+NETWORK_FLAGS = (
+    Flag("model_name", str, "unet", "backbone", BACKBONES),
+    Flag("model_channels", at_least(8), 128, "channels of the first level, a multiple of 8"),
+    Flag("num_res_blocks", at_least(1), 4, "residual blocks per level"),
+    Flag("attn_resolutions", integers, (8,), "downsampling factors (not pixels) with attention, e.g. 4,2"),
+    Flag("channel_mult", integers, (1, 2, 2, 2), "channel factor of each level, e.g. 1,2,4"),
+    Flag("dropout", SHARE, 0.1, "dropout in the residual blocks"),
+    Flag("model_args", cli.keyword_values, None, "further arguments of the backbone, e.g. num_heads=4 (default: none)"),
+    Flag("prediction", str, "auto", "what the network predicts", ("auto", *PREDICTIONS)),
+)
 
 TRAIN_FLAGS: dict[str, tuple[Flag, ...]] = {
     "data": (
-        Flag("data_name", str, "digits", "data set; digits is built in", tuple(SOURCES)),
-        Flag("data_dir", Path, None, "folder with data sets in torchvision's layout (default: $DATA_ROOT or ./data)"),
-        Flag("channels", at_least(1), None, "channels of the images; checked against the data"),
-        Flag("image_size", at_least(1), None, "side of the images in pixels; checked against the data"),
+        Flag("data_name", str, "digits", "data set; digits is built in", SOURCES),
+        DATA_DIR,
+        Flag("download", boolean, False, "fetch the data set where it is missing"),
+        Flag("channels", at_least(1), None, "channels of the images (default: those of the data, 3 for folder)"),
+        Flag("image_size", at_least(1), None, "side of the images; others are resized (default: that of the data)"),
         Flag("num_classes", at_least(1), None, "number of classes; checked against the data"),
-        Flag("conditioning", boolean, True, "give the network class labels"),
+        Flag("conditioning", boolean, True, "give the network class labels, where the data has some"),
+        Flag("label_dropout", SHARE, 0.0, "share of labels left out in training, for --guidance_scale in generation"),
         Flag("flip", boolean, False, "mirror training images left to right at random"),
         Flag("val_samples", at_least(1), 1000, "held-out images used in validation"),
+        Flag("num_workers", at_least(0), None, "processes that read data (default: 0 for sets held on the device)"),
     ),
-    "dynamics": (
-        Flag("dynamics", str, "fvp", "forward process", ("fvp", "fve", "vp", "ve", "subvp", "cld")),
-        Flag("hurst", number(0, 1, open_low=True, open_high=True), 0.9, "Hurst index H of fvp and fve"),
-        Flag("num_aug", at_least(0), 2, "number K of augmenting processes of fvp and fve; 0 is classical VP / VE"),
-        Flag("gamma_max", number(1, open_low=True), 20.0, "largest rate of the augmenting processes"),
-        Flag("norm", boolean, True, "normalise the weights of the augmenting processes"),
-        Flag("marginals", str, "exact", "law of the augmented process: its own, or the published one", MARGINALS),
-        Flag("beta_min", number(0), 0.1, "beta(0) of fvp, vp, subvp"),
-        Flag("beta_max", POSITIVE, 20.0, "beta(1) of fvp, vp, subvp"),
-        Flag("sigma_min", POSITIVE, 0.01, "noise level at t = 0 of fve, ve"),
-        Flag("sigma_max", POSITIVE, 50.0, "noise level at t = 1 of fve, ve"),
-        Flag(
-            "prior",
-            str,
-            "zero",
-            "start of sampling: N(0, S(T)) as published, or with the data's mean and variance",
-            ("zero", "data"),
-        ),
-    ),
-    "network": (
-        Flag("model_name", str, "unet", "backbone", ("unet",)),
-        Flag("model_channels", at_least(8), 128, "channels of the first level, a multiple of 8"),
-        Flag("num_res_blocks", at_least(1), 4, "residual blocks per level"),
-        Flag("attn_resolutions", integers, (8,), "downsampling factors (not pixels) with attention, e.g. 4,2"),
-        Flag("channel_mult", integers, (1, 2, 2, 2), "channel factor of each level, e.g. 1,2,4"),
-        Flag("dropout", number(0, 1, open_high=True), 0.1, "dropout in the residual blocks"),
-        Flag("prediction", str, "auto", "what the network predicts", ("auto", *PREDICTIONS)),
-    ),
+    "dynamics": DYNAMICS_FLAGS,
+    "network": NETWORK_FLAGS,
     "training": (
         Flag("train_steps", at_least(2), 1000000, "optimiser steps"),
         Flag("batch_size", at_least(1), 128, "images per device and micro-step"),
         Flag("accumulate_grad_batches", at_least(1), 1, "micro-steps per optimiser step"),
         Flag("lr", POSITIVE, 2e-4, "peak learning rate of the one-cycle schedule"),
         Flag("clip_grad", number(0), 1.0, "largest gradient norm; 0 does not clip"),
+        Flag("time_sampling", str, "uniform", "law of the training times; uniform as published", TIME_SAMPLINGS),
+        Flag("loss_weight", str, "own", "error that is averaged; own (the network's) as published", LOSS_WEIGHTS),
         Flag("use_ema", boolean, True, "keep an exponential moving average of the weights and sample from it"),
         Flag(
             "ema_decay",
-            number(0, 1, open_high=True),
+            several(SHARE),
             None,
-            "decay of the average (default: 0.999 for fve and ve, else 0.9999)",
+            "decay of the average; several, e.g. 0.9999,0.999, keep one average each, the first being the one used "
+            "(default: 0.999 for fve and ve, else 0.9999)",
         ),
         Flag("ema_every", at_least(1), 10, "optimiser steps between updates of the average"),
+        Flag("init_from", str, None, "start from the weights of a run (id, folder name) or a file (default: fresh)"),
         Flag("seed", at_least(0), 0, "seed of initial weights, times, noise, order and dropout"),
         Flag("val_check_interval", at_least(1), 10000, "optimiser steps between validations, each with a sample grid"),
         Flag("log_every", at_least(1), 50, "optimiser steps between log lines"),
         Flag("log_model_every_n", at_least(1), 100000, "optimiser steps between kept weights (model-v0.pth, ..)"),
         Flag("checkpoint_every", at_least(1), 1000, "optimiser steps between checkpoints"),
         Flag("keep", at_least(1), 2, "checkpoints kept beside last.ckpt"),
+        Flag("max_time", cli.duration, None, "stop in time, resumably: 90s, 30m, 3.5h, 23:50:00 (default: no limit)"),
     ),
     "run": (
-        Flag("wb_id", run_name, None, "id of the run (default: six random digits)"),
-        Flag("output_dir", Path, Path("runs"), "folder that holds the runs"),
-        Flag("device", str, "auto", "where to compute", ("auto", "cpu", "cuda")),
-        Flag("devices", at_least(1), 1, "devices per node"),
+        Flag("wb_id", cli.run_name, None, "id of the run (default: six random digits)"),
+        Flag("name", cli.run_name, None, "word added to the folder's name (default: none)"),
+        OUTPUT_DIR,
+        DEVICE,
+        Flag("devices", at_least(1), None, "devices per node (default: every visible GPU; 1 on a CPU)"),
         Flag("num_nodes", at_least(1), 1, "nodes"),
         Flag("strategy", str, "auto", "how several devices work together", ("auto", "ddp")),
         Flag("precision", str, "32-true", "numerical precision of the network", ("32-true", "bf16-mixed", "16-mixed")),
+        Flag("tf32", boolean, True, "let CUDA multiply float32 matrices in TF32, which is faster"),
+        Flag("compile", boolean, False, "compile the network (torch.compile)"),
         Flag("deterministic", boolean, False, "bit-identical results on CUDA too"),
+        Flag("logger", str, "csv", "where else figures go; metrics.csv is always written", LOGGERS),
+        Flag("wb_key", str, None, "key of Weights & Biases, implies --logger wandb (default: $WANDB_API_KEY)"),
+        Flag("wb_project", cli.run_name, "diffusion", "project at Weights & Biases"),
+        PLUGIN,
     ),
 }
+BUILT_FROM = {flag.name for flags in (DYNAMICS_FLAGS, NETWORK_FLAGS) for flag in flags}
+
+# what a run folder without config.json (published code) does not say
+RELEASED_FLAGS = ("norm", "gamma_max", "marginals", "model_channels", "num_res_blocks", "attn_resolutions",
+                  "channel_mult", "channels", "image_size", "num_classes", "conditioning")  # fmt: skip
+_BY_NAME = {flag.name: flag for flags in TRAIN_FLAGS.values() for flag in flags}
+
+
+def _for_released(name: str) -> Flag:
+    flag = _BY_NAME[name]
+    return Flag(name, flag.parse, None, f"{flag.help} (default: as published)", flag.choices)
+
 
 GENERATE_FLAGS: dict[str, tuple[Flag, ...]] = {
     "what": (
-        Flag("run_id", str, None, "id or folder name of the run, or latest (required)"),
-        Flag("version", str, "final", "version of the weights: final, v0, v1, .."),
+        Flag("run_id", str, None, "id or folder name of the run, or latest (required, or --pretrained)"),
+        Flag("pretrained", str, None, "fetch the GFDM authors' weights, sample from them (default: none)", PRETRAINED),
+        Flag("version", str, None, "version of the weights: final, v0, v1, .. (default: final)"),
         Flag("use_ema", boolean, None, "use the averaged weights (default: where the run kept them)"),
+        Flag("ema_decay", SHARE, None, "which average, where the run kept several (default: its first)"),
         Flag("n_samples", at_least(1), 100, "number of samples"),
         Flag("seeds", ranges, None, "seeds, one per sample, e.g. 0-63,100 (default: 0 to n_samples - 1)"),
         Flag("labels", integers, None, "classes, repeated in turn, e.g. 3,3,7 (default: all classes in turn)"),
+        Flag("guidance_scale", number(0), 1.0, "classifier-free guidance, of runs with --label_dropout; 1 is none"),
     ),
     "how": (
         Flag("mode", str, None, "published samplers: sde is --solver em, ode is --solver euler", ("sde", "ode")),
-        Flag(
-            "solver",
-            str,
-            None,
-            "solver (default: exp2 for digits, else that of --mode sde, as published)",
-            tuple(SOLVERS),
-        ),
+        Flag("solver", str, None, "solver (default: exp2 for digits, else that of --mode sde, as published)", SOLVERS),
         Flag("steps", at_least(1), None, "solver steps (default: 20 for exp1 and exp2, else 1000 as published)"),
-        Flag("grid", str, None, "time grid (default: the solver's own)", tuple(GRIDS)),
+        Flag("grid", str, None, "time grid (default: the solver's own)", GRIDS),
         Flag("t_end", number(1e-6, 1, open_high=True), 1e-3, "time at which sampling ends"),
-        Flag("clip_x0", boolean, None, "clip x0_hat to [-1, 1] (default: for exp1 and exp2)"),
+        Flag("clip_x0", boolean, None, "clip x0_hat to [-1, 1] (default: for exp1 and exp2, on images)"),
         Flag(
             "batch_size",
             at_least(1),
             100,
             "samples computed together; fixed blocks, so results do not depend on restarts",
         ),
+        Flag("trajectory", boolean, False, "also draw how the first samples come out of the noise (trajectory.png)"),
     ),
     "run": (
-        Flag("output_dir", Path, Path("runs"), "folder that holds the runs"),
-        Flag("device", str, "auto", "where to compute", ("auto", "cpu", "cuda")),
+        OUTPUT_DIR,
+        DEVICE,
         Flag("data_name", str, None, "accepted as published; checked against the run"),
-        Flag("dynamics", str, None, "accepted as published; checked against the run"),
+        Flag("dynamics", str, None, "accepted as published; checked against the run", DYNAMICS),
         Flag("hurst", float, None, "accepted as published; checked against the run"),
         Flag("num_aug", int, None, "accepted as published; checked against the run"),
+        Flag("wb_key", str, None, "accepted as published; nothing is logged here"),
+        PLUGIN,
     ),
+    "run folders of the published code, which have no config.json": tuple(map(_for_released, RELEASED_FLAGS)),
 }
 
 METRICS = ("agreement", "nearest")
@@ -246,52 +224,63 @@ EVALUATE_FLAGS: dict[str, tuple[Flag, ...]] = {
             METRICS,
             f"metrics separated by commas: {', '.join(METRICS)}",
         ),
-        Flag("output_dir", Path, Path("runs"), "folder that holds the runs"),
-        Flag("data_dir", Path, None, "folder with data sets in torchvision's layout (default: $DATA_ROOT or ./data)"),
+        OUTPUT_DIR,
+        DATA_DIR,
+        PLUGIN,
     ),
 }
 
+# -- messages --------------------------------------------------------------------------------------------------------
 
-class OneLineParser(argparse.ArgumentParser):
-    """Reports a wrong command line in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message and exit with 2."""
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
-
-
-def make_parser(program: str, description: str, groups: dict[str, tuple[Flag, ...]]) -> OneLineParser:
-    """A parser whose namespace holds only what was given."""
-    parser = OneLineParser(
-        prog=program, description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False
-    )
-    for title, flags in groups.items():
-        group = parser.add_argument_group(title)
-        for flag in flags:
-            shown = ",".join(map(str, flag.default)) if isinstance(flag.default, tuple) else flag.default
-            default = "" if flag.default is None else f" (default: {shown})"
-            group.add_argument(
-                f"--{flag.name}",
-                type=flag.parse,
-                help=(flag.help + default).replace("%", "%%"),
-                choices=flag.choices,
-                metavar=None if flag.choices else flag.name.upper(),
-            )
-    return parser
+ALIASES = {"attention_resolutions": "attn_resolutions", "normalize": "norm"}  # names of arguments -> flags
+NAMES = {
+    flag.name for groups in (TRAIN_FLAGS, GENERATE_FLAGS, EVALUATE_FLAGS) for flags in groups.values() for flag in flags
+} | {"resume"}
 
 
-def defaults(groups: dict[str, tuple[Flag, ...]]) -> dict[str, Any]:
-    """Flag name to default value."""
-    return {flag.name: flag.default for flags in groups.values() for flag in flags}
+def with_flags(message: str) -> str:
+    """One line in which names of flags are written as flags."""
+    return cli.with_flags(message, NAMES, ALIASES)
 
 
-def read_env_file(path: Path = Path(".env")) -> None:
-    """Take ``NAME=value`` lines of a .env file into the environment; what the shell has set wins."""
-    if path.exists():
-        for line in path.read_text().splitlines():
-            match = re.fullmatch(r"\s*(?:export\s+)?(\w+)=(.*?)\s*", line)
-            if match and match[2]:
-                os.environ.setdefault(match[1], match[2].strip("\"'"))
+def user_errors(program: str) -> AbstractContextManager[None]:
+    """Turn the errors of building into one line and exit code 2."""
+    return cli.user_errors(program, NAMES, ALIASES)
+
+
+# -- plugins and data ------------------------------------------------------------------------------------------------
+
+
+def load_plugins(program: str, argv: Sequence[str] | None) -> None:
+    """Import the modules of ``--plugin`` before the other flags are read, so that these know what they add."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    named = [word.removeprefix("--plugin=") for word in words if word.startswith("--plugin=")]
+    named += [value for flag, value in itertools.pairwise(words) if flag == "--plugin"]
+    with user_errors(program):
+        for name in (part for names in named for part in names.split(",")):
+            import_plugin(name)
+
+
+def import_plugin(name: str) -> None:
+    """Import a module by name (also from the working folder) or by the path of its .py file.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    path = Path(name)
+    module = path.stem if path.suffix == ".py" else name
+    if module in sys.modules:
+        return
+    folder = str(path.parent.resolve() if path.suffix == ".py" else Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        found = None
+    if found is None or (path.suffix == ".py" and not path.exists()):
+        raise ValueError(f"plugin {name}: no such module; give a module's name or the path of its .py file")
+    importlib.import_module(module)
 
 
 def data_folder(given: Path | None) -> Path:
@@ -299,45 +288,40 @@ def data_folder(given: Path | None) -> Path:
     return given or Path(os.environ.get("DATA_ROOT") or "data")
 
 
-ALIASES = {"attention_resolutions": "attn_resolutions", "normalize": "norm"}  # names of arguments -> flags
+def load_data(settings: dict[str, Any]) -> DataSet:
+    """The data set of a run.
 
+    Args:
+        settings: values of ``data_name``, ``data_dir``, ``image_size``, ``channels`` and ``download``.
 
-def with_flags(message: str) -> str:
-    """One line in which names of flags are written as flags."""
-    groups = (TRAIN_FLAGS, GENERATE_FLAGS, EVALUATE_FLAGS)
-    names = {flag.name for group in groups for flags in group.values() for flag in flags} | {"resume"}
-    line = " ".join(message.split())
-    for argument, flag in ALIASES.items():
-        line = re.sub(rf"(?<![\w-]){argument}(?!\w)", flag, line)
-    if re.split(r"\W", line)[0] in names:
-        line = f"--{line}"
-    # words such as "steps" are also English: beyond the first word only names with an underscore are taken for flags
-    compound = "|".join(sorted(name for name in names if "_" in name))
-    return re.sub(rf"(?<![\w./-])({compound})(?![\w./])", r"--\1", line)
-
-
-@contextlib.contextmanager
-def user_errors(program: str) -> Iterator[None]:
-    """Turn the errors of building (they name argument and range) into one line and exit code 2."""
-    try:
-        yield
-    except (ValueError, MisconfigurationException) as error:
-        print(f"{program}: error: {with_flags(str(error))}", file=sys.stderr)
-        raise SystemExit(2) from error
+    Raises:
+        ValueError: where it is missing (with how to get it) or contradicts a flag.
+    """
+    name = settings["data_name"]
+    if name not in SOURCES:
+        raise ValueError(f"data_name {name} is unknown; there are {', '.join(SOURCES)} (own ones come with --plugin)")
+    options = DataOptions(
+        data_dir=data_folder(settings["data_dir"]),
+        image_size=settings["image_size"],
+        channels=settings["channels"],
+        download=settings["download"],
+    )
+    return SOURCES[name]().load(options)
 
 
 # -- train.py --------------------------------------------------------------------------------------------------------
 
 # what may change between the parts of a resumed run; everything else is part of what is being trained
 RESUMABLE = {
-    "data_dir", "output_dir", "device", "devices", "num_nodes", "strategy", "wb_id", "keep", "checkpoint_every",
-    "log_model_every_n", "val_check_interval", "val_samples", "deterministic",
+    "data_dir", "download", "num_workers", "output_dir", "device", "devices", "num_nodes", "strategy", "wb_id", "keep",
+    "checkpoint_every", "log_model_every_n", "val_check_interval", "val_samples", "deterministic", "compile", "tf32",
+    "max_time", "logger", "wb_project", "plugin",
 }  # fmt: skip
 
 
-def train_parser() -> OneLineParser:
+def train_parser() -> cli.OneLineParser:
     """The parser of train.py."""
-    parser = make_parser("train.py", "Train a diffusion model. Without flags: preset digits.", TRAIN_FLAGS)
+    parser = cli.make_parser("train.py", "Train a diffusion model. Without flags: preset digits.", TRAIN_FLAGS)
     parser.add_argument("--preset", choices=tuple(PRESETS), help="values for the flags below; a given flag wins")
     parser.add_argument("--list_presets", action="store_true", help="print the presets and their values")
     parser.add_argument("--dry_run", action="store_true", help="build everything, take one step, write nothing")
@@ -361,93 +345,122 @@ def preset_table() -> str:
 
 
 def resolve_train(given: dict[str, Any]) -> dict[str, Any]:
-    """Values of all training flags from those given on the command line."""
+    """Values of all training flags from those given on the command line; the key of a logger is not among them.
+
+    Raises:
+        ValueError: for flags that contradict each other.
+    """
     preset = PRESETS[given["preset"]] if "preset" in given else {}
-    base = defaults(TRAIN_FLAGS)
-    name = given.get("data_name") or preset.get("data_name") or base["data_name"]
-    following = PRESETS[DATA_DEFAULTS[str(name)]] if str(name) in DATA_DEFAULTS and not preset else {}
+    base = cli.defaults(TRAIN_FLAGS)
     explicit = {key: value for key, value in given.items() if key in base}
-    settings = {**base, **following, **preset, **explicit}
+    name = explicit.get("data_name") or preset.get("data_name") or base["data_name"]
+    following = PRESETS[DATA_DEFAULTS[str(name)]] if str(name) in DATA_DEFAULTS and not preset else {}
+    settings = {**base, **following, **preset, "data_name": name, **explicit}
     if settings["ema_decay"] is None:
-        settings["ema_decay"] = EMA_DECAY.get(settings["dynamics"], 0.9999)
+        settings["ema_decay"] = (EMA_DECAY.get(settings["dynamics"], 0.9999),)
+    if "wb_key" in explicit and "logger" not in explicit:
+        settings["logger"] = "wandb"
+    del settings["wb_key"]
+    check_train(settings, explicit)
     return settings
 
 
-def dynamics_spec(settings: dict[str, Any]) -> dict[str, Any]:
-    """Class and constructor arguments of the dynamics."""
-    beta = {"beta_min": settings["beta_min"], "beta_max": settings["beta_max"]}
-    sigma = {"sigma_min": settings["sigma_min"], "sigma_max": settings["sigma_max"]}
-    fractional = {
-        "hurst": settings["hurst"],
-        "num_aug": settings["num_aug"],
-        "gamma_max": settings["gamma_max"],
-        "normalize": settings["norm"],
-        "marginals": settings["marginals"],
-    }
-    table: dict[str, tuple[type, dict[str, Any]]] = {
-        "fvp": (FVP, {**fractional, **beta}),
-        "fve": (FVE, {**fractional, **sigma}),
-        "vp": (VP, beta),
-        "ve": (VE, sigma),
-        "subvp": (SubVP, beta),
-        "cld": (CLD, {}),
-    }
-    cls, arguments = table[settings["dynamics"]]
-    return {"class": class_path(cls), "arguments": arguments}
-
-
-def make_config(settings: dict[str, Any], arrays: Arrays) -> dict[str, Any]:
-    """config.json of a run.
+def check_train(settings: dict[str, Any], explicit: dict[str, Any]) -> None:
+    """Refuse flags that contradict each other.
 
     Raises:
-        ValueError: where a flag contradicts the data.
+        ValueError: naming both.
     """
-    channels, height, width = arrays.shape
-    if height != width:
-        raise ValueError(f"data_name {settings['data_name']}: images of {height}x{width} are not square")
-    for flag, found in (("channels", channels), ("image_size", height), ("num_classes", arrays.num_classes)):
+    if "wb_key" in explicit and settings["logger"] != "wandb":
+        raise ValueError(f"wb_key and --logger {settings['logger']} exclude each other; use --logger wandb")
+    if settings["label_dropout"] and not settings["conditioning"]:
+        raise ValueError("label_dropout and --conditioning False exclude each other: there are no labels to leave out")
+    if "ema_decay" in explicit and not settings["use_ema"]:
+        raise ValueError("ema_decay and --use_ema False exclude each other; leave one of them out")
+    if settings["device"] == "cpu" and settings["precision"] == "16-mixed":
+        raise ValueError("precision 16-mixed needs CUDA; on a CPU use --precision bf16-mixed or 32-true")
+
+
+def arguments_of(cls: type, values: dict[str, Any], extra: dict[str, Any] | None, flag: str) -> dict[str, Any]:
+    """Constructor arguments of a class: flags that are named like its parameters, then those of ``flag``.
+
+    Args:
+        cls: a dynamics or a backbone.
+        values: flag name to value.
+        extra: what ``flag`` (--dynamics_args, --model_args) gave.
+        flag: its name, for messages.
+
+    Raises:
+        ValueError: for a name that the class does not know.
+    """
+    parameters = inspect.signature(cls).parameters
+    for name in extra or {}:
+        if name not in parameters:
+            raise ValueError(f"{flag} {name}: {cls.__name__} has no such argument; it takes {', '.join(parameters)}")
+    named = {name: values[ALIASES.get(name, name)] for name in parameters if ALIASES.get(name, name) in values}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()}
+    return {**plain, **(extra or {})}
+
+
+def make_config(
+    settings: dict[str, Any],
+    shape: tuple[int, ...],
+    num_classes: int | None,
+    *,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    prior: tuple[float, float] = (0.0, 0.0),
+) -> dict[str, Any]:
+    """config.json of a run.
+
+    Args:
+        settings: values of all training flags.
+        shape: shape (C, *S) of one sample.
+        num_classes: classes of the data, or None where it has no labels.
+        value_range: what -1 and 1 stand for in generated arrays.
+        prior: mean and variance of the data that sampling starts with; zeros as published.
+
+    Raises:
+        ValueError: where a flag contradicts the data, or the network does not work on such data.
+    """
+    name, classes = settings["data_name"], num_classes if settings["conditioning"] else None
+    for flag, found in (("channels", shape[0]), ("num_classes", num_classes)):
         if settings[flag] not in (None, found):
-            raise ValueError(
-                f"{flag} {settings[flag]} contradicts --data_name {settings['data_name']}, which has {found}"
-            )
-    pixels = arrays.train.images.double() / 127.5 - 1
-    with_data = settings["prior"] == "data"
+            raise ValueError(f"{flag} {settings[flag]} contradicts --data_name {name}, which has {found}")
+    if settings["label_dropout"] and classes is None:
+        raise ValueError(f"label_dropout {settings['label_dropout']}: --data_name {name} has no labels to leave out")
+    dynamics, backbone = DYNAMICS[settings["dynamics"]], BACKBONES[settings["model_name"]]
+    of_data = {"shape": shape, "image_size": shape[-1], "in_channels": shape[0], "out_channels": shape[0]}
+    values = {key: settings[key] for key in BUILT_FROM} | of_data | {"num_classes": classes}
+    if "image_size" in inspect.signature(backbone).parameters and (len(shape) != 3 or shape[1] != shape[2]):
+        sides = "x".join(map(str, shape[1:]))
+        raise ValueError(
+            f"model_name {settings['model_name']} works on square images; --data_name {name} has samples of {sides}"
+            + ("; give --image_size" if len(shape) == 3 else "")
+        )
+    stored = {key: value for key, value in settings.items() if key not in ("max_time", "plugin")}
     return {
         "format": 1,
-        "dynamics": dynamics_spec(settings),
-        "prior": {
-            "mean": float(pixels.mean()) if with_data else 0.0,
-            "variance": float(pixels.var()) if with_data else 0.0,
+        "dynamics": {
+            "class": class_path(dynamics),
+            "arguments": arguments_of(dynamics, values, settings["dynamics_args"], "dynamics_args"),
         },
+        "prior": {"mean": prior[0], "variance": prior[1]},
         "backbone": {
-            "class": class_path(UNet),
-            "arguments": {
-                "image_size": height,
-                "in_channels": channels,
-                "model_channels": settings["model_channels"],
-                "out_channels": channels,
-                "num_res_blocks": settings["num_res_blocks"],
-                "attention_resolutions": list(settings["attn_resolutions"]),
-                "dropout": settings["dropout"],
-                "channel_mult": list(settings["channel_mult"]),
-                "num_classes": arrays.num_classes if settings["conditioning"] else None,
-            },
+            "class": class_path(backbone),
+            "arguments": arguments_of(backbone, values, settings["model_args"], "model_args"),
         },
         "prediction": settings["prediction"],
-        "data": {
-            "name": settings["data_name"],
-            "shape": list(arrays.shape),
-            "num_classes": arrays.num_classes if settings["conditioning"] else None,
-        },
-        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
+        "data": {"name": name, "shape": list(shape), "num_classes": classes, "range": list(value_range)},
+        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in stored.items()},
     }
 
 
 def folder_name(settings: dict[str, Any]) -> str:
     """Name of the run folder."""
+    head = "_".join(str(settings[key]) for key in ("wb_id", "name", "data_name") if settings[key] is not None)
     if settings["dynamics"] in ("fvp", "fve"):
-        return f"{settings['wb_id']}_{settings['data_name']}_H{settings['hurst']}_K{settings['num_aug']}"
-    return f"{settings['wb_id']}_{settings['data_name']}_{settings['dynamics']}_{settings['model_name']}"
+        return f"{head}_H{settings['hurst']}_K{settings['num_aug']}"
+    return f"{head}_{settings['dynamics']}_{settings['model_name']}"
 
 
 def check_device(device: str) -> torch.device:
@@ -464,15 +477,46 @@ def check_device(device: str) -> torch.device:
 
 # -- generate.py and evaluate.py -------------------------------------------------------------------------------------
 
+PUBLISHED_CLASSES = 10  # the published code takes labels modulo 10, whatever the data
+PUBLISHED_SHAPES = {"mnist": (1, 28), "fashionmnist": (1, 28), "cifar10": (3, 32)}  # channels, side
+LARGEST_PUBLISHED_K = 3
 
-def parse(
-    program: str, description: str, groups: dict[str, tuple[Flag, ...]], argv: Sequence[str] | None
-) -> dict[str, Any]:
-    """The flags given on a command line of generate.py or evaluate.py; --run_id is required."""
-    read_env_file()
-    parser = make_parser(program, description, groups)
+
+def released_config(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """The config of a run folder of the published code: its name, the published defaults, and flags of generate.py.
+
+    Args:
+        folder: the run folder, ``{id}_{data_name}_H{hurst}_K{num_aug}``.
+        given: flags that were given, out of ``RELEASED_FLAGS`` and ``dynamics``.
+
+    Raises:
+        ValueError: for a process that cannot be known (K >= 4), or data whose shape is neither published nor given.
+    """
+    named = parse_released_name(folder.name)
+    name, num_aug = named["data_name"], named["num_aug"]
+    if num_aug > LARGEST_PUBLISHED_K:
+        raise ValueError(
+            f"num_aug {num_aug}: {folder.name} cannot be sampled from. The published code computed the weights omega "
+            "of its K processes in float32 and did not keep them; from K = 4 on they are rounding noise, so the "
+            "process that this network learned is not known"
+        )
+    flags = {key: given[key] for key in (*RELEASED_FLAGS, "dynamics") if given.get(key) is not None}
+    settings = resolve_train({"marginals": "paper", "wb_id": folder.name.split("_")[0], **named, **flags})
+    channels, side = PUBLISHED_SHAPES.get(name, (settings["channels"], settings["image_size"]))
+    channels, side = settings["channels"] or channels, settings["image_size"] or side
+    if channels is None or side is None:
+        raise ValueError(f"channels and --image_size are needed: {folder.name} does not say what its images are")
+    classes = settings["num_classes"] or PUBLISHED_CLASSES
+    return make_config({**settings, "channels": channels}, (channels, side, side), classes)
+
+
+def parse(program: str, description: str, groups: cli.Groups, argv: Sequence[str] | None) -> dict[str, Any]:
+    """The flags given on a command line of generate.py or evaluate.py; a run must be named."""
+    cli.read_env_file()
+    load_plugins(program, argv)
+    parser = cli.make_parser(program, description, groups)
     given = vars(parser.parse_args(argv))
-    if "run_id" not in given:
+    if "run_id" not in given and "pretrained" not in given:
         parser.error("--run_id is required: the id or folder name of a run, or latest")
     return given
 
@@ -484,16 +528,21 @@ def parse_generate(argv: Sequence[str] | None) -> dict[str, Any]:
         ValueError: for flags that contradict each other.
     """
     given = parse("generate.py", "Draw samples from a trained run.", GENERATE_FLAGS, argv)
-    if "mode" in given and "solver" in given:
-        raise ValueError(
-            "mode and --solver exclude each other: --mode sde is --solver em, --mode ode is --solver euler"
-        )
+    for one, other, hint in (
+        ("mode", "solver", ": --mode sde is --solver em, --mode ode is --solver euler"),
+        ("pretrained", "run_id", ": --pretrained names a run of its own"),
+        ("pretrained", "version", ": --pretrained names a version of its own"),
+    ):
+        if one in given and other in given:
+            raise ValueError(f"{one} and --{other} exclude each other{hint}")
+    if "ema_decay" in given and given.get("use_ema") is False:
+        raise ValueError("ema_decay and --use_ema False exclude each other; leave one of them out")
     if "seeds" in given:
         count = len(given["seeds"])
         if given.get("n_samples", count) != count:
             raise ValueError(f"n_samples {given['n_samples']} contradicts --seeds, which names {count}; leave it out")
         given["n_samples"] = count
-    return {**defaults(GENERATE_FLAGS), **given}
+    return {**cli.defaults(GENERATE_FLAGS), **given}
 
 
 def parse_evaluate(argv: Sequence[str] | None) -> dict[str, Any]:
@@ -503,7 +552,7 @@ def parse_evaluate(argv: Sequence[str] | None) -> dict[str, Any]:
         ValueError: for an unknown metric.
     """
     given = parse("evaluate.py", "Figures about generated samples.", EVALUATE_FLAGS, argv)
-    settings = {**defaults(EVALUATE_FLAGS), **given}
+    settings = {**cli.defaults(EVALUATE_FLAGS), **given}
     unknown = [name for name in settings["metrics"] if name not in METRICS]
     if unknown:
         raise ValueError(f"metrics {unknown[0]} is unknown; there are {', '.join(METRICS)}")

@@ -8,12 +8,11 @@ import torch
 
 import args
 from common.checkpoints import write_json
-from common.data import SOURCES
 from common.generation import read_samples
 from common.metrics import ClassAgreement, NearestRatio, PixelClassifier
-from common.runs import CONFIG, find, read_config
+from common.runs import find, is_released, read_config
 
-HELD_OUT_LIMIT = 2000  # real images read for comparison
+TRAIN_LIMIT, HELD_OUT_LIMIT = 60_000, 2_000  # real samples read for comparison
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,31 +20,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     with args.user_errors("evaluate.py"):
         settings = args.parse_evaluate(argv)
         run = find(settings["run_id"], settings["output_dir"])
-        config = read_config(run)
+        config = args.released_config(run, {}) if is_released(run) else read_config(run)
         folder = samples_folder(run, settings)
-        pixels, classes = read_samples(folder)
-        name = config["data"].get("name")
-        if name not in SOURCES:
-            raise ValueError(f"{run / CONFIG}: data {name!r} is unknown; there are {', '.join(SOURCES)}")
-        arrays = SOURCES[name]().load(args.data_folder(settings["data_dir"]))
-    images = torch.from_numpy(pixels).movedim(-1, 1)
-    train, held_out = arrays.train.images / 255, arrays.held_out.images[:HELD_OUT_LIMIT] / 255
+        arrays, classes = read_samples(folder)
+        dataset = args.load_data(data_settings(config, settings))
+    images = dataset.to_unit_range(torch.from_numpy(arrays).movedim(-1, 1))
+    train, held_out = dataset.train.read(TRAIN_LIMIT), dataset.held_out.read(HELD_OUT_LIMIT)
+    learnt, unseen = (dataset.to_unit_range(part.images) for part in (train, held_out))
     print(f"samples   {folder}: {len(images)}")
     figures: dict[str, Any] = {"samples": len(images)}
     if "agreement" in settings["metrics"]:
         if classes is None:
             print("agreement needs labels; these samples were drawn without")
         else:
-            classifier = PixelClassifier(train, arrays.train.labels)
+            classifier = PixelClassifier(learnt, train.labels)
             real = ClassAgreement(classifier)
-            real.update(held_out, arrays.held_out.labels[:HELD_OUT_LIMIT])
+            real.update(unseen, held_out.labels)
             drawn = ClassAgreement(classifier)
             drawn.update(images, torch.from_numpy(classes))
             figures["agreement"], figures["agreement_real"] = float(drawn.compute()), float(real.compute())
             print(f"agreement {figures['agreement']:.1%} read as the class asked for; of held-out real images the same")
             print(f"          classifier reads {figures['agreement_real']:.1%} right (fitted on training pixels)")
     if "nearest" in settings["metrics"]:
-        ratio = NearestRatio(train, held_out)
+        ratio = NearestRatio(learnt, unseen)
         ratio.update(images)
         figures["nearest"] = float(ratio.compute())
         print(f"nearest   {figures['nearest']:.3f} distance to the nearest training image, relative to held-out images")
@@ -53,6 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(folder / "metrics.json", figures)
     print(f"grid      {folder / 'grid.png'}")
     return 0
+
+
+def data_settings(config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """What :func:`args.load_data` needs to find the data a run was trained on."""
+    stored = config["settings"]
+    folder = settings["data_dir"] or (Path(stored["data_dir"]) if stored.get("data_dir") else None)
+    given = {key: stored.get(key) for key in ("image_size", "channels")}
+    return {"data_name": config["data"].get("name"), "data_dir": folder, "download": False, **given}
 
 
 def samples_folder(run: Path, settings: dict[str, Any]) -> Path:

@@ -7,19 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import args
 from common.checkpoints import write_json
-from common.denoiser import Clipped
+from common.denoiser import Clipped, Guided
 from common.generation import generate, grid_columns, labels_for, read_samples
-from common.pictures import save_grid
-from common.runs import Run, load
+from common.pictures import save_samples, save_trajectory
+from common.pretrained import PRETRAINED, fetch
+from common.runs import CONFIG, Run, find, is_released, load
 from common.samplers import GRIDS, SOLVERS
 
 MODES = {"sde": "em", "ode": "euler"}
 EXPONENTIAL = ("exp1", "exp2")
 GRID_IMAGES = 100
+TRAJECTORY_ROWS, TRAJECTORY_COLUMNS = 4, 10
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,11 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     with args.user_errors("generate.py"):
         settings = args.parse_generate(argv)
         device = args.check_device(settings["device"])
-        run = load(settings["run_id"], settings["version"], settings["output_dir"], averaged=settings["use_ema"])
+        run = find_and_load(settings)
         check_published(settings, run)
         choose_solver(settings, run)
         num_classes = run.data["num_classes"]
         labels_for([0], settings["labels"], num_classes)
+        denoiser = wrapped(run, settings).to(device)
         dynamics = run.dynamics.to(device)
         # the scalar path is the better one wherever it exists
         scalar = settings["solver"] in EXPONENTIAL and dynamics.is_monotone
@@ -41,35 +45,109 @@ def main(argv: Sequence[str] | None = None) -> int:
             GRIDS[settings["grid"]](path, settings["t_end"], settings["steps"])
     seeds = settings["seeds"] or tuple(range(settings["n_samples"]))
     folder = target_folder(run, settings, seeds)
-    denoiser = run.denoiser.to(device)
     count, steps = len(seeds), settings["steps"]
     print(f"{count} samples from {run.folder.name} ({run.version}): {settings['solver']}, {steps} steps, on {device}")
+    trajectory = Trajectory(steps) if settings["trajectory"] else None
     with tqdm(
         total=-(-count // settings["batch_size"]) * steps,
         desc="sampling",
         unit="step",
         mininterval=0.2 if sys.stderr.isatty() else 15.0,
     ) as bar:
+
+        def on_step(time: float, x: Tensor) -> None:
+            bar.update()
+            if trajectory:
+                trajectory.add(time, x)
+
         nfe = generate(
             folder,
             path,
-            Clipped(denoiser) if settings["clip_x0"] else denoiser,
+            denoiser,
             tuple(run.data["shape"]),
             seeds=seeds,
             labels=settings["labels"],
             num_classes=num_classes,
             block=settings["batch_size"],
+            value_range=tuple(run.data.get("range", (0.0, 1.0))),
             solver=settings["solver"],
             steps=steps,
             grid=GRIDS[settings["grid"]] if settings["grid"] else None,
             t_end=settings["t_end"],
-            on_step=lambda: bar.update() and None,
+            on_step=on_step,
+            on_kept=lambda: bar.update(steps) and None,
         )
     print(f"network   {nfe} evaluations per sample" if nfe else "network   not needed: all samples were there already")
+    if trajectory and trajectory.times:
+        save_trajectory(folder / "trajectory.png", trajectory.times, trajectory.states)
+        print(f"path      {folder / 'trajectory.png'}")
     first = torch.from_numpy(read_samples(folder, GRID_IMAGES)[0]).movedim(-1, 1)
-    save_grid(folder / "grid.png", first, grid_columns(num_classes, len(first)))
+    save_samples(folder / "grid.png", first, grid_columns(num_classes, len(first)))
     print(f"arrays    {folder / 'data'}\ngrid      {folder / 'grid.png'}")
     return 0
+
+
+def find_and_load(settings: dict[str, Any]) -> Run:
+    """The run of --run_id or --pretrained; a folder of the published code is read with the flags that were given.
+
+    Raises:
+        ValueError: where it cannot be found, fetched or read.
+    """
+    output_dir = settings["output_dir"]
+    if settings["pretrained"]:
+        folder = fetch(settings["pretrained"], output_dir)
+        settings["run_id"], settings["version"] = folder.name, PRETRAINED[settings["pretrained"]].version
+    folder = find(settings["run_id"], output_dir)
+    released = is_released(folder)
+    unused = [flag for flag in args.RELEASED_FLAGS if settings[flag] is not None]
+    if unused and not released:
+        raise ValueError(f"{unused[0]} is for folders of the published code; {folder.name} has its own {CONFIG}")
+    return load(
+        folder.relative_to(output_dir).as_posix(),
+        settings["version"] or "final",
+        output_dir,
+        averaged=settings["use_ema"],
+        decay=settings["ema_decay"],
+        config=args.released_config(folder, settings) if released else None,
+    )
+
+
+def wrapped(run: Run, settings: dict[str, Any]) -> nn.Module:
+    """The run's denoiser with guidance and clipping as asked for.
+
+    Raises:
+        ValueError: for guidance of a network that was not trained for it.
+    """
+    denoiser: nn.Module = run.denoiser
+    if settings["guidance_scale"] != 1:
+        if run.data["num_classes"] is None or not run.config["settings"].get("label_dropout"):
+            raise ValueError(
+                f"guidance_scale {settings['guidance_scale']:g}: {run.folder.name} was trained without "
+                "--label_dropout, so it knows no sample without a label"
+            )
+        denoiser = Guided(denoiser, settings["guidance_scale"])
+    return Clipped(denoiser) if settings["clip_x0"] else denoiser
+
+
+class Trajectory:
+    """States of the first samples at evenly spaced steps of the first block.
+
+    Args:
+        steps: solver steps.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.wanted = {round(i * (steps - 1) / (TRAJECTORY_COLUMNS - 1)) for i in range(TRAJECTORY_COLUMNS)}
+        self.steps, self.seen = steps, 0
+        self.times: list[float] = []
+        self.states: list[Tensor] = []
+
+    def add(self, time: float, x: Tensor) -> None:
+        """Keep the state (B, C, *S) reached at a time, if it is one of the wanted ones."""
+        if self.seen in self.wanted:
+            self.times.append(time)
+            self.states.append(x[:TRAJECTORY_ROWS].cpu())
+        self.seen += 1
 
 
 def check_published(settings: dict[str, Any], run: Run) -> None:
@@ -93,7 +171,7 @@ def choose_solver(settings: dict[str, Any], run: Run) -> None:
     if settings["steps"] is None:
         settings["steps"] = 20 if exponential else 1000
     if settings["clip_x0"] is None:
-        settings["clip_x0"] = exponential
+        settings["clip_x0"] = exponential and len(run.data["shape"]) == 3
 
 
 def target_folder(run: Run, settings: dict[str, Any], seeds: tuple[int, ...]) -> Path:
@@ -101,7 +179,18 @@ def target_folder(run: Run, settings: dict[str, Any], seeds: tuple[int, ...]) ->
     modes = {solver: mode for mode, solver in MODES.items()}
     solver, steps = settings["solver"], settings["steps"]
     name = f"{modes[solver]}{steps}" if solver in modes else f"{solver}-{steps}"
-    keys = ("use_ema", "labels", "solver", "steps", "grid", "t_end", "clip_x0", "batch_size")
+    keys = (
+        "use_ema",
+        "ema_decay",
+        "labels",
+        "guidance_scale",
+        "solver",
+        "steps",
+        "grid",
+        "t_end",
+        "clip_x0",
+        "batch_size",
+    )
     wanted = json.loads(json.dumps({**{key: settings[key] for key in keys}, "seeds": list(seeds)}))
     base = run.folder / "generated_data" / f"model-{run.version}"
     number = 1

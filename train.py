@@ -3,6 +3,7 @@
 import os
 import platform
 import secrets
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -11,43 +12,55 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import args
+from common import cli
 from common.checkpoints import UNREADABLE, atomic_write, write_json
-from common.data import SOURCES, DataModule
-from common.runs import CONFIG, build_denoiser, find, read_config
+from common.data import DataModule, DataSet
+from common.runs import CONFIG, RunNotFound, build_denoiser, choose_weights, find, load_weights, read_config, versions
 from common.training.callbacks import SampleGrid, Stopped
 from common.training.csv_log import CsvLog
+from common.training.loggers import close_loggers, make_loggers
 from common.training.module import DiffusionModule, NonFiniteLoss, Recipe
 from common.training.trainer import LAST, Hardware, make_trainer
 
 GRID_STEPS, GRID_SAMPLES = 20, 50  # of the sample grids drawn while training
-CHECKED_AGAINST_DATA = ("channels", "image_size", "num_classes")
 RUN_ID_VARIABLE = "DIFFUSION_RUN_ID"  # how the processes of one run agree on a random id
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run train.py; returns the exit code."""
-    args.read_env_file()
+    cli.read_env_file()
+    args.load_plugins("train.py", argv)
     given = vars(args.train_parser().parse_args(argv))
+    command = ["train.py", *cli.redacted(sys.argv[1:] if argv is None else argv)]
+    hide_key(given)
     if given.get("list_presets"):
         print(args.preset_table())
         return 0
     with args.user_errors("train.py"):
         settings, folder, checkpoint = plan(given)
         device = args.check_device(settings["device"])
-        arrays = SOURCES[settings["data_name"]]().load(args.data_folder(settings["data_dir"]))
-        config = args.make_config(settings, arrays)
-        module, data = build(settings, config, arrays)
+        set_tf32(device, settings["tf32"])
+        dataset = args.load_data(settings)
+        config = args.make_config(
+            settings,
+            dataset.shape,
+            dataset.num_classes,
+            value_range=dataset.value_range,
+            prior=dataset.statistics() if settings["prior"] == "data" else (0.0, 0.0),
+        )
+        module, data = build(settings, config, dataset)
         resume_step = checkpoint_step(checkpoint, module) if checkpoint else 0
     config["prediction"] = module.prediction
     steps, batch = settings["train_steps"], settings["batch_size"] * settings["accumulate_grad_batches"]
-    shape = "x".join(map(str, arrays.shape))
+    shape = "x".join(map(str, dataset.shape))
     say(f"dynamics  {module.dynamics}, {module.prediction}-prediction")
     say(f"network   {settings['model_name']}, {module.parameter_count:,} parameters, on {device}")
-    say(f"data      {settings['data_name']}, {len(arrays.train.labels):,} images of {shape}")
-    say(f"training  {steps:,} steps of {batch} images per device")
+    say(f"data      {settings['data_name']}, {len(dataset.train.labels):,} samples of {shape}")
+    say(f"training  {steps:,} steps of {batch} samples per device")
     if given.get("dry_run"):
         return dry_run(module, data, device)
 
@@ -56,12 +69,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"already finished at step {resume_step}")
         return 0
     with args.user_errors("train.py"):
-        trainer = build_trainer(settings, config, folder, device, module, resume_step)
-    if is_first_process():
-        if not checkpoint:
-            write_json(folder / CONFIG, config)
-        note_environment(folder / "environment.txt", argv)
-    return fit(trainer, module, data, checkpoint, folder)
+        loggers = make_loggers(
+            settings["logger"], folder, run_name=folder.name, config=config, project=settings["wb_project"]
+        )
+        trainer = build_trainer(settings, config, folder, device, module, resume_step, loggers)
+    try:
+        if is_first_process():
+            if not checkpoint:
+                write_json(folder / CONFIG, config)
+            note_environment(folder / "environment.txt", command)
+        return fit(trainer, module, data, checkpoint, folder)
+    finally:
+        close_loggers(loggers)
+
+
+def hide_key(given: dict[str, Any]) -> None:
+    """Move --wb_key into the environment, where the processes of this run find it and nothing writes it down."""
+    if "wb_key" in given:
+        os.environ["WANDB_API_KEY"] = given["wb_key"]
+        given["wb_key"] = True  # that there was one
+        sys.argv[:] = cli.redacted(sys.argv)  # W&B notes a program's command line
+
+
+def set_tf32(device: torch.device, allowed: bool) -> None:
+    """Let CUDA multiply and convolve float32 in TF32, or not; a CPU stays exact."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+        torch.backends.cudnn.allow_tf32 = allowed
 
 
 def is_first_process() -> bool:
@@ -126,20 +160,23 @@ def resumed(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: where a given flag differs and may not.
     """
-    stored = read_config(folder)["settings"]
-    known = args.defaults(args.TRAIN_FLAGS)
+    config = read_config(folder)
+    stored, shape = config["settings"], config["data"]["shape"]
+    of_data = {"channels": shape[0], "image_size": shape[-1], "num_classes": config["data"]["num_classes"]}
+    known = {key: value for key, value in cli.defaults(args.TRAIN_FLAGS).items() if key != "wb_key"}
     settings = {**known, **{key: tuple(v) if isinstance(v, list) else v for key, v in stored.items()}}
     settings["data_dir"] = Path(settings["data_dir"]) if settings["data_dir"] else None
     explicit = {key: value for key, value in given.items() if key in known}
     if "preset" in given:
         explicit = {**args.PRESETS[given["preset"]], **explicit}
+    if "wb_key" in given:
+        explicit.setdefault("logger", "wandb")
     for key, value in explicit.items():
+        found = of_data.get(key) if settings[key] is None else settings[key]
         if key in args.RESUMABLE:
             settings[key] = value
-        elif key not in CHECKED_AGAINST_DATA and settings[key] != value:
-            raise ValueError(
-                f"{key} {value} contradicts the run {folder.name}, which has {settings[key]}; leave it out"
-            )
+        elif found != value:
+            raise ValueError(f"{key} {value} contradicts the run {folder.name}, which has {found}; leave it out")
     settings["output_dir"], settings["wb_id"] = folder.parent, stored["wb_id"]
     return settings
 
@@ -171,25 +208,56 @@ def checkpoint_step(checkpoint: Path, module: DiffusionModule) -> int:
 # -- what it is made of ----------------------------------------------------------------------------------------------
 
 
-def build(settings: dict[str, Any], config: dict[str, Any], arrays: Any) -> tuple[DiffusionModule, DataModule]:
-    """Network with its training recipe, and the data module."""
+def build(settings: dict[str, Any], config: dict[str, Any], dataset: DataSet) -> tuple[DiffusionModule, DataModule]:
+    """Network with its training recipe, and the data module.
+
+    Raises:
+        ValueError: where parts do not fit together, or --init_from does not fit the network.
+    """
+    if settings["flip"] and not dataset.is_image:
+        raise ValueError(f"flip True mirrors images; --data_name {settings['data_name']} holds 1-D functions")
     torch.manual_seed(settings["seed"])
     recipe = Recipe(
         train_steps=settings["train_steps"],
         lr=settings["lr"],
-        ema_decay=settings["ema_decay"] if settings["use_ema"] else None,
+        time_sampling=settings["time_sampling"],
+        loss_weight=settings["loss_weight"],
+        label_dropout=settings["label_dropout"],
+        ema_decays=tuple(settings["ema_decay"]) if settings["use_ema"] else (),
         ema_every=settings["ema_every"],
         seed=settings["seed"],
         log_every=settings["log_every"],
     )
     data = DataModule(
-        arrays,
+        dataset,
         batch_size=settings["batch_size"],
         seed=settings["seed"],
         flip=settings["flip"],
         val_samples=settings["val_samples"],
+        num_workers=settings["num_workers"],
     )
-    return DiffusionModule(build_denoiser(config), recipe), data
+    denoiser = build_denoiser(config)
+    if settings["init_from"] is not None:
+        load_weights(denoiser.backbone, initial_weights(settings["init_from"], settings["output_dir"]))
+    module = DiffusionModule(denoiser, recipe)
+    if settings["compile"]:
+        module.network.compile()  # in place: names in checkpoints stay those of the plain network
+    return module, data
+
+
+def initial_weights(source: str, output_dir: Path) -> Path:
+    """The file that --init_from names: a file itself, or the newest weights of a run, averaged where it has those.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    if Path(source).is_file():
+        return Path(source)
+    folder = find(source, output_dir, flag="init_from")
+    kept = versions(folder)
+    if not kept:
+        raise RunNotFound(f"--init_from {source}: {folder / 'model'} holds no weights yet")
+    return choose_weights(folder, "final" if "final" in kept else kept[-1], averaged=None, decay=None, decays=[])[1]
 
 
 def build_trainer(
@@ -199,6 +267,7 @@ def build_trainer(
     device: torch.device,
     module: DiffusionModule,
     resume_step: int,
+    loggers: Sequence[Logger],
 ) -> pl.Trainer:
     """Lightning's trainer for the run folder; writes nothing yet."""
     grids = SampleGrid(
@@ -208,11 +277,11 @@ def build_trainer(
         solver="exp2" if module.dynamics.is_monotone else "em",
         steps=GRID_STEPS,
         count=GRID_SAMPLES,
-        clip=True,
+        clip=len(config["data"]["shape"]) == 3,
     )
     hardware = Hardware(
         accelerator=device.type,
-        devices=settings["devices"],
+        devices=settings["devices"] or (torch.cuda.device_count() if device.type == "cuda" else 1),
         num_nodes=settings["num_nodes"],
         strategy=settings["strategy"],
         precision=settings["precision"],
@@ -222,6 +291,7 @@ def build_trainer(
         folder,
         CsvLog(folder / "metrics.csv", resume_step),
         hardware,
+        loggers=loggers,
         train_steps=settings["train_steps"],
         val_check_interval=settings["val_check_interval"],
         checkpoint_every=settings["checkpoint_every"],
@@ -229,17 +299,22 @@ def build_trainer(
         weights_every=settings["log_model_every_n"],
         gradient_clip=settings["clip_grad"],
         accumulate=settings["accumulate_grad_batches"],
+        max_time=settings["max_time"],
         callbacks=[grids],
     )
 
 
-def note_environment(path: Path, argv: Sequence[str] | None) -> None:
+def note_environment(path: Path, command: Sequence[str]) -> None:
     """Add command line and versions to environment.txt, below those of earlier parts of the run."""
-    command = " ".join(["train.py", *(sys.argv[1:] if argv is None else argv)])
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     packages = sorted(f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions())
     earlier = path.read_text() if path.exists() else ""
-    lines = [f"# {command}", f"# Python {platform.python_version()} on {platform.platform()}, {device}", *packages, ""]
+    lines = [
+        f"# {shlex.join(command)}",
+        f"# Python {platform.python_version()} on {platform.platform()}, {device}",
+        *packages,
+        "",
+    ]
     atomic_write(path, (earlier + "\n".join(lines)).encode())
 
 
@@ -263,9 +338,11 @@ def fit(trainer: pl.Trainer, module: DiffusionModule, data: DataModule, checkpoi
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except Stopped as stop:
         say(f"{stop}\ngo on with: python train.py --resume {folder.name} --output_dir {folder.parent}")
-        return 130
+        return 0 if stop.planned else 130
     except NonFiniteLoss as error:
-        print(f"train.py: error: {error}; last checkpoint: {folder / 'checkpoints' / LAST}", file=sys.stderr)
+        last = folder / "checkpoints" / LAST
+        good = f"last good checkpoint: {last}" if last.exists() else "no checkpoint was written yet"
+        print(f"train.py: error: {error}; {good}", file=sys.stderr)
         return 1
     say(f"weights   {folder / 'model'}\npictures  {folder / 'loss.png'}, {folder / 'samples'}")
     say(f"next      python generate.py --run_id {folder.name}")

@@ -10,10 +10,15 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
 from torch import Tensor
 
-# what torch.load raises for files that are cut short, of another kind, or would need unpickling
-UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError, AttributeError, OSError)
+# what the readers raise for files that are cut short, of another kind, or would need unpickling
+UNREADABLE = (
+    RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError, AttributeError, OSError,
+    SafetensorError,
+)  # fmt: skip
 
 
 def atomic_write(path: Path, content: bytes) -> None:
@@ -49,17 +54,31 @@ def save(path: Path, content: Any) -> None:
     atomic_write(path, buffer.getvalue())
 
 
+def save_safetensors(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a state dict and texts that describe it as .safetensors, atomically."""
+    own = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    atomic_write(path, safetensors.save(own, metadata))
+
+
 def load_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict onto the CPU, refusing anything that would need unpickling.
+
+    Args:
+        path: a file by ``torch.save``, or a .safetensors file.
 
     Raises:
         ValueError: where the file is truncated or is no plain state dict.
     """
+    by = "safetensors" if path.suffix == ".safetensors" else "torch.save"
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = (
+            safetensors.load_file(path)
+            if by == "safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except UNREADABLE as error:
-        raise ValueError(f"{path} is no readable state dict: truncated, or not plain tensors by torch.save") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} is no readable state dict: truncated, or not plain tensors by {by}") from error
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"{path} holds no plain state dict (names to tensors)")
     return state
 

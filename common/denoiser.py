@@ -7,9 +7,12 @@ A network is trained on v = m x0 + sc eps and may predict the noise, the data, o
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
+from common.broadcast import align
 from common.dynamics import LinearDynamics, Moments
+from common.labels import NULL_LABEL
 
 X0Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 SIGMA_DATA = 0.5  # deviation of the data that EDM's scalings assume
@@ -30,6 +33,10 @@ class Prediction(ABC):
     def x0(self, dynamics: LinearDynamics, law: Moments, v: Tensor, output: Tensor) -> Tensor:
         """x0_hat from v and the network's output, (B, C, *S)."""
 
+    @abstractmethod
+    def gain(self, law: Moments) -> Tensor:
+        """What an error of the network's output is multiplied with on its way to x0_hat, (B, *modes)."""
+
 
 class Noise(Prediction):
     """eps: the white noise in v (GFDM, arXiv 2310.17638, eq. 23): x0_hat = (v - sc eps_hat) / m."""
@@ -40,6 +47,9 @@ class Noise(Prediction):
     def x0(self, dynamics: LinearDynamics, law: Moments, v: Tensor, output: Tensor) -> Tensor:
         return dynamics.basis.scale(1 / law.scale, v) - dynamics.basis.scale(law.sigma, output)
 
+    def gain(self, law: Moments) -> Tensor:
+        return law.sigma
+
 
 class Data(Prediction):
     """x0: the data itself (FDP, arXiv 2303.00800)."""
@@ -49,6 +59,9 @@ class Data(Prediction):
 
     def x0(self, dynamics: LinearDynamics, law: Moments, v: Tensor, output: Tensor) -> Tensor:
         return output
+
+    def gain(self, law: Moments) -> Tensor:
+        return torch.ones_like(law.scale)
 
 
 class Velocity(Prediction):
@@ -69,6 +82,9 @@ class Velocity(Prediction):
     def x0(self, dynamics: LinearDynamics, law: Moments, v: Tensor, output: Tensor) -> Tensor:
         cosine, sine, radius = self._angle(law)
         return dynamics.basis.scale(cosine / radius, v) - dynamics.basis.scale(sine, output)
+
+    def gain(self, law: Moments) -> Tensor:
+        return self._angle(law)[1]
 
 
 class Preconditioned(Prediction):
@@ -94,6 +110,9 @@ class Preconditioned(Prediction):
     def x0(self, dynamics: LinearDynamics, law: Moments, v: Tensor, output: Tensor) -> Tensor:
         skip, out, _ = self._scalings(law)
         return dynamics.basis.scale(skip, v) + dynamics.basis.scale(out, output)
+
+    def gain(self, law: Moments) -> Tensor:
+        return self._scalings(law)[1]
 
 
 PREDICTIONS: dict[str, Prediction] = {"eps": Noise(), "x0": Data(), "v": Velocity(), "edm": Preconditioned()}
@@ -138,22 +157,28 @@ class Denoiser(nn.Module):
         output = self.backbone(self._rule.input(self.dynamics, law, v), t, labels)
         return self._rule.x0(self.dynamics, law, v, output.to(v.dtype))
 
-    def error(self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Squared error of the network's own output in the metric of the dynamics, mean over entries: (B,).
-
-        Under eps-prediction this is GFDM's loss (arXiv 2310.17638, eq. 24).
+    def error(
+        self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None, *, weight: Tensor | None = None
+    ) -> Tensor:
+        """Squared error in the metric of the dynamics, mean over entries: (B,).
 
         Args:
             x0: clean data (B, C, *S).
             t: times (B,).
             noise: white noise (B, C, *S).
             labels: classes (B,) int64, or None.
+            weight: None takes the error of the network's own output (under eps-prediction GFDM's loss, arXiv
+                2310.17638, eq. 24); weights (B,) take that of x0_hat, times the weight.
         """
         law = self.dynamics.moments(t)
         basis = self.dynamics.basis
         v = basis.scale(law.scale, x0) + basis.scale(law.std, noise)
         output = self.backbone(self._rule.input(self.dynamics, law, v), t, labels)
         difference = output.to(v.dtype) - self._rule.target(self.dynamics, law, x0, noise)
+        if weight is not None:
+            # weight and gain are multiplied in float64: one may overflow float32 where their product is moderate
+            factor = self._rule.gain(law) * align(weight.double().sqrt(), law.scale)
+            difference = basis.scale(factor, difference)
         weighted = basis.scale(self.dynamics.metric.sqrt().unsqueeze(0), difference) if basis.modes else difference
         return weighted.square().flatten(1).mean(1)
 
@@ -176,3 +201,32 @@ class Clipped(nn.Module):
     def forward(self, v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """x0_hat in [low, high], (B, C, *S)."""
         return self.denoiser(v, t, labels).clamp(self.low, self.high)
+
+
+class Guided(nn.Module):
+    """Classifier-free guidance (arXiv 2207.12598): x0_hat = x0_null + scale (x0_label - x0_null).
+
+    Both come from one call of the denoiser with twice the batch. In the paper's notation scale = 1 + w; 1 is no
+    guidance, 0 ignores the labels.
+
+    Args:
+        denoiser: any callable (v, t, labels) to x0_hat that was trained with label dropout.
+        scale: at least 0.
+
+    Raises:
+        ValueError: for a negative scale, or a call without labels.
+    """
+
+    def __init__(self, denoiser: X0Denoiser, scale: float) -> None:
+        super().__init__()
+        if not scale >= 0:
+            raise ValueError(f"scale must be at least 0, got {scale}")
+        self.denoiser, self.scale = denoiser, scale
+
+    def forward(self, v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Guided x0_hat, (B, C, *S)."""
+        if labels is None:
+            raise ValueError("guidance needs labels")
+        both = torch.cat([labels, torch.full_like(labels, NULL_LABEL)])
+        with_label, without = self.denoiser(torch.cat([v, v]), torch.cat([t, t]), both).chunk(2)
+        return without + self.scale * (with_label - without)

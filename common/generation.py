@@ -14,7 +14,7 @@ from common.denoiser import X0Denoiser
 from common.dynamics import LinearDynamics
 from common.samplers import Grid, sample
 
-StepCallback = Callable[[], None]
+StepCallback = Callable[[float, Tensor], None]
 
 
 def blocks(count: int, size: int) -> Iterator[range]:
@@ -86,7 +86,7 @@ def read_samples(folder: Path, limit: int | None = None) -> tuple[np.ndarray, np
         limit: read no more than this many.
 
     Returns:
-        (images (N, H, W, C) float32 in [0, 1], labels (N,) or None).
+        (samples (N, *S, C) float32, images in [0, 1], labels (N,) or None).
 
     Raises:
         ValueError: where there are none.
@@ -116,11 +116,13 @@ def generate(
     labels: Sequence[int] | None,
     num_classes: int | None,
     block: int,
+    value_range: tuple[float, float],
     solver: str,
     steps: int,
     grid: Grid | None,
     t_end: float,
     on_step: StepCallback,
+    on_kept: Callable[[], None],
 ) -> int:
     """Draw samples and write ``data/data_*.npy`` and ``label/label_*.npy``, one pair per block.
 
@@ -130,16 +132,18 @@ def generate(
         folder: where the arrays go.
         dynamics: what is reversed.
         denoiser: (v, t, labels) to x0_hat.
-        shape: shape (C, H, W) of one sample.
+        shape: shape (C, *S) of one sample.
         seeds: one per sample.
         labels: classes to ask for in turn, or None for all in turn.
         num_classes: number of classes; None where the network takes no labels.
         block: samples per block, computed together.
+        value_range: what -1 and 1 stand for in the arrays; images are clipped to it, functions are not.
         solver: name of a solver.
         steps: its steps.
         grid: time grid, or None for the solver's own.
         t_end: time at which sampling ends.
-        on_step: called once per solver step (also for the steps of blocks that are kept).
+        on_step: called once per solver step with the time reached and the data component (B, C, *S) of its block.
+        on_kept: called for every block that is kept.
 
     Returns:
         Denoiser calls per sample; 0 where every block was there already.
@@ -149,8 +153,7 @@ def generate(
         data = folder / "data" / f"data_{indices.start:06d}.npy"
         wanted = labels_for(indices, labels, num_classes)
         if is_whole(data, len(indices)):
-            for _ in range(steps):
-                on_step()
+            on_kept()
             continue
         result = sample(
             dynamics,
@@ -162,13 +165,17 @@ def generate(
             labels=None if wanted is None else wanted.to(dynamics.device),
             grid=grid,
             t_end=t_end,
-            callback=lambda *_: on_step(),
+            callback=lambda _, time, __, x: on_step(time, x),
         )
         nfe = result.nfe
         if wanted is not None:
             write_array(folder / "label" / data.name.replace("data_", "label_"), wanted.numpy())
-        images = ((result.x + 1) / 2).clamp(0, 1).movedim(1, -1).float().cpu().numpy()
-        write_array(data, images)  # after its labels: a block with data is whole
+        share = (result.x + 1) / 2
+        if len(shape) == 3:
+            share = share.clamp(0, 1)
+        low, high = value_range
+        samples = (low + (high - low) * share).movedim(1, -1).float().cpu().numpy()
+        write_array(data, samples)  # after its labels: a block with data is whole
     return nfe
 
 

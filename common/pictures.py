@@ -1,6 +1,7 @@
 """Pictures people look at: sample grids, the loss curve, the loss by noise level."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -31,6 +32,63 @@ def save_grid(path: Path, images: Tensor, columns: int = 10) -> None:
     grid = make_grid(large.float().cpu(), nrow=columns, padding=2, pad_value=0.5).mul(255).round().byte()
     to_pil_image(grid).save(buffer, format="PNG")
     atomic_write(path, buffer.getvalue())
+
+
+def save_curves(path: Path, functions: Tensor, columns: int = 10) -> None:
+    """Write 1-D functions as one PNG of small plots on one scale; one line per channel.
+
+    Args:
+        path: the file.
+        functions: (N, C, L).
+        columns: plots per row.
+    """
+    values = functions.float().cpu()
+    rows = -(-len(values) // columns)
+    figure = Figure(figsize=(1.6 * columns, 1.2 * rows))
+    plots = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for plot, function in zip(plots, values, strict=False):
+        plot.plot(function.T.numpy(), linewidth=0.8)
+        plot.tick_params(labelsize=6)
+    for plot in plots[len(values) :]:
+        plot.axis("off")
+    save_figure(path, figure)
+
+
+def save_samples(path: Path, samples: Tensor, columns: int = 10) -> None:
+    """Write samples as a picture people would look at: a grid of images, or of curves.
+
+    Args:
+        path: the file.
+        samples: (N, C, H, W) in [0, 1], or 1-D functions (N, C, L).
+        columns: samples per row.
+    """
+    (save_grid if samples.ndim == 4 else save_curves)(path, samples, columns)
+
+
+def save_trajectory(path: Path, times: Sequence[float], states: Sequence[Tensor]) -> None:
+    """Write how samples come out of the noise: one row per sample, one column per time.
+
+    Args:
+        path: the file.
+        times: times, falling.
+        states: data components (N, C, *S) at those times, on the network's scale; each is shown on its own scale,
+            because under variance exploding dynamics the first is a thousand times the last.
+    """
+    count = len(states[0])
+    figure = Figure(figsize=(1.3 * len(times), 1.4 * count))
+    plots = figure.subplots(count, len(times), squeeze=False)
+    for column, (time, state) in enumerate(zip(times, states, strict=True)):
+        for row in range(count):
+            plot, value = plots[row, column], state[row].float().cpu()
+            if value.ndim == 3:
+                low, high = value.amin(), value.amax()
+                image = ((value - low) / (high - low).clamp_min(1e-12)).movedim(0, -1).squeeze(-1)
+                plot.imshow(image.numpy(), cmap="gray" if image.ndim == 2 else None)
+            else:
+                plot.plot(value.T.numpy(), linewidth=0.8)
+            plot.set(xticks=[], yticks=[])
+        plots[0, column].set_title(f"t = {time:.3g}", fontsize=7)
+    save_figure(path, figure)
 
 
 def save_figure(path: Path, figure: Figure) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 _MASK = 2**64 - 1
 
 # one stream per use, so that adding one never shifts another
-TIMES, NOISE, FLIPS, DROPOUT, ORDER = range(5)
+TIMES, NOISE, FLIPS, DROPOUT, ORDER, LABELS = range(6)
 
 
 def mix(*numbers: int) -> int:

@@ -7,10 +7,11 @@ import stat
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 
 from common import checkpoints
-from common.checkpoints import AtomicCheckpointIO, atomic_write, load_state, save, write_json
+from common.checkpoints import AtomicCheckpointIO, atomic_write, load_state, save, save_safetensors, write_json
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.zeros(2)}
 
@@ -145,20 +146,73 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path, form):
     assert proof.exists()
 
 
-@pytest.mark.parametrize("length", [0, 10, 200, -1])
-def test_a_truncated_file_is_refused(tmp_path, length):
-    path = tmp_path / "model.pth"
-    save(path, STATE)
+def test_safetensors_round_trip(tmp_path):
+    path = tmp_path / "a.safetensors"
+    state = {**STATE, "turned": STATE["weight"].T, "learned": torch.ones(2, requires_grad=True)}
+    save_safetensors(path, state, {"config": '{"a": 1}'})
+    loaded = load_state(path)
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+    with safetensors.safe_open(path, "pt") as file:
+        assert file.metadata() == {"config": '{"a": 1}'}
+    assert names(tmp_path) == ["a.safetensors"]
+
+
+def test_safetensors_are_written_atomically(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    save_safetensors(path, STATE, {})
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_safetensors(path, {"other": torch.ones(1)}, {})
+    assert path.read_bytes() == before
+    assert names(tmp_path) == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
+@pytest.mark.parametrize("length", [0, 7, 10, 100, -1])
+def test_a_truncated_file_is_refused(tmp_path, name, length):
+    path = tmp_path / name
+    save_safetensors(path, STATE, {}) if path.suffix == ".safetensors" else save(path, STATE)
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(ValueError, match=r"model\.pth.*truncated") as caught:
+    with pytest.raises(ValueError, match=rf"{name}.*truncated") as caught:
         load_state(path)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("ours", ["model.pth", "model.safetensors"])
+@pytest.mark.parametrize("content", ["the other", "pickle", "text", "zeros", "ones", "json"])
+def test_a_file_of_another_kind_is_refused(tmp_path, ours, content):
+    path, other = tmp_path / ours, tmp_path / "other"
+    if content == "the other":
+        save(other, STATE) if path.suffix == ".safetensors" else save_safetensors(other, STATE, {})
+        path.write_bytes(other.read_bytes())
+    else:
+        bytes_of = {
+            "pickle": pickle.dumps({"weight": Malicious(tmp_path / "executed")}),
+            "text": b"<!DOCTYPE html><html></html>",
+            "zeros": bytes(100),
+            "ones": b"\xff" * 100,
+            "json": (2).to_bytes(8, "little") + b"[]",
+        }
+        path.write_bytes(bytes_of[content])
+    with pytest.raises(ValueError, match=ours) as caught:
+        load_state(path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "executed").exists()
+
+
 @pytest.mark.parametrize(
     "content",
-    [[STATE["weight"]], STATE["weight"], {"state_dict": STATE}, {"weight": 3.0}, {**STATE, "step": 4}],
-    ids=["list", "tensor", "nested", "number", "mixed"],
+    [
+        [STATE["weight"]],
+        STATE["weight"],
+        {"state_dict": STATE},
+        {"weight": 3.0},
+        {**STATE, "step": 4},
+        {0: STATE["bias"]},
+    ],
+    ids=["list", "tensor", "nested", "number", "mixed", "no name"],
 )
 def test_what_is_no_state_dict_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "model.pth")
@@ -166,6 +220,7 @@ def test_what_is_no_state_dict_is_refused(tmp_path, content):
         load_state(tmp_path / "model.pth")
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.pth"):
-        load_state(tmp_path / "none.pth")
+@pytest.mark.parametrize("name", ["none.pth", "none.safetensors"])
+def test_a_missing_file_is_named(tmp_path, name):
+    with pytest.raises(ValueError, match=name):
+        load_state(tmp_path / name)

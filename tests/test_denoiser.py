@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.denoiser import PREDICTIONS, Clipped, Denoiser
+from common.denoiser import PREDICTIONS, Clipped, Denoiser, Guided
 from tests import oracles
 from tests.dynamics.members import EVERY, HEATS, build, data_shape
 
@@ -240,3 +240,39 @@ def test_best_network_under_each_prediction_is_the_posterior_mean():
         fitted = (features @ torch.linalg.lstsq(features, target.unsqueeze(1)).solution).reshape_as(v)
         x0_hat = rule.x0(dynamics, law, v, fitted)
         assert (x0_hat - want).abs().mean() < 5e-3, prediction
+
+
+# -- guidance ---------------------------------------------------------------------------------------------------------
+
+
+class ByLabel(nn.Module):
+    """x0_hat is the label itself; keeps the sizes of its batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+
+    def forward(self, v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        assert labels is not None
+        self.batches.append(len(v))
+        return labels.reshape(-1, 1, 1, 1).to(v.dtype).expand_as(v) + 0.1 * v + t.reshape(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 3.0])
+def test_guidance_is_the_papers_formula(scale):
+    """x0 = (1 + w) x0(label) - w x0(null), scale = 1 + w, in one call of twice the batch."""
+    v, t, labels = torch.randn(3, 1, 2, 2), torch.tensor([0.1, 0.5, 0.9]), torch.tensor([2, 7, 4])
+    network = ByLabel()
+    found = Guided(network, scale)(v, t, labels)
+    assert network.batches == [6]
+    with_label, without = ByLabel()(v, t, labels), ByLabel()(v, t, torch.full((3,), -1))
+    weight = scale - 1
+    assert torch.allclose(found, (1 + weight) * with_label - weight * without, atol=1e-5)
+
+
+def test_guidance_needs_labels_and_a_scale():
+    with pytest.raises(ValueError, match="labels"):
+        Guided(ByLabel(), 2.0)(torch.zeros(1, 1, 2, 2), torch.ones(1))
+    for scale in (-0.1, float("nan")):
+        with pytest.raises(ValueError, match="scale"):
+            Guided(ByLabel(), scale)

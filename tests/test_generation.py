@@ -23,7 +23,7 @@ class Point:
         return level.reshape(-1, 1, 1, 1).expand_as(v).to(v.dtype)
 
 
-def draw(folder, denoiser=None, **changes) -> int:
+def draw(folder, denoiser=None, shape=SHAPE, **changes) -> int:
     settings = {
         "seeds": range(7),
         "labels": None,
@@ -33,9 +33,11 @@ def draw(folder, denoiser=None, **changes) -> int:
         "steps": 4,
         "grid": None,
         "t_end": 1e-3,
-        "on_step": lambda: None,
+        "value_range": (0.0, 1.0),
+        "on_step": lambda time, x: None,
+        "on_kept": lambda: None,
     }
-    return generate(folder, VP(), denoiser or Point(), SHAPE, **{**settings, **changes})
+    return generate(folder, VP(), denoiser or Point(), shape, **{**settings, **changes})
 
 
 def files(folder) -> dict[str, bytes]:
@@ -115,12 +117,17 @@ def test_a_restart_gives_identical_arrays_and_keeps_what_is_there(tmp_path):
         for name in lost:
             (tmp_path / name).unlink()
         kept = {name: (tmp_path / name).stat().st_mtime_ns for name in whole if name not in lost and "data_" in name}
-        denoiser, steps = Point(), iter(range(12))
-        draw(tmp_path, denoiser, on_step=lambda steps=steps: next(steps))
+        denoiser, steps = Point(), []
+        draw(
+            tmp_path,
+            denoiser,
+            on_step=lambda time, x, steps=steps: steps.append(1),
+            on_kept=lambda steps=steps: steps.extend([1] * 4),
+        )
         assert files(tmp_path) == whole
         assert {name: (tmp_path / name).stat().st_mtime_ns for name in kept} == kept
         assert len(denoiser.calls) == 4 * sum("data_" in name for name in lost)
-        assert next(steps, None) is None  # the bar ends full
+        assert len(steps) == 12  # the bar ends full
 
 
 def test_a_run_cut_off_leaves_whole_blocks(tmp_path):
@@ -186,3 +193,17 @@ def test_reading_nothing_says_how_to_get_something(tmp_path):
 )
 def test_columns_of_a_grid(num_classes, count, columns):
     assert grid_columns(num_classes, count) == columns
+
+
+@pytest.mark.parametrize(("shape", "clipped"), [((1, 2, 2), True), ((1, 4), False)])
+def test_arrays_are_in_the_units_of_the_data(tmp_path, shape, clipped):
+    """-1 and 1 stand for the ends of the value range; images stay inside, functions need not."""
+
+    def beyond(v, t, labels):  # x0_hat = 1.5: past the upper end
+        return torch.full_like(v, 1.5)
+
+    draw(tmp_path, beyond, shape=shape, value_range=(10.0, 30.0), solver="exp1", num_classes=None)
+    values, _ = read_samples(tmp_path)
+    assert values.shape == (7, *shape[1:], 1)
+    assert np.allclose(values, 30.0 if clipped else 35.0, atol=0.5)
+    assert not clipped or values.max() <= 30.0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import torch
 from torch import nn
 
@@ -15,7 +16,23 @@ from common.backbones import UNet
 from common.checkpoints import save, write_json
 from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics
-from common.runs import CONFIG, Run, RunNotFound, build, build_denoiser, class_path, find, load, run_folders, versions
+from common.runs import (
+    CONFIG,
+    Run,
+    RunNotFound,
+    build,
+    build_denoiser,
+    class_path,
+    export_safetensors,
+    find,
+    is_released,
+    load,
+    load_weights,
+    parse_released_name,
+    read_config,
+    run_folders,
+    versions,
+)
 from gfdm.dynamics import FVP
 
 DYNAMICS: dict[str, dict[str, Any]] = {
@@ -128,8 +145,16 @@ def test_averaged_weights_are_taken_where_they_are(tmp_path):
     for averaged in (None, False):
         found = load("6", output_dir=tmp_path, averaged=averaged)
         assert torch.equal(outputs(found.denoiser), outputs(made["model-final"]))
-    with pytest.raises(RunNotFound, match=r"use_ema.*ema_model-final\.pth"):
+    with pytest.raises(RunNotFound, match=r"use_ema True.*ema_model-final\.pth is missing; .* has model-final\.pth$"):
         load("6", output_dir=tmp_path, averaged=True)
+
+
+def test_a_run_knows_which_weights_it_has(tmp_path):
+    make_run(tmp_path / "5_x", config(), "final")
+    for averaged, stem in ((None, "ema_model-final"), (True, "ema_model-final"), (False, "model-final")):
+        run = load("5", output_dir=tmp_path, averaged=averaged)
+        assert run.weights == tmp_path / "5_x" / "model" / f"{stem}.pth"
+        assert run.averaged is (averaged is not False)
 
 
 def test_versions(tmp_path):
@@ -146,6 +171,302 @@ def test_a_run_without_weights_says_so(tmp_path):
     make_run(tmp_path / "5_x", config())
     with pytest.raises(RunNotFound, match=r"--version final.*none yet"):
         load("5", output_dir=tmp_path)
+
+
+# -- several averages -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def averages(tmp_path) -> dict[str, Denoiser]:
+    """A run with three averages of ``final`` and two of ``v0``; its weights by file stem."""
+    content = config()
+    content["settings"]["ema_decay"] = [0.9999, 0.999, 1e-5]
+    made = make_run(tmp_path / "5_x", content, "v0", "final")
+    for stem in ("ema0.999_model-final", "ema1e-05_model-final", "ema0.999_model-v0"):
+        made[stem] = randomised(content)
+        save(tmp_path / "5_x" / "model" / f"{stem}.pth", made[stem].backbone.state_dict())
+    return made
+
+
+@pytest.mark.parametrize(
+    ("decay", "stem"),
+    [
+        (None, "ema_model-final"),
+        (0.9999, "ema_model-final"),
+        (0.999, "ema0.999_model-final"),
+        (0.00001, "ema1e-05_model-final"),
+    ],
+)
+@pytest.mark.parametrize("averaged", [None, True])
+def test_a_decay_picks_an_average(tmp_path, averages, decay, stem, averaged):
+    run = load("5", output_dir=tmp_path, averaged=averaged, decay=decay)
+    assert torch.equal(outputs(run.denoiser), outputs(averages[stem]))
+    assert run.averaged
+    assert run.weights.stem == stem
+
+
+def test_further_averages_are_no_versions(tmp_path, averages):
+    assert sorted(versions(tmp_path / "5_x")) == ["final", "v0"]
+
+
+@pytest.mark.parametrize(
+    ("version", "decay", "known"), [("final", 0.99, "0.9999, 0.999, 1e-05"), ("v0", 1e-5, "0.9999, 0.999")]
+)
+def test_a_decay_that_is_not_there(tmp_path, averages, version, decay, known):
+    with pytest.raises(RunNotFound, match=rf"ema_decay {decay:g}.*version {version}\. Decays there: {known}$"):
+        load("5", version, tmp_path, decay=decay)
+
+
+def test_a_decay_without_an_average_contradicts(tmp_path, averages):
+    with pytest.raises(ValueError, match=r"ema_decay 0\.999 .*--use_ema False"):
+        load("5", output_dir=tmp_path, averaged=False, decay=0.999)
+
+
+@pytest.mark.parametrize("stored", [0.999, [0.999], None])
+def test_one_average_has_one_decay(tmp_path, stored):
+    content = config()
+    if stored is not None:
+        content["settings"]["ema_decay"] = stored
+    made = make_run(tmp_path / "5_x", content, "final")
+    if stored is not None:
+        run = load("5", output_dir=tmp_path, decay=0.999)
+        assert torch.equal(outputs(run.denoiser), outputs(made["ema_model-final"]))
+    with pytest.raises(RunNotFound, match=f"Decays there: {'0.999' if stored else 'none'}$"):
+        load("5", output_dir=tmp_path, decay=0.9999)
+
+
+# -- the layout of the published code ---------------------------------------------------------------------------------
+
+RELEASED = "42_cifar10_H0.9_K2"
+
+
+def disguised(state: dict[str, torch.Tensor], form: str) -> dict[str, torch.Tensor]:
+    """A state dict as the published code writes it."""
+    if form == "plain":
+        return state
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    if form == "module":
+        return wrapped
+    inner = wrapped if form == "ema module" else state
+    return {
+        "initted": torch.tensor(True),
+        "step": torch.tensor(7),
+        **{f"online_model.{name}": torch.zeros_like(value) for name, value in inner.items()},
+        **{f"ema_model.{name}": value for name, value in inner.items()},
+    }
+
+
+def released(folder: Path, form: str, stem: str = "model-v5") -> Denoiser:
+    """A released folder with random weights."""
+    made = randomised(config())
+    save(folder / "model" / f"{stem}.pth", disguised(made.backbone.state_dict(), form))
+    return made
+
+
+@pytest.mark.parametrize("form", ["plain", "module", "ema", "ema module"])
+@pytest.mark.parametrize("place", ["", "pretrained_models"])
+def test_released_weights_are_loaded(tmp_path, form, place):
+    stem = "ema_model-v5" if form.startswith("ema") else "model-v5"
+    made = released(tmp_path / place / RELEASED, form, stem)
+    run = load("42", "v5", tmp_path, config=config())
+    assert torch.equal(outputs(run.denoiser), outputs(made))
+    assert (run.folder, run.version, run.averaged) == (tmp_path / place / RELEASED, "v5", stem.startswith("ema"))
+    assert (run.config, run.data) == (config(), config()["data"])
+
+
+def test_only_leading_wrappers_are_removed(tmp_path):
+    """The published code removes ``module.`` anywhere in a name."""
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential()
+            self.inner.module = nn.Linear(2, 2)
+
+    for form in ("plain", "module", "ema", "ema module"):
+        theirs, ours = Network(), Network()
+        save(tmp_path / "a.pth", disguised(theirs.state_dict(), form))
+        load_weights(ours, tmp_path / "a.pth")
+        assert torch.equal(ours.inner.module.weight, theirs.inner.module.weight)
+
+
+@pytest.mark.parametrize("form", ["module", "ema module"])
+def test_released_weights_that_do_not_fit_are_described_in_our_names(tmp_path, form):
+    made = randomised(config())
+    state = {**made.backbone.state_dict(), "more": torch.zeros(1), "out.2.bias": torch.zeros(3)}
+    del state["out.2.weight"]
+    save(tmp_path / "a.pth", disguised(state, form))
+    with pytest.raises(
+        ValueError, match=r"1 missing \(e\.g\. out\.2\.weight\); 1 unknown \(e\.g\. more\); out\.2\.bias is"
+    ):
+        load_weights(made.backbone, tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("odd", ["module.more", "optimizer.state"])
+def test_names_are_left_alone_where_some_do_not_belong(tmp_path, odd):
+    """One name without (with) the wrapper among others: nothing is guessed."""
+    made = randomised(config())
+    form = "ema" if odd == "optimizer.state" else "plain"
+    save(tmp_path / "a.pth", {**disguised(made.backbone.state_dict(), form), odd: torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"does not fit this network.*unknown"):
+        load_weights(made.backbone, tmp_path / "a.pth")
+
+
+def test_no_names_at_all(tmp_path):
+    save(tmp_path / "a.pth", {})
+    with pytest.raises(ValueError, match="does not fit this network"):
+        load_weights(randomised(config()).backbone, tmp_path / "a.pth")
+
+
+def test_either_kind_makes_a_version(tmp_path):
+    """Published runs hold one kind or both; the one that is not there is refused by name."""
+    folder = tmp_path / RELEASED
+    for age, stem in enumerate(("model-v0", "ema_model-v0", "ema_model-v1", "model-final")):
+        released(folder, "ema" if stem.startswith("ema") else "plain", stem)
+        os.utime(folder / "model" / f"{stem}.pth", (1000 + age, 1000 + age))
+    assert versions(folder) == ["v0", "v1", "final"]
+    kinds = {version: load("42", version, tmp_path, config=config()).averaged for version in versions(folder)}
+    assert kinds == {"v0": True, "v1": True, "final": False}
+    with pytest.raises(RunNotFound, match=r"use_ema False.*model-v1\.pth is missing; .* has ema_model-v1\.pth$"):
+        load("42", "v1", tmp_path, averaged=False, config=config())
+    with pytest.raises(RunNotFound, match=r"use_ema True.*ema_model-final\.pth is missing; .* has model-final\.pth$"):
+        load("42", "final", tmp_path, averaged=True, config=config())
+    with pytest.raises(RunNotFound, match=r"--version v5.*v0, v1, final$"):
+        load("42", "v5", tmp_path, config=config())
+
+
+def test_a_released_folder_needs_a_config(tmp_path):
+    released(tmp_path / RELEASED, "plain")
+    for read in (lambda: load("42", "v5", tmp_path), lambda: read_config(tmp_path / RELEASED)):
+        with pytest.raises(ValueError, match=rf"{RELEASED} has no config\.json.*args\.released_config") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+    content = config()
+    del content["backbone"]
+    with pytest.raises(ValueError, match=rf"config given for .*{RELEASED}.*backbone missing"):
+        load("42", "v5", tmp_path, config=content)
+
+
+def test_a_run_of_ours_takes_no_config(tmp_path):
+    make_run(tmp_path / "5_x", config(), "final")
+    with pytest.raises(ValueError, match=r"config must be None: .*5_x has its own config\.json"):
+        load("5", output_dir=tmp_path, config=config())
+
+
+def test_released_folders_are_told_from_others(tmp_path):
+    released(tmp_path / RELEASED, "plain")
+    make_run(tmp_path / "5_x", config(), "final")
+    make_run(tmp_path / "6_x", config())
+    for name in ("empty", "notes/model", f"{RELEASED}/checkpoints"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("weights.pth", "model-v5.txt", ".model-v5.pth.x.tmp", "emax_model-v5.pth"):
+        (tmp_path / "notes" / "model" / name).write_bytes(b"x")
+    assert [folder.name for folder in sorted(tmp_path.iterdir()) if is_released(folder)] == [RELEASED]
+    assert {folder.name for folder in run_folders(tmp_path)} == {RELEASED, "5_x", "6_x"}
+    assert not is_released(tmp_path / "nothing")
+
+
+def test_released_folders_are_found_one_level_deeper_and_no_deeper(tmp_path):
+    released(tmp_path / "pretrained_models" / RELEASED, "plain")
+    released(tmp_path / "a" / "b" / "43_cifar10_H0.7_K2", "plain")
+    released(tmp_path / ".unpacking" / "44_cifar10_H0.7_K2", "plain")
+    released(tmp_path / ".45_cifar10_H0.7_K2", "plain")
+    released(tmp_path / "5_x" / "46_cifar10_H0.7_K2", "plain")  # inside of a run there are no runs
+    make_run(tmp_path / "5_x", config(), "final")
+    make_run(tmp_path / "group" / "6_x", config(), "final")  # ours lie where train.py puts them
+    assert {folder.name for folder in run_folders(tmp_path)} == {RELEASED, "5_x"}
+    for name in ("42", RELEASED, f"pretrained_models/{RELEASED}"):
+        assert find(name, tmp_path) == tmp_path / "pretrained_models" / RELEASED
+
+
+def test_the_same_run_twice_is_told_apart_by_its_place(tmp_path):
+    for place in ("", "x", "y"):
+        released(tmp_path / place / RELEASED, "plain")
+    with pytest.raises(RunNotFound, match="several") as caught:
+        find("42", tmp_path)
+    assert all(f"{place}{RELEASED}" in str(caught.value) for place in ("x/", "y/"))
+    assert find(RELEASED, tmp_path) == tmp_path / RELEASED
+    assert find(f"y/{RELEASED}", tmp_path) == tmp_path / "y" / RELEASED
+
+
+def test_latest_may_be_a_released_run(tmp_path):
+    make_run(tmp_path / "5_x", config(), "final")
+    os.utime(tmp_path / "5_x" / CONFIG, (2000, 2000))
+    released(tmp_path / RELEASED, "plain")
+    released(tmp_path / RELEASED, "plain", "model-v4")
+    for stem, age, latest in (("model-v4", 1000, "5_x"), ("model-v5", 3000, RELEASED)):
+        os.utime(tmp_path / RELEASED / "model" / "model-v5.pth", (500, 500))
+        os.utime(tmp_path / RELEASED / "model" / f"{stem}.pth", (age, age))
+        assert find("latest", tmp_path).name == latest
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("1299582_cifar10_H0.9_K2", ("cifar10", 0.9, 2)),
+        ("1299543_cifar10_H0.5_K0", ("cifar10", 0.5, 0)),
+        ("012345word__mnist_H0.05_K13", ("mnist", 0.05, 13)),
+        ("a_b_my-data_H1_K3", ("my-data", 1.0, 3)),
+    ],
+)
+def test_a_released_name_says_what_it_is(name, found):
+    assert parse_released_name(name) == dict(zip(("data_name", "hurst", "num_aug"), found, strict=True))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "42", "cifar10_H0.9_K2", "42_cifar10_H0.9", "42_cifar10_K2", "42_cifar10_H_K2", "42_cifar10_Hx_K2",
+     "42_cifar10_H0.9_K", "42_cifar10_H0.9_K2_copy", "42_cifar10_H-0.9_K2", "42_cifar10_H0.9_K2.5", "42__H0.9_K2",
+     "42_cifar10_vp_unet"],
+)  # fmt: skip
+def test_a_name_that_does_not_say_is_refused(name):
+    with pytest.raises(ValueError, match=r"does not say data, Hurst index"):
+        parse_released_name(name)
+
+
+# -- safetensors ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("averaged", "decay", "stem"),
+    [(None, None, "ema_model-final"), (False, None, "model-final"), (None, 0.999, "ema0.999_model-final")],
+)
+def test_export(tmp_path, averages, averaged, decay, stem):
+    run = load("5", output_dir=tmp_path, averaged=averaged, decay=decay)
+    path = export_safetensors(run)
+    assert path == tmp_path / "5_x" / "model" / f"{stem}.safetensors"
+    fresh = build_denoiser(run.config).eval()
+    load_weights(fresh.backbone, path)
+    assert torch.equal(outputs(fresh), outputs(averages[stem]))
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["config"]) == run.config
+    assert (metadata["format"], metadata["version"]) == ("pt", "final")
+    assert sorted(versions(tmp_path / "5_x")) == ["final", "v0"]
+
+
+def test_export_elsewhere(tmp_path):
+    make_run(tmp_path / "5_x", config(), "final")
+    path = tmp_path / "new" / "x.safetensors"
+    assert export_safetensors(load("5", output_dir=tmp_path), path) == path
+    assert [file.name for file in path.parent.iterdir()] == ["x.safetensors"]
+    assert not list((tmp_path / "5_x").rglob("*.safetensors"))
+
+
+def test_an_exported_file_stands_in_for_the_first(tmp_path):
+    """Where both are there the .pth counts; a run that was handed on as .safetensors alone works like any other."""
+    folder = tmp_path / RELEASED
+    made = {stem: released(folder, "module", stem) for stem in ("model-v5", "ema_model-v5")}
+    for averaged in (False, True):
+        export_safetensors(load("42", "v5", tmp_path, averaged=averaged, config=config()))
+    assert load("42", "v5", tmp_path, config=config()).weights.name == "ema_model-v5.pth"
+    for stem in made:
+        (folder / "model" / f"{stem}.pth").unlink()
+    assert versions(folder) == ["v5"]
+    for stem in made:
+        run = load("42", "v5", tmp_path, averaged=stem.startswith("ema"), config=config())
+        assert run.weights == folder / "model" / f"{stem}.safetensors"
+        assert torch.equal(outputs(run.denoiser), outputs(made[stem]))
 
 
 # -- finding ----------------------------------------------------------------------------------------------------------

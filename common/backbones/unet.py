@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.backbones.embeddings import sinusoidal_embedding
+from common.labels import NULL_LABEL
 
 GROUPS = 8
 TIME_SCALE = 999.0
-NULL_LABEL = -1
 
 
 class UNet(nn.Module):

@@ -1,10 +1,25 @@
 """Data sets and the data module."""
 
+from common.data.arrays import Arrays
 from common.data.digits import Digits
-from common.data.mnist import Mnist
-from common.data.module import Batch, DataModule, to_unit_range
-from common.data.source import Arrays, DataUnavailable, Source, Split
+from common.data.folder import Folder
+from common.data.module import Batch, DataModule
+from common.data.source import DataOptions, DataSet, DataUnavailable, Images, Source, Split, to_unit_range
+from common.data.torchvision_sets import Cifar10, Cifar100, FashionMnist, Mnist
 
-SOURCES: dict[str, type[Source]] = {source.name: source for source in (Digits, Mnist)}
+SOURCES: dict[str, type[Source]] = {
+    source.name: source for source in (Digits, Mnist, FashionMnist, Cifar10, Cifar100, Folder, Arrays)
+}
 
-__all__ = ["SOURCES", "Arrays", "Batch", "DataModule", "DataUnavailable", "Source", "Split", "to_unit_range"]
+__all__ = [
+    "SOURCES",
+    "Batch",
+    "DataModule",
+    "DataOptions",
+    "DataSet",
+    "DataUnavailable",
+    "Images",
+    "Source",
+    "Split",
+    "to_unit_range",
+]

@@ -1,12 +1,11 @@
 """The built-in set: 1,797 real 8x8 scans of handwritten digits that come with scikit-learn (UCI ML repository)."""
 
-from pathlib import Path
-
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from common.data.source import Arrays, Source, Split
+from common.data.resize import fit
+from common.data.source import DataOptions, DataSet, Source, Split
 
 HELD_OUT = 297
 GREY_LEVELS = 16  # the scans count ink in 4x4 blocks: 0 .. 16
@@ -17,15 +16,16 @@ class Digits(Source):
 
     name = "digits"
 
-    def load(self, data_dir: Path) -> Arrays:
+    def load(self, options: DataOptions) -> DataSet:
         bunch = load_digits()
         images = torch.from_numpy(bunch.images / GREY_LEVELS * 255).round().to(torch.uint8).unsqueeze(1)
         labels = torch.from_numpy(bunch.target).long()
         train, held_out = train_test_split(
             torch.arange(len(labels)).numpy(), test_size=HELD_OUT, random_state=0, stratify=bunch.target
         )
-        return Arrays(
+        data = DataSet(
             train=Split(images[train], labels[train]),
             held_out=Split(images[held_out], labels[held_out]),
             num_classes=10,
         )
+        return fit(data, options, "--data_name digits")

@@ -1,14 +1,16 @@
-"""The data module: small sets live on the device as uint8; batch indices are a function of the step."""
+"""The data module: small sets live on the device, others are streamed; a batch is a function of its step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from typing import NamedTuple
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from common.data.source import Arrays, Split
+from common.data.reading import is_small, num_readers
+from common.data.source import DataSet, Split
 from common.seeding import FLIPS, ORDER, StepRandomness, mix
 
 
@@ -16,7 +18,7 @@ class Batch(NamedTuple):
     """What a training or validation step gets.
 
     Attributes:
-        images: (B, C, H, W) float32 in [-1, 1], on the device.
+        images: (B, C, *S) float32 in [-1, 1], on the device.
         labels: (B,) int64, on the device.
         micro_step: index of the training micro-step; of the validation batch in validation.
     """
@@ -24,11 +26,6 @@ class Batch(NamedTuple):
     images: Tensor
     labels: Tensor
     micro_step: int
-
-
-def to_unit_range(images: Tensor) -> Tensor:
-    """uint8 in 0 .. 255 to float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
 
 
 class BatchOrder:
@@ -67,34 +64,64 @@ class BatchOrder:
         return torch.cat(parts)
 
 
-class _Steps(IterableDataset):
-    """(micro_step, indices) from a first micro-step on, without end."""
+class _Batches(Dataset):
+    """Batch number i as (i, indices), or as (i, images, labels) where it is read by the loader's workers.
 
-    def __init__(self, order: BatchOrder, first: int) -> None:
-        self.order, self.first = order, first
+    Args:
+        order: indices (B,) int64 of every batch.
+        part: what to read; None leaves it at the indices.
+    """
 
-    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        micro_step = self.first
-        while True:
-            yield micro_step, self.order[micro_step]
-            micro_step += 1
+    def __init__(self, order: BatchOrder | Sequence[Tensor], part: Split | None) -> None:
+        self.order, self.part = order, part
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor] | tuple[int, Tensor, Tensor]:
+        indices = self.order[index]
+        if self.part is None:
+            return index, indices
+        return index, self.part.images[indices], self.part.labels[indices]
+
+
+class _From(Sampler[int]):
+    """first, first + 1, .. without end."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def __iter__(self) -> Iterator[int]:
+        return count(self.first)
 
 
 class DataModule(pl.LightningDataModule):
-    """Batches of a data set held in memory.
+    """Batches of a data set.
+
+    A part that is a tensor of at most ``RESIDENT_LIMIT`` bytes is copied to the device once, and its loader yields
+    indices. Any other part is streamed: worker processes read whole batches, in order, whatever their number.
 
     Args:
-        arrays: the data set.
+        data: the data set.
         batch_size: samples per process and micro-step, at least 1.
         seed: seed of the run.
-        flip: mirror each training image left to right with probability 1/2.
+        flip: mirror each training sample along its last axis with probability 1/2.
         val_samples: how many held-out samples validation uses.
+        num_workers: processes that read a streamed part; None takes one per core, at most 8. A part on the device
+            needs none.
     """
 
-    def __init__(self, arrays: Arrays, *, batch_size: int, seed: int, flip: bool, val_samples: int) -> None:
+    def __init__(
+        self,
+        data: DataSet,
+        *,
+        batch_size: int,
+        seed: int,
+        flip: bool,
+        val_samples: int,
+        num_workers: int | None = None,
+    ) -> None:
         super().__init__()
-        self.arrays, self.batch_size, self.seed, self.flip = arrays, batch_size, seed, flip
-        self.val_samples = min(val_samples, len(arrays.held_out.labels))
+        self.data, self.batch_size, self.seed, self.flip = data, batch_size, seed, flip
+        self.val_samples = min(val_samples, len(data.held_out.labels))
+        self.num_workers = num_readers() if num_workers is None else num_workers
         self._on_device: dict[tuple[str, torch.device], Split] = {}
 
     @property
@@ -105,30 +132,56 @@ class DataModule(pl.LightningDataModule):
         """An endless loader that starts where the run stands."""
         trainer = self.trainer
         first = trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
-        order = BatchOrder(len(self.arrays.train.labels), self.batch_size, self.seed, *self._rank)
-        return DataLoader(_Steps(order, first), batch_size=None)
+        order = BatchOrder(len(self.data.train.labels), self.batch_size, self.seed, *self._rank)
+        return self._loader(self.data.train, order, _From(first))
 
     def val_dataloader(self) -> DataLoader:
         """The first ``val_samples`` held-out samples, each once, dealt out over the processes."""
         rank, world_size = self._rank
         mine = torch.arange(self.val_samples)[rank::world_size]
-        batches = list(enumerate(mine.split(self.batch_size))) if len(mine) else []
-        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        batches = mine.split(self.batch_size) if len(mine) else ()
+        return self._loader(self.data.held_out, batches, range(len(batches)))
 
-    def transfer_batch_to_device(self, batch: tuple[int, Tensor], device: torch.device, dataloader_idx: int) -> Batch:
-        """Look the samples up in the copy of the set that lies on the device, then scale and flip them there."""
-        micro_step, indices = batch
+    def _loader(self, part: Split, order: BatchOrder | Sequence[Tensor], sampler: Iterable[int]) -> DataLoader:
+        if is_resident(part):
+            return DataLoader(_Batches(order, None), batch_size=None, sampler=sampler)
+        trainer = self.trainer
+        return DataLoader(
+            _Batches(order, part),
+            batch_size=None,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+        )
+
+    def transfer_batch_to_device(
+        self, batch: tuple[int, Tensor] | tuple[int, Tensor, Tensor], device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Look the samples up in the copy that lies on the device, or bring them there; scale and flip them there."""
         training = bool(self.trainer and self.trainer.training)
-        part = self._resident("train" if training else "held_out", device)
-        indices = indices.to(device, non_blocking=True)
-        images = to_unit_range(part.images[indices])
+        if len(batch) == 2:
+            micro_step, indices = batch
+            part = self._resident("train" if training else "held_out", device)
+            indices = indices.to(device, non_blocking=True)
+            images, labels = part.images[indices], part.labels[indices]
+        else:
+            micro_step = batch[0]
+            images, labels = (samples.to(device, non_blocking=True) for samples in batch[1:])
+        images = self.data.to_unit_range(images)
         if training and self.flip:
-            draws = StepRandomness(self.seed, micro_step, len(indices), *self._rank, device).uniform(FLIPS)
-            images = torch.where((draws < 0.5).reshape(-1, 1, 1, 1), images.flip(-1), images)
-        return Batch(images, part.labels[indices], micro_step)
+            draws = StepRandomness(self.seed, micro_step, len(images), *self._rank, device).uniform(FLIPS)
+            mirrored = (draws < 0.5).reshape(-1, *(1,) * (images.ndim - 1))
+            images = torch.where(mirrored, images.flip(-1), images)
+        return Batch(images, labels, micro_step)
 
     def _resident(self, name: str, device: torch.device) -> Split:
         if (name, device) not in self._on_device:
-            part: Split = getattr(self.arrays, name)
-            self._on_device[name, device] = Split(part.images.to(device), part.labels.to(device))
+            part: Split = getattr(self.data, name)
+            self._on_device[name, device] = Split(part.images.to(device), part.labels.to(device))  # type: ignore[union-attr]
         return self._on_device[name, device]
+
+
+def is_resident(part: Split) -> bool:
+    """Whether a part is in memory and small enough to lie on the device too."""
+    return isinstance(part.images, Tensor) and is_small(part.images)

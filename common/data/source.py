@@ -1,14 +1,53 @@
-"""What a data set is to this program: uint8 arrays with labels, split into training and held-out parts."""
+"""What a data set is to this program: samples with labels, split into training and held-out parts."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
+
+from common.data.reading import Images, chunks, gather
+
+HELD_OUT_SHARE = 10  # one sample in ten is held out of a set without a held-out part,
+HELD_OUT_LIMIT = 1000  # but no more than these
 
 
 class DataUnavailable(ValueError):
-    """The data is not where it was looked for; the message says what is missing and how to get it."""
+    """The data is not where it was looked for, or not as asked; the message says what is wrong and what to do."""
+
+    def __init__(self, message: str) -> None:
+        # a loader rebuilds the error of a worker process from its traceback, at the end of which stands the message
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
+
+def to_unit_range(images: Tensor, value_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """Samples on the network's scale.
+
+    Args:
+        images: uint8 in 0 .. 255, or floats.
+        value_range: which floats become -1 and 1; without effect on uint8.
+
+    Returns:
+        float32 in [-1, 1] (floats outside ``value_range`` go beyond).
+    """
+    if images.dtype == torch.uint8:
+        return images.float() / 127.5 - 1
+    low, high = value_range
+    return (images.float() - low) / (high - low) * 2 - 1
+
+
+def hold_out(count: int) -> tuple[Tensor, Tensor]:
+    """Indices, ascending int64, of the training and held-out parts of a set that has no split: the same ones always.
+
+    Raises:
+        DataUnavailable: where there are fewer than two samples.
+    """
+    if count < 2:
+        raise DataUnavailable(f"{count} sample(s): at least two are needed, one to learn from and one to hold out")
+    size = min(max(1, count // HELD_OUT_SHARE), HELD_OUT_LIMIT)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    return order[size:].sort().values, order[:size].sort().values
 
 
 @dataclass(frozen=True)
@@ -16,32 +55,112 @@ class Split:
     """One part of a data set.
 
     Attributes:
-        images: (N, C, H, W) uint8.
-        labels: (N,) int64.
+        images: (N, C, *S) uint8 or float32, a tensor or whatever reads samples by index.
+        labels: (N,) int64, zeros where the set has no labels.
     """
 
-    images: Tensor
+    images: Tensor | Images
     labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.dtype not in (torch.uint8, torch.float32):
+            raise ValueError(f"images are uint8 or float32, not {self.images.dtype}")
+        if self.images.shape[0] != len(self.labels):
+            raise ValueError(f"{self.images.shape[0]} images, but {len(self.labels)} labels")
+
+    def read(self, limit: int | None = None, title: str = "reading") -> "Split":
+        """The first ``limit`` samples (None: all) in memory.
+
+        Args:
+            limit: how many.
+            title: what the progress bar says.
+        """
+        if isinstance(self.images, Tensor):
+            return Split(self.images[:limit], self.labels[:limit])
+        rows = torch.arange(len(self.labels))[:limit]
+        return Split(gather(self.images, rows, title), self.labels[rows])
 
 
 @dataclass(frozen=True)
-class Arrays:
-    """A data set in memory.
+class DataOptions:
+    """How a data set is asked for.
+
+    Attributes:
+        data_dir: folder or file that holds the data.
+        image_size: side of the square images that are wanted; None takes them as they are.
+        channels: channels that are wanted; None takes what there is.
+        download: fetch what is missing, where the source can.
+    """
+
+    data_dir: Path
+    image_size: int | None = None
+    channels: int | None = None
+    download: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "channels"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} {value}: must be at least 1")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set.
 
     Attributes:
         train: what a model learns from.
         held_out: what it never sees.
-        num_classes: number of classes.
+        num_classes: number of classes; None where there are no labels.
+        value_range: what -1 and 1 stand for in generated arrays: (0, 1) for uint8 images; the extremes of the training
+            part, in its own units, for floats.
     """
 
     train: Split
     held_out: Split
-    num_classes: int
+    num_classes: int | None
+    value_range: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        train, held_out = self.train.images, self.held_out.images
+        if train.shape[1:] != held_out.shape[1:] or train.dtype != held_out.dtype:
+            raise ValueError(
+                f"samples to learn from are {train.dtype} of shape {tuple(train.shape[1:])}, "
+                f"held-out ones {held_out.dtype} of {tuple(held_out.shape[1:])}"
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape (C, H, W) of one sample."""
+        """Shape (C, *S) of one sample."""
         return tuple(self.train.images.shape[1:])
+
+    @property
+    def is_image(self) -> bool:
+        """Whether a sample is (C, H, W)."""
+        return len(self.shape) == 3
+
+    def to_unit_range(self, images: Tensor) -> Tensor:
+        """Samples of this set, (.., C, *S), as float32 on the network's scale [-1, 1]."""
+        return to_unit_range(images, self.value_range)
+
+    def statistics(self, limit: int = 10_000) -> tuple[float, float]:
+        """Mean and variance of all values on the network's scale [-1, 1], computed in float64.
+
+        Args:
+            limit: how many training samples to look at, evenly spaced over the set.
+        """
+        images, count = self.train.images, len(self.train.labels)
+        rows = torch.linspace(0, count - 1, min(limit, count), dtype=torch.float64).round().long()
+
+        parts = [
+            (len(samples), *torch.var_mean(samples.double(), correction=0))
+            for samples in chunks(images, rows, "data statistics")
+        ]
+        counts, variances, means = (torch.tensor(column, dtype=torch.float64) for column in zip(*parts, strict=True))
+        mean = counts @ means / len(rows)
+        variance = counts @ (variances + (means - mean) ** 2) / len(rows)
+        low, high = (0.0, 255.0) if images.dtype == torch.uint8 else self.value_range
+        return float((mean - low) / (high - low) * 2 - 1), float(variance * (2 / (high - low)) ** 2)
 
 
 class Source(ABC):
@@ -50,12 +169,12 @@ class Source(ABC):
     name: str
 
     @abstractmethod
-    def load(self, data_dir: Path) -> Arrays:
+    def load(self, options: DataOptions) -> DataSet:
         """Read the data set.
 
         Args:
-            data_dir: folder that holds data sets in torchvision's layout.
+            options: where it is and how it is wanted.
 
         Raises:
-            DataUnavailable: with what is missing and how to get it.
+            DataUnavailable: with what is missing or wrong and what to do.
         """

@@ -13,7 +13,7 @@ class PixelClassifier:
     """A support vector machine on pixels (RBF kernel), fitted on real images.
 
     Args:
-        images: (N, C, H, W) in [0, 1].
+        images: (N, C, *S).
         labels: (N,) int64.
     """
 
@@ -26,7 +26,7 @@ class PixelClassifier:
         return images.flatten(1).double().numpy()
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Classes (N,) int64 of images (N, C, H, W) in [0, 1]."""
+        """Classes (N,) int64 of images (N, C, *S)."""
         return torch.from_numpy(self._machine.predict(self._features(images)))
 
 
@@ -34,7 +34,7 @@ class ClassAgreement(Metric):
     """Share of images that a classifier reads as their label.
 
     Args:
-        classifier: images (N, C, H, W) in [0, 1] to classes (N,).
+        classifier: images (N, C, *S) to classes (N,).
     """
 
     right: Tensor
@@ -47,7 +47,7 @@ class ClassAgreement(Metric):
         self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, images: Tensor, labels: Tensor) -> None:
-        """Count images (N, C, H, W) in [0, 1] with labels (N,)."""
+        """Count images (N, C, *S) with labels (N,)."""
         self.right += (self.classifier(images.cpu()) == labels.cpu()).sum()
         self.total += len(labels)
 

@@ -13,8 +13,8 @@ class NearestRatio(Metric):
     Near 1: as far from the training set as fresh data are. Near 0: copies.
 
     Args:
-        train: (N, C, H, W) in [0, 1].
-        held_out: (M, C, H, W) in [0, 1].
+        train: (N, C, *S).
+        held_out: (M, C, *S).
     """
 
     distance: Tensor
@@ -32,7 +32,7 @@ class NearestRatio(Metric):
         return torch.cat([torch.cdist(part, self._train).amin(1).double() for part in parts])
 
     def update(self, images: Tensor) -> None:
-        """Add generated images (N, C, H, W) in [0, 1]."""
+        """Add generated images (N, C, *S)."""
         self.distance += self._nearest(images.cpu()).sum()
         self.total += len(images)
 

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from tqdm import tqdm
 
 from common.checkpoints import save
 from common.denoiser import Clipped
-from common.pictures import loss_figure, save_figure, save_grid
+from common.pictures import loss_figure, save_figure, save_samples
 from common.samplers import sample
 from common.training.csv_log import CsvLog
+from common.training.loggers import log_picture
 from common.training.module import DiffusionModule
 
 
@@ -81,11 +83,11 @@ class StepProgress(ProgressBar):
 
 
 class SampleGrid(Callback):
-    """After each validation: a grid of samples from the same seeds, by the run's best weights.
+    """After each validation: samples from the same seeds by the run's best weights, as a picture.
 
     Args:
         folder: where the PNGs go.
-        shape: shape (C, H, W) of one sample.
+        shape: shape (C, *S) of one sample.
         num_classes: samples ask for classes in turn; None where the network takes no labels.
         solver: name of a solver.
         steps: its steps.
@@ -128,7 +130,9 @@ class SampleGrid(Callback):
             labels=labels,
         )
         denoiser.backbone.train(was_training)
-        save_grid(self.folder / f"step-{trainer.global_step:07d}.png", (result.x + 1) / 2)
+        picture = self.folder / f"step-{trainer.global_step:07d}.png"
+        save_samples(picture, (result.x + 1) / 2)
+        log_picture(trainer.loggers, "samples", picture, trainer.global_step)
 
 
 class FiniteGuard(Callback):
@@ -154,6 +158,8 @@ class FiniteGuard(Callback):
 class KeepWeights(Callback):
     """Plain state dicts ``model-v0.pth``, ``ema_model-v0.pth``, .. every n steps, and ``-final`` at the end.
 
+    Of several averages the first is ``ema_model``, a further one of decay 0.999 ``ema0.999_model``.
+
     Args:
         folder: the run's ``model`` folder.
         every: optimiser steps between versions.
@@ -166,8 +172,9 @@ class KeepWeights(Callback):
         if not isinstance(pl_module, DiffusionModule) or not pl_module.trainer.is_global_zero:
             return
         save(self.folder / f"model-{version}.pth", pl_module.network.state_dict())
-        if pl_module.average is not None:
-            save(self.folder / f"ema_model-{version}.pth", pl_module.average.module.state_dict())
+        for i, average in enumerate(pl_module.averages):
+            prefix = "ema" if i == 0 else f"ema{average.decay:g}"
+            save(self.folder / f"{prefix}_model-{version}.pth", average.module.state_dict())  # type: ignore[union-attr]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -212,24 +219,28 @@ class Stopped(RuntimeError):
 
     Attributes:
         step: the step of the checkpoint.
+        planned: whether it stopped because its time was up, not by a signal.
     """
 
-    def __init__(self, step: int, checkpoint: Path) -> None:
-        super().__init__(f"stopped at step {step}; state kept in {checkpoint}")
-        self.step = step
+    def __init__(self, step: int, checkpoint: Path, planned: bool) -> None:
+        reason = "time is up, " if planned else ""
+        super().__init__(f"{reason}stopped at step {step}; state kept in {checkpoint}")
+        self.step, self.planned = step, planned
 
 
 class CleanStop(Callback):
-    """On SIGINT or SIGTERM: finish the optimiser step, write the checkpoint, then raise :class:`Stopped`.
+    """On SIGINT, SIGTERM or when time is up: finish the optimiser step, write the checkpoint, raise :class:`Stopped`.
 
     A second SIGINT stops at once.
 
     Args:
         checkpoint: where the state goes.
+        max_time: seconds from the start of this part of the run, or None for no limit.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, max_time: float | None = None) -> None:
         self.checkpoint = checkpoint
+        self.deadline = None if max_time is None else time.monotonic() + max_time
         self._asked = False
         self._before: dict[int, Any] = {}
 
@@ -255,20 +266,24 @@ class CleanStop(Callback):
         """Hand the signals back."""
         self._restore()
 
+    @staticmethod
+    def _anywhere(trainer: pl.Trainer, wish: bool) -> bool:
+        """Whether any process wishes to stop."""
+        return trainer.strategy.reduce_boolean_decision(wish, all=False) if trainer.world_size > 1 else wish
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop between optimiser steps only, on every process alike."""
         if (batch.micro_step + 1) % trainer.accumulate_grad_batches:
             return
-        asked = self._asked
-        if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        asked = self._anywhere(trainer, self._asked)
+        time_is_up = self.deadline is not None and self._anywhere(trainer, time.monotonic() >= self.deadline)
         # a step that is validated next is left to that: Lightning would not make up for it after a resume
         validated = (batch.micro_step + 1) % trainer.val_check_batch == 0
-        if asked and not validated and trainer.global_step < trainer.max_steps:
+        if (asked or time_is_up) and not validated and trainer.global_step < trainer.max_steps:
             if isinstance(pl_module, DiffusionModule):
                 pl_module.require_finite()
                 pl_module.on_train_batch_end(outputs, batch, batch_idx)  # its log line, which would come after this
-            trainer.save_checkpoint(self.checkpoint)
-            raise Stopped(trainer.global_step, self.checkpoint)
+            trainer.save_checkpoint(self.checkpoint, weights_only=False)  # the whole state
+            raise Stopped(trainer.global_step, self.checkpoint, planned=not asked)

@@ -13,8 +13,11 @@ from torchmetrics import MeanMetric
 
 from common.data.module import Batch
 from common.denoiser import Denoiser
-from common.seeding import DROPOUT, NOISE, TIMES, StepRandomness, mix
+from common.labels import NULL_LABEL
+from common.seeding import DROPOUT, LABELS, NOISE, TIMES, StepRandomness, mix
 from common.training.ema import NetworkAverage
+from common.training.times import TIME_SAMPLINGS
+from common.training.weights import LOSS_WEIGHTS
 
 LEVELS = 24  # bins of the noise level in the loss-by-level picture
 LEVEL_MEMORY = 0.999  # share of the past that the picture keeps per step
@@ -27,8 +30,11 @@ class Recipe:
     Attributes:
         train_steps: optimiser steps, at least 2.
         lr: peak learning rate of OneCycleLR (a 25th of it at the start, peak at 30 %).
-        t_min: smallest training time; times are uniform on [t_min, 1].
-        ema_decay: largest decay of the average; None trains without one.
+        t_min: smallest training time.
+        time_sampling: law of the training times on [t_min, T], a name of ``TIME_SAMPLINGS``.
+        loss_weight: the error that is averaged, a name of ``LOSS_WEIGHTS``.
+        label_dropout: share of labels replaced by the null label, in [0, 1).
+        ema_decays: largest decay of each average; the first one is used for sampling. Empty trains without.
         ema_every: optimiser steps between updates of the average.
         seed: seed of times, noise, flips, order and dropout.
         log_every: optimiser steps between log lines.
@@ -37,7 +43,10 @@ class Recipe:
     train_steps: int
     lr: float
     t_min: float = 1e-5
-    ema_decay: float | None = 0.9999
+    time_sampling: str = "uniform"
+    loss_weight: str = "own"
+    label_dropout: float = 0.0
+    ema_decays: tuple[float, ...] = (0.9999,)
     ema_every: int = 10
     seed: int = 0
     log_every: int = 50
@@ -60,6 +69,7 @@ class DiffusionModule(pl.LightningModule):
     level_edges: Tensor
     loss_sum: Tensor
     first_bad_step: Tensor
+    bad_levels: Tensor
 
     def __init__(self, denoiser: Denoiser, recipe: Recipe) -> None:
         super().__init__()
@@ -68,11 +78,11 @@ class DiffusionModule(pl.LightningModule):
         self.dynamics = denoiser.dynamics
         self.prediction = denoiser.prediction
         self._denoiser = (denoiser,)  # a tuple: the network is registered once, under its own name
-        self.average = (
-            NetworkAverage(self.network, decay=recipe.ema_decay, every=recipe.ema_every)
-            if recipe.ema_decay is not None
-            else None
+        self.averages = nn.ModuleList(
+            NetworkAverage(self.network, decay=decay, every=recipe.ema_every) for decay in recipe.ema_decays
         )
+        self.times = TIME_SAMPLINGS[recipe.time_sampling](self.dynamics, recipe.t_min)
+        self._weight = LOSS_WEIGHTS[recipe.loss_weight]
         low, high = self.dynamics.log_sigma(torch.tensor([recipe.t_min, self.dynamics.horizon])).tolist()
         self.register_buffer(
             "level_edges", torch.linspace(low, high, LEVELS + 1, dtype=torch.float64), persistent=False
@@ -81,6 +91,7 @@ class DiffusionModule(pl.LightningModule):
         self.register_buffer("level_count", torch.zeros(LEVELS))
         self.register_buffer("loss_sum", torch.zeros(()))  # since the last log line; kept over a stop
         self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
+        self.register_buffer("bad_levels", torch.full((2,), -math.inf, dtype=torch.float64), persistent=False)
         self.val_loss = MeanMetric()
         self.latest: dict[str, float] = {}
         self._timed = 0
@@ -100,14 +111,19 @@ class DiffusionModule(pl.LightningModule):
 
     @property
     def best_network(self) -> nn.Module:
-        """The averaged network, or the trained one where there is no average."""
-        return self.network if self.average is None else self.average.module
+        """The (first) averaged network, or the trained one where there is no average."""
+        first: nn.Module = self.averages[0].module if len(self.averages) else self.network  # type: ignore[assignment]
+        return first
 
     def best_denoiser(self) -> Denoiser:
         """The denoiser of :attr:`best_network`."""
         return Denoiser(self.best_network, self.dynamics, self.prediction)
 
     # -- training -----------------------------------------------------------------------------------------------------
+
+    def _errors(self, denoiser: Denoiser, images: Tensor, t: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
+        weight = None if self._weight is None else self._weight(self.dynamics.log_sigma(t))
+        return denoiser.error(images, t, noise, labels, weight=weight)
 
     def _randomness(self, micro_step: int, batch: int, device: torch.device) -> StepRandomness:
         return StepRandomness(
@@ -118,11 +134,13 @@ class DiffusionModule(pl.LightningModule):
         """Mean loss of one micro-step; nothing here waits for the device."""
         images, labels, micro_step = batch
         draws = self._randomness(micro_step, len(images), images.device)
-        t = self.recipe.t_min + (self.dynamics.horizon - self.recipe.t_min) * draws.uniform(TIMES)
+        t = self.times(draws.uniform(TIMES))
         noise = draws.normal(NOISE, tuple(images.shape[1:]))
+        if self.recipe.label_dropout:
+            labels = labels.masked_fill(draws.uniform(LABELS) < self.recipe.label_dropout, NULL_LABEL)
         # dropout draws from the global generator: keyed per step and process, it resumes like everything else
         torch.manual_seed(mix(self.recipe.seed, micro_step, DROPOUT, self.trainer.global_rank))
-        errors = self.denoiser.error(images, t, noise, labels)
+        errors = self._errors(self.denoiser, images, t, noise, labels)
         loss = errors.mean()
         if micro_step % self._period == 0:
             self.loss_sum.zero_()
@@ -140,16 +158,20 @@ class DiffusionModule(pl.LightningModule):
         step = torch.full_like(self.first_bad_step, self.trainer.global_step)
         bad = ~torch.isfinite(loss) & (self.first_bad_step < 0)
         self.first_bad_step.copy_(torch.where(bad, step, self.first_bad_step))
-        level = torch.bucketize(self.dynamics.log_sigma(t).contiguous(), self.level_edges[1:-1])
+        log_sigma = self.dynamics.log_sigma(t).contiguous()
+        broken = ~torch.isfinite(errors)
+        span = torch.stack([torch.where(broken, sign * log_sigma, -math.inf).amax() for sign in (-1, 1)])
+        self.bad_levels.copy_(torch.where(bad, span, self.bad_levels))
+        level = torch.bucketize(log_sigma, self.level_edges[1:-1])
         self.level_loss.mul_(LEVEL_MEMORY).index_add_(0, level, errors.float())
         self.level_count.mul_(LEVEL_MEMORY).index_add_(0, level, torch.ones_like(errors, dtype=torch.float32))
         self._timed += 1
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step the optimiser, then the average: a checkpoint taken after the step holds both."""
+        """Step the optimiser, then the averages: a checkpoint taken after the step holds all."""
         super().optimizer_step(*args, **kwargs)
-        if self.average is not None:
-            self.average.update(self.network, self.trainer.global_step + 1)  # Lightning counts this step later
+        for average in self.averages:
+            average.update(self.network, self.trainer.global_step + 1)  # type: ignore[operator]  # counted later
 
     def on_train_start(self) -> None:
         """Start the clock of the images-per-second figure."""
@@ -178,12 +200,15 @@ class DiffusionModule(pl.LightningModule):
         """Wait for the device and stop where a loss was NaN or infinite.
 
         Raises:
-            NonFiniteLoss: naming the first such step.
+            NonFiniteLoss: naming the first such step and the noise levels it happened at.
         """
-        bad = int(self.trainer.strategy.reduce(self.first_bad_step.double(), reduce_op="max"))
+        reduce = self.trainer.strategy.reduce
+        bad = int(reduce(self.first_bad_step.double(), reduce_op="max"))
         if bad >= 0:
+            low, high = (float(end) for end in reduce(self.bad_levels, reduce_op="max").exp())
+            where = f", noise levels sigma from {1 / low:.3g} to {high:.3g}" if high else ""
             raise NonFiniteLoss(
-                f"the loss became NaN or infinite at step {bad}; lower --lr, or resume from an earlier checkpoint"
+                f"the loss became NaN or infinite at step {bad}{where}; lower --lr, or resume from an earlier checkpoint"
             )
 
     # -- validation ---------------------------------------------------------------------------------------------------
@@ -192,9 +217,9 @@ class DiffusionModule(pl.LightningModule):
         """Loss of the best network on held-out data at fixed times and noise."""
         images, labels, index = batch
         draws = self._randomness(-1 - index, len(images), images.device)
-        t = self.recipe.t_min + (self.dynamics.horizon - self.recipe.t_min) * draws.uniform(TIMES)
+        t = self.times(draws.uniform(TIMES))
         noise = draws.normal(NOISE, tuple(images.shape[1:]))
-        self.val_loss.update(self.best_denoiser().error(images, t, noise, labels))
+        self.val_loss.update(self._errors(self.best_denoiser(), images, t, noise, labels))
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation loss."""

@@ -2,11 +2,13 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from common.checkpoints import AtomicCheckpointIO
@@ -66,6 +68,7 @@ def make_trainer(
     log: CsvLog,
     hardware: Hardware,
     *,
+    loggers: Sequence[Logger] = (),
     train_steps: int,
     val_check_interval: int,
     checkpoint_every: int,
@@ -73,6 +76,7 @@ def make_trainer(
     weights_every: int,
     gradient_clip: float,
     accumulate: int,
+    max_time: float | None = None,
     callbacks: list[Callback],
 ) -> pl.Trainer:
     """The trainer of one run.
@@ -81,6 +85,7 @@ def make_trainer(
         folder: the run folder.
         log: its metrics.csv.
         hardware: where to compute.
+        loggers: where figures go besides.
         train_steps: optimiser steps in all.
         val_check_interval: optimiser steps between validations.
         checkpoint_every: optimiser steps between checkpoints.
@@ -88,6 +93,7 @@ def make_trainer(
         weights_every: optimiser steps between kept weights (v0, v1, ..).
         gradient_clip: largest norm of the gradient.
         accumulate: micro-steps per optimiser step.
+        max_time: seconds after which the run stops, resumably; None for no limit.
         callbacks: further callbacks, run before the checkpoint.
     """
     checkpoints = folder / "checkpoints"
@@ -107,7 +113,7 @@ def make_trainer(
     quieten_lightning()
     return pl.Trainer(
         default_root_dir=folder,
-        logger=log,
+        logger=[log, *loggers],
         callbacks=[
             FiniteGuard(checkpoint_every, weights_every),
             StepProgress(),
@@ -115,7 +121,7 @@ def make_trainer(
             *callbacks,
             LossPicture(folder / "loss.png", log),
             saver,
-            CleanStop(checkpoints / LAST),
+            CleanStop(checkpoints / LAST, max_time),
         ],
         accelerator=hardware.accelerator,
         devices=hardware.devices,

@@ -5,14 +5,18 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import args
 import train
-from common.data.digits import Digits
-from common.data.mnist import Mnist
-from common.runs import build_denoiser
+from common import cli as cli_tools
+from common.runs import build
 from tests.data.idx import write_mnist
 from tests.training import tiny
+
+
+SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashionmnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 
 
 def resolve(*words: str) -> dict:
@@ -45,10 +49,10 @@ LEVELS = [
     (("--preset", "mnist-small", "--data_name", "digits"), "data_name", "digits"),
     (("--preset", "mnist-small", "--data_name", "digits"), "model_channels", 24),
     # the average's decay follows the dynamics
-    (("--data_name", "mnist", "--dynamics", "fvp"), "ema_decay", 0.9999),
-    (("--data_name", "mnist", "--dynamics", "fve"), "ema_decay", 0.999),
-    (("--data_name", "mnist", "--dynamics", "ve"), "ema_decay", 0.999),
-    (("--data_name", "mnist", "--dynamics", "fve", "--ema_decay", "0.5"), "ema_decay", 0.5),
+    (("--data_name", "mnist", "--dynamics", "fvp"), "ema_decay", (0.9999,)),
+    (("--data_name", "mnist", "--dynamics", "fve"), "ema_decay", (0.999,)),
+    (("--data_name", "mnist", "--dynamics", "ve"), "ema_decay", (0.999,)),
+    (("--data_name", "mnist", "--dynamics", "fve", "--use_ema", "--ema_decay", "0.5,0.25"), "ema_decay", (0.5, 0.25)),
 ]
 
 
@@ -68,7 +72,7 @@ def test_a_preset_that_averages_says_so():
 def test_a_preset_holds_what_it_says(name):
     settings = resolve("--preset", name)
     assert {key: settings[key] for key in args.PRESETS[name]} == args.PRESETS[name]
-    assert set(args.PRESETS[name]) <= set(args.defaults(args.TRAIN_FLAGS))
+    assert set(args.PRESETS[name]) <= set(cli_tools.defaults(args.TRAIN_FLAGS))
 
 
 def test_the_published_command_of_mnist_is_the_default_of_mnist():
@@ -103,6 +107,8 @@ def test_help_lists_every_flag_with_its_default(cli, monkeypatch, program, flag)
     monkeypatch.setenv("COLUMNS", "1000")  # no help text is broken, but a long name stands on a line of its own
     shown = " ".join(cli(program, "--help").out.split())
     value = "{" + ",".join(flag.choices) + "}" if flag.choices else flag.name.upper()
+    if flag.parse is cli_tools.boolean:
+        value = "[True|False]"
     default = ",".join(map(str, flag.default)) if isinstance(flag.default, tuple) else str(flag.default)
     assert f" --{flag.name} {value} {flag.help}" + ("" if flag.default is None else f" (default: {default})") in shown
     assert len(flag.help) >= 5
@@ -145,22 +151,47 @@ def test_dry_run(cli, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", args.PRESETS)
-def test_presets_make_a_network(tmp_path, name):
+def test_presets_make_a_network(name):
     settings = {**resolve("--preset", name), "wb_id": "x"}
-    arrays = Digits().load(Path())
-    if settings["data_name"] == "mnist":
-        write_mnist(tmp_path, train=10, test=10)
-        arrays = Mnist().load(tmp_path)
-    config = json.loads(json.dumps(args.make_config(settings, arrays)))  # plain data
-    parameters = sum(p.numel() for p in build_denoiser(config).backbone.parameters())
+    config = json.loads(json.dumps(args.make_config(settings, SHAPES[settings["data_name"]], 10)))  # plain data
+    with torch.device("meta"):  # only counted
+        backbone = build(config["backbone"], nn.Module)
+    parameters = sum(p.numel() for p in backbone.parameters())
     if name == "gfdm-mnist":
-        assert parameters == 20_996_417  # of the published checkpoint
+        assert parameters == 20_996_417  # of the published checkpoints
+    elif name.endswith("cifar10") or name.startswith("gfdm-cifar10"):
+        assert parameters == 58_692_867
     else:
         assert 5e5 < parameters < 2e6
-    assert config["dynamics"]["arguments"]["hurst"] == settings["hurst"]
-    assert config["dynamics"]["arguments"]["num_aug"] == settings["num_aug"]
-    assert args.folder_name(settings) == f"x_{settings['data_name']}_H0.9_K{settings['num_aug']}"
-    assert (config["prior"]["variance"] > 0) == (settings["prior"] == "data")
+    if settings["dynamics"] == "fvp":
+        assert config["dynamics"]["arguments"]["hurst"] == settings["hurst"]
+        assert config["dynamics"]["arguments"]["num_aug"] == settings["num_aug"]
+        expected = f"x_{settings['data_name']}_H{settings['hurst']}_K{settings['num_aug']}"
+    else:
+        expected = f"x_cifar10_{settings['dynamics']}_unet"
+    assert args.folder_name(settings) == expected
+
+
+PAPER = {  # presets of the tables in the paper's README
+    "gfdm-mnist": ("fvp", 0.9, 3),
+    "gfdm-cifar10": ("fvp", 0.9, 2),
+    "gfdm-cifar10-h0.9-k1": ("fvp", 0.9, 1),
+    "gfdm-cifar10-h0.7-k2": ("fvp", 0.7, 2),
+    "gfdm-cifar10-h0.9-k2": ("fvp", 0.9, 2),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_presets_of_the_paper(name):
+    settings = resolve("--preset", name)
+    assert tuple(settings[key] for key in ("dynamics", "hurst", "num_aug")) == PAPER[name]
+
+
+@pytest.mark.parametrize(("name", "decay"), [("vp-cifar10", 0.9999), ("ve-cifar10", 0.999)])
+def test_classical_presets_of_the_paper(name, decay):
+    settings = resolve("--preset", name)
+    assert settings["dynamics"] == name[:2]
+    assert settings["ema_decay"] == (decay,)
 
 
 @pytest.mark.parametrize("dynamics", ["fvp", "fve", "vp", "ve", "subvp", "cld"])
@@ -169,9 +200,13 @@ def test_every_dynamics_builds_from_its_flags(cli, dynamics):
     assert (result.code, result.err) == (0, "")
 
 
+def dynamics_of(*words: str) -> dict:
+    return args.make_config(resolve(*words), (1, 8, 8), 10)["dynamics"]
+
+
 def test_flags_reach_the_dynamics():
     words = "--hurst 0.3 --num_aug 1 --gamma_max 7 --norm False --marginals paper --beta_min 0.2 --beta_max 9"
-    spec = args.dynamics_spec(resolve(*words.split()))
+    spec = dynamics_of(*words.split())
     assert spec == {
         "class": "gfdm.dynamics:FVP",
         "arguments": {
@@ -184,7 +219,7 @@ def test_flags_reach_the_dynamics():
             "beta_max": 9.0,
         },
     }
-    spec = args.dynamics_spec(resolve("--dynamics", "ve", "--sigma_min", "0.1", "--sigma_max", "4"))
+    spec = dynamics_of("--dynamics", "ve", "--sigma_min", "0.1", "--sigma_max", "4")
     assert spec == {"class": "common.dynamics.classic:VE", "arguments": {"sigma_min": 0.1, "sigma_max": 4.0}}
 
 
@@ -207,7 +242,7 @@ SECRET = "k3y-0f-a-real-account"
 )
 def test_env_file(monkeypatch, text, value):
     Path(".env").write_text(text)
-    args.read_env_file()
+    cli_tools.read_env_file()
     assert os.environ.get("DATA_ROOT") == value
 
 
@@ -228,7 +263,7 @@ def test_a_flag_beats_the_shell_beats_the_env_file(cli, monkeypatch, env, shell,
         monkeypatch.setenv("DATA_ROOT", shell)
     result = cli("train", "--data_name", "mnist", *(["--data_dir", flag] if flag else []))
     assert result.code == 2
-    assert f" under {expected}/MNIST/raw." in result.err
+    assert f" {expected}/MNIST/raw." in result.err
 
 
 @pytest.mark.parametrize("place", ["shell", ".env"])

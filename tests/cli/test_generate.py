@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from common import generation
+from common.data import DataOptions
 from common.data.digits import Digits
 from common.generation import read_samples
 
@@ -235,7 +236,7 @@ def test_one_metric(cli, run, metric):
 
 def test_real_images_as_samples(cli, run):
     """The figures of real images, put where samples are: all agree, and copies are seen as such."""
-    train = Digits().load(Path()).train
+    train = Digits().load(DataOptions(Path())).train
     folder = run / "generated_data" / "model-final" / "exp2-1"
     (folder / "data").mkdir(parents=True)
     (folder / "label").mkdir()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from common.data import Arrays, DataModule, Split, to_unit_range
+from common.data import DataModule, DataSet, Split, to_unit_range
 from common.data.module import BatchOrder
 from common.seeding import FLIPS, StepRandomness
 
@@ -57,26 +57,27 @@ def test_a_batch_larger_than_the_set_holds_whole_passes(batch):
 # -- the module -------------------------------------------------------------------------------------------------------
 
 
-def arrays(train: int = 30, held_out: int = 11) -> Arrays:
+def small(train: int = 30, held_out: int = 11) -> DataSet:
     generator = torch.Generator().manual_seed(0)
 
     def split(count: int, first: int) -> Split:
         images = torch.randint(0, 256, (count, 1, 4, 4), generator=generator, dtype=torch.uint8)
         return Split(images, torch.arange(first, first + count))  # the label names the sample
 
-    return Arrays(split(train, 0), split(held_out, 1000), num_classes=10)
+    return DataSet(split(train, 0), split(held_out, 1000), num_classes=10)
 
 
 def module(
     *, flip=False, val_samples=1000, batch=6, rank=0, world_size=1, step=0, accumulate=1, training=True, data=None
 ) -> DataModule:
-    module = DataModule(data or arrays(), batch_size=batch, seed=4, flip=flip, val_samples=val_samples)
+    module = DataModule(data or small(), batch_size=batch, seed=4, flip=flip, val_samples=val_samples)
     module.trainer = SimpleNamespace(
         global_rank=rank,
         world_size=world_size,
         global_step=step,
         accumulate_grad_batches=accumulate,
         training=training,
+        strategy=SimpleNamespace(root_device=CPU),
     )
     return module
 
@@ -92,7 +93,7 @@ def test_bytes_are_scaled_to_the_unit_range():
     assert scaled.dtype == torch.float32
     assert scaled[[0, 255]].tolist() == [-1, 1]
     assert torch.allclose(scaled.double(), levels.double() / 127.5 - 1, atol=1e-7)
-    data = arrays()
+    data = small()
     for batch in batches(module(data=data), 3):
         assert torch.equal(batch.images, to_unit_range(data.train.images[batch.labels]))
 
@@ -108,7 +109,7 @@ def test_training_goes_on_where_the_run_stands():
 
 
 def test_flips_mirror_exactly_and_are_a_function_of_the_step():
-    data = arrays(train=300)
+    data = small(train=300)
     plain = to_unit_range(data.train.images)
     flipped = []
     for batch in batches(module(flip=True, batch=50, data=data), 6):
@@ -137,7 +138,7 @@ def test_two_ranks_see_the_flips_of_one():
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("val_samples", [1, 7, 11, 1000])
 def test_validation_uses_each_held_out_sample_once(world_size, val_samples):
-    data = arrays()
+    data = small()
     seen = []
     for rank in range(world_size):
         part = module(val_samples=val_samples, batch=2, rank=rank, world_size=world_size, training=False, data=data)
@@ -159,12 +160,12 @@ def test_no_process_validates_on_an_empty_batch():
 
 
 def test_validation_is_never_flipped():
-    data = arrays()
+    data = small()
     for batch in batches(module(flip=True, training=False, data=data)):
         assert torch.equal(batch.images, to_unit_range(data.held_out.images[batch.labels - 1000]))
 
 
 def test_without_a_trainer_the_first_batch_is_that_of_one_process():
-    data = DataModule(arrays(), batch_size=5, seed=0, flip=True, val_samples=4)
+    data = DataModule(small(), batch_size=5, seed=0, flip=True, val_samples=4)
     assert next(iter(data.train_dataloader()))[0] == 0
     assert [len(indices) for _, indices in data.val_dataloader()] == [4]

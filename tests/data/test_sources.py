@@ -7,15 +7,13 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from common.data import SOURCES, Arrays, DataUnavailable
+from common.data import SOURCES, DataOptions, DataSet
 from common.data.digits import Digits
-from common.data.mnist import Mnist
-from tests.data.idx import NAMES, write_mnist
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory) -> Arrays:
-    return Digits().load(tmp_path_factory.mktemp("empty"))
+def digits(tmp_path_factory) -> DataSet:
+    return Digits().load(DataOptions(tmp_path_factory.mktemp("empty")))
 
 
 def rows(*parts) -> torch.Tensor:
@@ -57,7 +55,7 @@ def test_digits_are_split_in_proportion(digits):
 def test_digits_hold_out_the_same_scans_always(digits, tmp_path):
     np.random.seed(1)
     torch.manual_seed(1)
-    again = Digits().load(tmp_path)
+    again = Digits().load(DataOptions(tmp_path))
     assert torch.equal(again.train.images, digits.train.images)
     assert torch.equal(again.held_out.labels, digits.held_out.labels)
     digest = hashlib.sha256(digits.held_out.images.numpy().tobytes()).hexdigest()
@@ -65,48 +63,10 @@ def test_digits_hold_out_the_same_scans_always(digits, tmp_path):
 
 
 def test_digits_touch_no_file(tmp_path):
-    Digits().load(tmp_path / "nowhere")
+    Digits().load(DataOptions(tmp_path / "nowhere"))
     assert not list(tmp_path.iterdir())
-
-
-def test_mnist_is_read_from_the_layout_of_torchvision(tmp_path):
-    written = write_mnist(tmp_path)
-    arrays = Mnist().load(tmp_path)
-    assert arrays.num_classes == 10
-    assert arrays.shape == (1, 28, 28)
-    for part, prefix, count in ((arrays.train, "train", 20), (arrays.held_out, "t10k", 12)):
-        assert part.images.dtype == torch.uint8
-        assert part.labels.dtype == torch.int64
-        assert part.images.shape == (count, 1, 28, 28)
-        assert np.array_equal(part.images[:, 0].numpy(), written[f"{prefix}-images-idx3-ubyte"])
-        assert np.array_equal(part.labels.numpy(), written[f"{prefix}-labels-idx1-ubyte"])
-
-
-@pytest.mark.parametrize("missing", [NAMES, NAMES[:1], NAMES[3:]])
-def test_missing_mnist_is_named_with_the_way_to_get_it(tmp_path, missing):
-    write_mnist(tmp_path)
-    for name in missing:
-        (tmp_path / "MNIST" / "raw" / name).unlink()
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(DataUnavailable) as caught:
-        Mnist().load(tmp_path)
-    message = str(caught.value)
-    assert "--data_name mnist" in message
-    assert "--data_dir" in message
-    assert str(tmp_path / "MNIST" / "raw") in message
-    assert f"MNIST('{tmp_path}', download=True)" in message
-    assert "\n" not in message
-    assert sorted(tmp_path.rglob("*")) == before  # nothing is fetched, no folder is made
-
-
-@pytest.mark.parametrize("content", [b"", b"\x00\x00\x08\x03", b"this is no idx file at all"])
-def test_broken_mnist_is_named(tmp_path, content):
-    write_mnist(tmp_path)
-    (tmp_path / "MNIST" / "raw" / NAMES[0]).write_bytes(content)
-    with pytest.raises(DataUnavailable, match=r"(?s)mnist.*--data_dir|--data_dir.*mnist"):
-        Mnist().load(tmp_path)
 
 
 def test_sources_are_found_by_name():
     assert {name: source.name for name, source in SOURCES.items()} == {name: name for name in SOURCES}
-    assert {"digits", "mnist"} <= set(SOURCES)
+    assert set(SOURCES) == {"digits", "mnist", "fashionmnist", "cifar10", "cifar100", "folder", "arrays"}

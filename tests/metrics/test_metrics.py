@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.data import Arrays
+from common.data import DataOptions, DataSet
 from common.data.digits import Digits
 from common.metrics import ClassAgreement, NearestRatio, PixelClassifier
 
 
 @pytest.fixture(scope="module")
-def digits() -> Arrays:
-    return Digits().load(Path("unused"))
+def digits() -> DataSet:
+    return Digits().load(DataOptions(Path("unused")))
 
 
 @pytest.fixture(scope="module")

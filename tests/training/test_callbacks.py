@@ -26,7 +26,8 @@ def trainer(**changes) -> SimpleNamespace:
             "is_global_zero": True,
             "sanity_checking": False,
             "val_check_batch": 10**9,
-            "save_checkpoint": lambda path: None,
+            "save_checkpoint": lambda path, weights_only: None,
+            "loggers": [],
             **changes,
         }
     )
@@ -39,6 +40,11 @@ def attached(module: DiffusionModule, **changes) -> DiffusionModule:
 
 def end_of(micro_step: int) -> Batch:
     return Batch(torch.zeros(1), torch.zeros(1), micro_step)
+
+
+def keep_in(saved: list):
+    """``save_checkpoint`` of a trainer that only notes where the whole state would go."""
+    return lambda path, weights_only: saved.append((path, weights_only))
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -57,18 +63,21 @@ def test_weights_are_kept_every_n_steps_and_once(tmp_path, accumulate, monkeypat
     assert written[-2:] == ["model-final.pth", "ema_model-final.pth"]
 
 
-@pytest.mark.parametrize("ema", [None, 0.9])
+@pytest.mark.parametrize("ema", [(), (0.9,), (0.9, 0.75)])
 def test_kept_weights_are_plain_state_dicts(tmp_path, ema):
-    module = make(ema_decay=ema)
+    module = make(ema_decays=ema)
     with torch.no_grad():
         next(module.network.parameters()).add_(1)
     KeepWeights(tmp_path, 1)._write(attached(module), "v0")
-    assert sorted(p.name for p in tmp_path.iterdir()) == (["ema_model-v0.pth"] if ema else []) + ["model-v0.pth"]
-    for name, network in (("model", module.network), ("ema_model", module.best_network)):
-        if ema or name == "model":
-            state = torch.load(tmp_path / f"{name}-v0.pth", weights_only=True)
-            assert list(state) == list(network.state_dict())
-            assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
+    networks = {"model": module.network}
+    for name, average in zip(("ema_model", "ema0.75_model"), module.averages, strict=False):
+        networks[name] = average.module
+    assert {p.name for p in tmp_path.iterdir()} == {f"{name}-v0.pth" for name in networks}
+    assert len(networks) == 1 + len(ema)
+    for name, network in networks.items():
+        state = torch.load(tmp_path / f"{name}-v0.pth", weights_only=True)
+        assert list(state) == list(network.state_dict())
+        assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize("changes", [{"is_global_zero": False}, {"global_step": 99}])
@@ -91,7 +100,7 @@ def test_grids_are_drawn_from_the_same_seeds(tmp_path, solver):
         torch.manual_seed(step)
         drawer.on_validation_end(module.trainer, module)
     with torch.no_grad():
-        for parameter in module.average.module.parameters():
+        for parameter in module.averages[0].module.parameters():
             parameter.mul_(1.5)
     attached(module, global_step=20)
     drawer.on_validation_end(module.trainer, module)
@@ -111,7 +120,7 @@ def test_a_grid_asks_for_classes_in_turn(tmp_path, monkeypatch):
         return SimpleNamespace(x=torch.zeros(shape))
 
     monkeypatch.setattr("common.training.callbacks.sample", sample)
-    module = attached(make(ema_decay=None))
+    module = attached(make(ema_decays=()))
     grid(tmp_path).on_validation_end(module.trainer, module)
     assert asked["labels"].tolist() == [*range(10)] * 2
     assert list(asked["seeds"]) == list(range(20))
@@ -146,7 +155,7 @@ def test_the_loss_picture(tmp_path):
 
 def test_a_stop_waits_for_the_optimiser_step(tmp_path):
     saved = []
-    module = attached(make(), accumulate_grad_batches=2, save_checkpoint=saved.append, global_step=5)
+    module = attached(make(), accumulate_grad_batches=2, save_checkpoint=keep_in(saved), global_step=5)
     stop = CleanStop(tmp_path / "last.ckpt")
     before = signal.getsignal(signal.SIGINT)
     stop.on_train_start(module.trainer, module)
@@ -158,7 +167,7 @@ def test_a_stop_waits_for_the_optimiser_step(tmp_path):
         with pytest.raises(Stopped, match=r"step 5.*last\.ckpt") as caught:
             stop.on_train_batch_end(module.trainer, module, None, end_of(11), 0)
         assert caught.value.step == 5
-        assert saved == [tmp_path / "last.ckpt"]
+        assert saved == [(tmp_path / "last.ckpt", False)]
         with pytest.raises(KeyboardInterrupt):  # a second one does not wait
             os.kill(os.getpid(), signal.SIGINT)
     finally:
@@ -170,7 +179,36 @@ def test_every_process_stops_at_the_same_step(tmp_path):
     """The signal reached another process: what counts is whether any was asked."""
     saved = []
     strategy = SimpleNamespace(reduce_boolean_decision=lambda asked, all: True, reduce=lambda value, reduce_op: value)
-    module = attached(make(), world_size=2, strategy=strategy, save_checkpoint=saved.append)
+    module = attached(make(), world_size=2, strategy=strategy, save_checkpoint=keep_in(saved))
     with pytest.raises(Stopped):
         CleanStop(tmp_path / "last.ckpt").on_train_batch_end(module.trainer, module, None, end_of(0), 0)
     assert saved
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_time_that_is_up_stops_between_steps_and_is_no_interruption(tmp_path, world_size, monkeypatch):
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("common.training.callbacks.time.monotonic", lambda: clock.now)
+    saved: list = []
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda wish, all: wish, reduce=lambda value, reduce_op: value)
+    module = attached(
+        make(), accumulate_grad_batches=2, world_size=world_size, strategy=strategy, save_checkpoint=keep_in(saved)
+    )
+    stop = CleanStop(tmp_path / "last.ckpt", max_time=60)
+    clock.now = 159.0
+    stop.on_train_batch_end(module.trainer, module, None, end_of(1), 0)
+    clock.now = 161.0
+    stop.on_train_batch_end(module.trainer, module, None, end_of(2), 0)  # within an optimiser step
+    assert saved == []
+    with pytest.raises(Stopped, match="time is up") as stopped:
+        stop.on_train_batch_end(module.trainer, module, None, end_of(3), 0)
+    assert stopped.value.planned
+    assert len(saved) == 1
+
+
+def test_a_grid_goes_to_every_logger(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("common.training.callbacks.log_picture", lambda *arguments: shown.append(arguments))
+    module = attached(make(), loggers=["logger"], global_step=7)
+    grid(tmp_path).on_validation_end(module.trainer, module)
+    assert shown == [(["logger"], "samples", tmp_path / "step-0000007.png", 7)]

@@ -13,7 +13,7 @@ from common.data import Batch
 from common.denoiser import Denoiser
 from common.dynamics import CLD, VE, VP, LinearDynamics
 from common.seeding import NOISE, TIMES, StepRandomness
-from common.training.module import DiffusionModule, Recipe
+from common.training.module import DiffusionModule, NonFiniteLoss, Recipe
 from fdp.dynamics import HeatSubVP
 from gfdm.dynamics import FVE, FVP
 
@@ -175,21 +175,22 @@ def test_the_optimiser_gets_the_network_only():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 / 25)
 
 
-@pytest.mark.parametrize("ema_decay", [None, 0.9])
-def test_the_best_network(ema_decay):
-    module = make(ema_decay=ema_decay)
-    assert module.best_network is (module.network if ema_decay is None else module.average.module)
+@pytest.mark.parametrize("ema_decays", [(), (0.9,), (0.9, 0.5)])
+def test_the_best_network(ema_decays):
+    module = make(ema_decays=ema_decays)
+    assert module.best_network is (module.averages[0].module if ema_decays else module.network)
+    assert [average.decay for average in module.averages] == list(ema_decays)
     assert module.best_denoiser().backbone is module.best_network
     assert module.best_denoiser().prediction == module.prediction
     names = {name.split(".")[0] for name in module.state_dict()}
-    assert ("average" in names) == (ema_decay is not None)
+    assert ("averages" in names) == bool(ema_decays)
     assert not any(name.startswith("_denoiser") for name in module.state_dict())  # the network is kept once
 
 
 def test_validation_is_by_the_average_without_randomness():
-    module = make(ema_decay=0.9, dropout=0.5)
+    module = make(ema_decays=(0.9,), dropout=0.5)
     with torch.no_grad():
-        for parameter in module.average.parameters():
+        for parameter in module.averages[0].parameters():
             parameter.mul_(4)  # the trained network would give another loss
     module.eval()
     losses = []
@@ -200,7 +201,7 @@ def test_validation_is_by_the_average_without_randomness():
         losses.append(module.val_loss.compute().item())
         module.val_loss.reset()
     assert losses[0] == losses[1]
-    for network, same in ((module.average.module, True), (module.network, False)):
+    for network, same in ((module.averages[0].module, True), (module.network, False)):
         denoiser, losses_here = Denoiser(network.eval(), module.dynamics, module.prediction), []
         for index in range(3):
             draws = StepRandomness(0, -1 - index, 6, 0, 1, "cpu")
@@ -212,7 +213,7 @@ def test_validation_is_by_the_average_without_randomness():
 def test_validation_weighs_every_sample_alike():
     module = make().eval()
     values = iter([torch.tensor([1.0, 1.0, 1.0, 1.0]), torch.tensor([6.0])])
-    module.best_denoiser = lambda: SimpleNamespace(error=lambda *_: next(values))
+    module.best_denoiser = lambda: SimpleNamespace(error=lambda *_, weight: next(values))
     for index, count in enumerate((4, 1)):
         module.validation_step(batch(index, count), index)
     assert module.val_loss.compute().item() == pytest.approx(2.0)
@@ -226,6 +227,50 @@ def test_the_first_bad_step_is_remembered(bad):
         errors = torch.full((4,), value)
         module._record(torch.rand(4, dtype=torch.float64), errors, errors.mean())
     assert module.first_bad_step.item() == 2
+
+
+def test_the_noise_levels_of_the_first_bad_step_are_remembered():
+    module = make(VE())
+    t = torch.tensor([0.2, 0.5, 0.7, 0.9], dtype=torch.float64)
+    for step, bad in enumerate(([], [1, 2], [0])):
+        module.trainer = trainer(step=step)
+        errors = torch.ones(4)
+        errors[bad] = math.nan
+        module._record(t, errors, errors.mean())
+    low, high = module.dynamics.log_sigma(t[1:3]).tolist()
+    assert (-module.bad_levels).tolist()[0] == pytest.approx(low)
+    assert module.bad_levels.tolist()[1] == pytest.approx(high)
+    module.trainer.strategy = SimpleNamespace(reduce=lambda value, reduce_op: value)
+    with pytest.raises(NonFiniteLoss, match=f"at step 1, noise levels sigma from {math.exp(low):.3g} to"):
+        module.require_finite()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_label_dropout(share):
+    """The share of null labels is that of the recipe, the same ones for the same step, and validation has none."""
+    module, seen = make(label_dropout=share), []
+    error = module.denoiser.error
+
+    def spy(images, t, noise, labels, *, weight):
+        seen.append(labels)
+        return error(images, t, noise, labels, weight=weight)
+
+    module.denoiser.error = spy
+    for _ in range(2):
+        module.training_step(batch(3, 600), 0)
+    assert torch.equal(*seen)
+    kept = seen[0] != -1
+    assert torch.equal(seen[0][kept], batch(3, 600).labels[kept])
+    assert (~kept).float().mean().item() == pytest.approx(share, abs=0.06)
+    module.training_step(batch(4, 600), 0)
+    assert share == 0 or not torch.equal(seen[2], seen[0])
+
+
+@pytest.mark.parametrize("setting", [{"time_sampling": "lognormal"}, {"loss_weight": "edm"}])
+def test_times_and_weights_of_the_recipe_reach_the_loss(setting):
+    plain, other = make(), make(**setting)
+    other.network.load_state_dict(plain.network.state_dict())
+    assert plain.training_step(batch(), 0).item() != other.training_step(batch(), 0).item()
 
 
 def test_loss_by_level_is_the_mean_at_that_noise_level():
@@ -256,9 +301,11 @@ def test_recent_losses_count_more():
 
 def test_the_average_is_updated_with_the_step_that_was_taken(monkeypatch):
     """A checkpoint taken after optimiser step n holds the average after step n."""
-    module, seen = make(ema_decay=0.9), []
+    module, seen = make(ema_decays=(0.9,)), []
     monkeypatch.setattr(DiffusionModule.__mro__[1], "optimizer_step", lambda self, *a, **k: seen.append("stepped"))
-    monkeypatch.setattr(module.average, "update", lambda network, step: seen.append((network is module.network, step)))
+    monkeypatch.setattr(
+        module.averages[0], "update", lambda network, step: seen.append((network is module.network, step))
+    )
     module.trainer = trainer(step=41)  # Lightning counts the step after the hook
     module.optimizer_step()
     assert seen == ["stepped", (True, 42)]

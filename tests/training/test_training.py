@@ -58,7 +58,7 @@ def test_versions_are_those_of_their_steps(tiny_run):
     for step, version in ((100, "v1"), (150, "final")):
         checkpoint = torch.load(tiny_run / "checkpoints" / f"step-{step:07d}.ckpt", weights_only=True)
         assert checkpoint["global_step"] == step
-        for prefix, stem in (("network.", "model"), ("average.module.", "ema_model")):
+        for prefix, stem in (("network.", "model"), ("averages.0.module.", "ema_model")):
             state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
             assert equal(state, kept[f"{stem}-{version}.pth"])
 
@@ -84,7 +84,7 @@ def test_pictures(tiny_run):
 def test_config_and_environment(tiny_run):
     config = json.loads((tiny_run / "config.json").read_text())
     assert config["settings"]["train_steps"] == 150
-    assert config["data"] == {"name": "digits", "shape": [1, 8, 8], "num_classes": 10}
+    assert config["data"] == {"name": "digits", "shape": [1, 8, 8], "num_classes": 10, "range": [0.0, 1.0]}
     assert config["prediction"] in PREDICTIONS  # auto is resolved
     text = (tiny_run / "environment.txt").read_text()
     assert "--train_steps 150" in text.splitlines()[0]
@@ -137,7 +137,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch, capsys, v
     assert train.main(tiny.command(**flags, output_dir=tmp_path)) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("train.py: error: ")
-    assert "at step 5;" in message  # five steps were taken, the next one is bad
+    assert "at step 5, noise levels sigma from " in message  # five steps were taken, the next one is bad
     assert "--lr" in message
     run = tmp_path / "n_digits_H0.9_K2"
     assert [int(line["step"]) for line in tiny.lines(run)][-1] <= 8
@@ -160,7 +160,7 @@ def test_what_is_left_after_a_bad_loss_can_be_used(tmp_path, monkeypatch, capsys
 def test_a_bad_loss_in_the_last_steps_is_noticed(tmp_path, monkeypatch, capsys):
     break_network(monkeypatch, 9, math.nan)  # the last of 10 steps, lines at 4 and 8
     assert train.main(tiny.command(**SHORT, output_dir=tmp_path)) == 1
-    assert "at step 9;" in capsys.readouterr().err.splitlines()[-1]
+    assert "at step 9, noise levels sigma from " in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "n_digits_H0.9_K2" / "model" / "model-final.pth").exists()
 
 

@@ -1,0 +1,270 @@
+"""Arrays of one's own: images or functions in ``.npy`` and ``.npz`` files.
+
+``data_dir`` is a file, or a folder with ``train.npy`` or ``train.npz`` and perhaps ``test.npy`` or ``test.npz``. An
+``.npz`` file holds ``x``, perhaps integer labels ``y``, and perhaps a held-out part ``x_test``, ``y_test``; an ``.npy``
+file holds ``x`` alone. Nothing is ever unpickled. Without a held-out part one sample in ten is held out.
+
+How ``x`` is read:
+
+==============  =======================  ==============================================
+axes            uint8                    floats
+==============  =======================  ==============================================
+(N, L)          functions                functions
+(N, a, b)       grey images (N, H, W)    functions (N, L, C) if b <= 4, else (N, H, W)
+(N, H, W, C)    images, C <= 4           images, C <= 4
+==============  =======================  ==============================================
+
+Floats keep their own units: the extremes of the training part become -1 and 1.
+"""
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.data import reading
+from common.data.reading import Images, chunks, select
+from common.data.resize import fit
+from common.data.source import DataOptions, DataSet, DataUnavailable, Source, Split, hold_out
+
+MAX_CHANNELS = 4
+SUFFIXES = (".npy", ".npz")
+
+
+class Arrays(Source):
+    """Images or 1-D functions in NumPy's files."""
+
+    name = "arrays"
+
+    def load(self, options: DataOptions) -> DataSet:
+        data, text = load_arrays(self.name, *find(options.data_dir))
+        return fit(data, options, f"--data_name {self.name} ({text})")
+
+
+def find(data_dir: Path) -> tuple[Path, Path | None]:
+    """The file to learn from and, where there is one, that with the held-out part.
+
+    Raises:
+        DataUnavailable: where there is no such file, or two.
+    """
+    if data_dir.is_file() and data_dir.suffix in SUFFIXES:
+        return data_dir, None
+    if data_dir.is_file() or not data_dir.exists():
+        raise DataUnavailable(
+            f"--data_name arrays: {data_dir} is {'no .npy or .npz file' if data_dir.exists() else 'not there'}; point "
+            "--data_dir at such a file, or at a folder with train.npy or train.npz"
+        )
+    found: dict[str, list[Path]] = {
+        part: [file for suffix in SUFFIXES if (file := data_dir / f"{part}{suffix}").is_file()]
+        for part in ("train", "test")
+    }
+    for files in found.values():
+        if len(files) > 1:
+            raise DataUnavailable(f"--data_name arrays: both {files[0]} and {files[1]} are there; remove one of them")
+    if not found["train"]:
+        raise DataUnavailable(
+            f"--data_name arrays: neither train.npy nor train.npz in {data_dir}; point --data_dir at a folder with one "
+            "of them, or at an .npy or .npz file"
+        )
+    return found["train"][0], found["test"][0] if found["test"] else None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples of a file.
+
+    Attributes:
+        images: (N, C, *S) uint8 or float32.
+        labels: (N,) int64, or None.
+        extremes: (2, N) smallest and largest value of every sample; None for uint8.
+        text: how the array was read, for messages.
+    """
+
+    images: Images
+    labels: Tensor | None
+    extremes: Tensor | None
+    text: str
+
+    def select(self, rows: Tensor) -> "Part":
+        """The samples ``rows`` (M,) int64."""
+        labels, extremes = self.labels, self.extremes
+        return Part(
+            select(self.images, rows),
+            None if labels is None else labels[rows],
+            None if extremes is None else extremes[:, rows],
+            self.text,
+        )
+
+    def split(self) -> Split:
+        """The samples as part of a data set."""
+        return Split(
+            self.images, torch.zeros(self.images.shape[0], dtype=torch.int64) if self.labels is None else self.labels
+        )
+
+
+def load_arrays(source: str, train: Path, test: Path | None = None) -> tuple[DataSet, str]:
+    """A data set from one or two files, in its own size.
+
+    Args:
+        source: name of the source, for messages.
+        train: file to learn from, perhaps with a held-out part.
+        test: file with the held-out part.
+
+    Returns:
+        The data set and, in words, how its array was read.
+
+    Raises:
+        DataUnavailable: for whatever is wrong with a file, by its name.
+    """
+    file = ArrayFile(source, train)
+    part = file.part()
+    num_classes = None if part.labels is None else int(part.labels.max()) + 1
+    if test is not None and "x_test" in file.arrays:
+        raise file.refusal(f"has x_test, and there is {test} too; keep one held-out part")
+    if test is not None or "x_test" in file.arrays:
+        other, ending = (file, "_test") if test is None else (ArrayFile(source, test), "")
+        held_out = other.part(ending)
+        if (held_out.images.shape[1:], held_out.images.dtype) != (part.images.shape[1:], part.images.dtype):
+            raise other.refusal(f"{held_out.text}, unlike the training part: {part.text}")
+        if (held_out.labels is None) != (part.labels is None):
+            raise other.refusal("only one of the training and held-out parts has labels (y)")
+        if num_classes is not None and held_out.labels is not None and held_out.labels.max() >= num_classes:
+            raise other.refusal(
+                f"y{ending} has the label {int(held_out.labels.max())}; the training labels end at {num_classes - 1}"
+            )
+    else:
+        if "y_test" in file.arrays:
+            raise file.refusal("has y_test without x_test")
+        try:
+            part, held_out = (part.select(rows) for rows in hold_out(part.images.shape[0]))
+        except DataUnavailable as error:
+            raise file.refusal(str(error)) from None
+
+    value_range = (0.0, 1.0)
+    if part.extremes is not None:
+        value_range = (float(part.extremes[0].min()), float(part.extremes[1].max()))
+        if value_range[0] == value_range[1]:
+            raise file.refusal(f"every value to learn from is {value_range[0]:g}: there is nothing to learn")
+    return DataSet(part.split(), held_out.split(), num_classes, value_range), part.text
+
+
+class ArrayFile:
+    """One ``.npy`` or ``.npz`` file, opened without unpickling anything.
+
+    Args:
+        source: name of the source, for messages.
+        path: the file.
+
+    Raises:
+        DataUnavailable: where it cannot be read.
+    """
+
+    def __init__(self, source: str, path: Path) -> None:
+        self.source, self.path = source, path
+        try:
+            self.arrays = self._open()
+        # what NumPy raises for a cut or foreign file, a broken archive, or Python objects inside
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise self.refusal(f"cannot be read as {path.suffix} ({error})") from error
+        if "x" not in self.arrays:
+            raise self.refusal("has no array named x")
+
+    def _open(self) -> dict[str, np.ndarray]:
+        large = self.path.stat().st_size > reading.RESIDENT_LIMIT
+        content: Any = np.load(self.path, mmap_mode="r" if large else None, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return {"x": content}
+        with content:
+            return {key: content[key] for key in ("x", "y", "x_test", "y_test") if key in content.files}
+
+    def refusal(self, problem: str) -> DataUnavailable:
+        """An error that names the source and the file."""
+        return DataUnavailable(f"--data_name {self.source}: {self.path}: {problem}")
+
+    def part(self, ending: str = "") -> Part:
+        """The samples ``x`` + ending with labels ``y`` + ending, checked.
+
+        Raises:
+            DataUnavailable: for arrays that are no samples or labels.
+        """
+        array, labels = self.arrays[f"x{ending}"], self.arrays.get(f"y{ending}")
+        channels_last, text = self._layout(f"x{ending}", array)
+        images: Images = (
+            Mapped(self.path, channels_last) if isinstance(array, np.memmap) else to_tensor(array, channels_last)
+        )
+        return Part(
+            images,
+            None if labels is None else self._labels(f"y{ending}", labels, len(array)),
+            self._extremes(f"x{ending}", images) if images.dtype == torch.float32 else None,
+            text,
+        )
+
+    def _layout(self, key: str, array: np.ndarray) -> tuple[bool, str]:
+        """Whether the last axis holds channels, and how the array is read in words."""
+        kind = f"{key} of {array.dtype} {array.shape}"
+        if array.dtype != np.uint8 and array.dtype.kind != "f":
+            raise self.refusal(f"{kind}: samples are uint8 or floats")
+        if array.ndim not in (2, 3, 4) or 0 in array.shape:
+            raise self.refusal(
+                f"{kind}: samples are (N, H, W, C) or (N, H, W) images, or (N, L) or (N, L, C) functions"
+            )
+        few = array.shape[-1] <= MAX_CHANNELS
+        if array.ndim == 4 and not few:
+            raise self.refusal(f"{kind}: the last of four axes holds 1 to {MAX_CHANNELS} channels, as in (N, H, W, C)")
+        channels_last = array.ndim == 4 or (array.ndim == 3 and few and array.dtype != np.uint8)
+        sides = array.shape[1:-1] if channels_last else array.shape[1:]
+        what = "images of " + "x".join(map(str, sides)) if len(sides) == 2 else f"functions of {sides[0]} points"
+        channels = array.shape[-1] if channels_last else 1
+        return channels_last, f"{kind} was read as {len(array)} {what} with {channels} channel(s)"
+
+    def _labels(self, key: str, labels: np.ndarray, count: int) -> Tensor:
+        if labels.dtype.kind not in "iu" or labels.ndim != 1:
+            raise self.refusal(f"{key} of {labels.dtype} {labels.shape}: labels are integers 0 .. n-1, one per sample")
+        if len(labels) != count:
+            raise self.refusal(f"{key} has {len(labels)} labels for {count} samples")
+        if labels.min() < 0:
+            raise self.refusal(f"{key} has the label {labels.min()}; labels count from 0")
+        return torch.from_numpy(labels.astype(np.int64))
+
+    def _extremes(self, key: str, images: Images) -> Tensor:
+        rows = torch.arange(images.shape[0])
+        found = [torch.stack(samples.flatten(1).aminmax(dim=1)) for samples in chunks(images, rows, "checking values")]
+        extremes = torch.cat(found, 1)
+        bad = (~extremes.isfinite()).any(0).nonzero().flatten()  # NaN shows in both extremes
+        if len(bad):
+            raise self.refusal(f"{key}[{int(bad[0])}] has NaN or infinite values (in float32); {len(bad)} samples have")
+        return extremes
+
+
+def to_tensor(array: np.ndarray, channels_last: bool) -> Tensor:
+    """Samples (N, *S) or (N, *S, C) as a tensor (N, C, *S) of uint8 or float32."""
+    first = np.moveaxis(array, -1, 1) if channels_last else array[:, None]
+    with np.errstate(over="ignore"):  # values beyond float32 are refused later, by the index of their sample
+        return torch.from_numpy(np.ascontiguousarray(first, np.uint8 if array.dtype == np.uint8 else np.float32))
+
+
+class Mapped:
+    """Samples of an ``.npy`` file that are read from disk when they are asked for.
+
+    Args:
+        path: the file.
+        channels_last: whether its last axis holds channels.
+    """
+
+    def __init__(self, path: Path, channels_last: bool) -> None:
+        self._path, self._channels_last = path, channels_last
+        self._array = np.load(path, mmap_mode="r", allow_pickle=False)
+        sample = to_tensor(self._array[:1], channels_last)
+        self.shape = (len(self._array), *sample.shape[1:])
+        self.dtype = sample.dtype
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        return to_tensor(self._array[indices.numpy()], self._channels_last)
+
+    def __reduce__(self) -> tuple[type, tuple[Path, bool]]:
+        return Mapped, (self._path, self._channels_last)  # NumPy would pickle the samples

@@ -1,0 +1,121 @@
+"""Samples by index, in memory or not: the limit between the two, and reading many of them."""
+
+import os
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+RESIDENT_LIMIT = 2 * 1024**3  # bytes of a set that is held in memory, and once more on the device
+CHUNK_BYTES, CHUNK_SAMPLES = 1024**2, 256
+WORTH_WORKERS = 1000  # samples from which on worker processes are started to read them
+
+
+class Images(Protocol):
+    """Samples that are read by index; a torch Tensor (N, C, *S) is one.
+
+    Worker processes read from a copy of the object: it must be cheap to fork and to pickle, that is, hold where the
+    samples are, not the samples.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, C, *S)."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """torch.uint8 or torch.float32."""
+
+    def __getitem__(self, indices: Tensor, /) -> Tensor:
+        """Samples (B, C, *S) on the CPU for indices (B,) int64."""
+
+
+class Rows:
+    """Some samples of others, in a given order.
+
+    Args:
+        images: the others.
+        rows: (N,) int64, which of them.
+    """
+
+    def __init__(self, images: Images, rows: Tensor) -> None:
+        self._images, self._rows = images, rows
+        self.shape = (len(rows), *images.shape[1:])
+        self.dtype = images.dtype
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        return self._images[self._rows[indices]]
+
+
+def select(images: Images, rows: Tensor) -> Images:
+    """Samples ``rows`` (N,) int64: a tensor of a tensor, a view of anything else."""
+    return images[rows] if isinstance(images, Tensor) else Rows(images, rows)
+
+
+def num_bytes(images: Images) -> int:
+    """Bytes that the samples take in memory."""
+    return torch.Size(images.shape).numel() * images.dtype.itemsize
+
+
+def is_small(*parts: Images) -> bool:
+    """Whether the samples are few enough to be held in memory."""
+    return sum(map(num_bytes, parts)) <= RESIDENT_LIMIT
+
+
+def num_readers() -> int:
+    """Processes worth having to read with: the usable cores, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)
+
+
+class _Chunks(Dataset):
+    """Samples, some at a time; small pieces, for they pass through shared memory."""
+
+    def __init__(self, images: Images, rows: Tensor) -> None:
+        size = CHUNK_BYTES * images.shape[0] // max(1, num_bytes(images))
+        self._images, self._rows = images, rows.split(max(1, min(CHUNK_SAMPLES, size)))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Tensor | ValueError:
+        try:
+            return self._images[self._rows[index]]
+        except ValueError as error:
+            return error  # raised inside the loader it would keep the loader, and its processes, alive
+
+
+def chunks(images: Images, rows: Tensor, title: str) -> Iterator[Tensor]:
+    """Samples, some at a time and in order, under a progress bar; worker processes read what is not in memory.
+
+    Args:
+        images: where the samples are read.
+        rows: (M,) int64, which ones, at least one.
+        title: what the progress bar says.
+
+    Yields:
+        Samples (B, C, *S).
+    """
+    parallel = not isinstance(images, Tensor) and len(rows) >= WORTH_WORKERS
+    loader = DataLoader(_Chunks(images, rows), batch_size=None, num_workers=num_readers() if parallel else 0)
+    silent = True if getattr(rank_zero_only, "rank", 0) else None  # None: silent where the output is no terminal
+    with tqdm(total=len(rows), desc=title, unit=" samples", disable=silent, leave=False) as bar:
+        for samples in loader:
+            if isinstance(samples, ValueError):
+                raise samples
+            yield samples
+            bar.update(len(samples))
+
+
+def gather(images: Images, rows: Tensor, title: str = "reading") -> Tensor:
+    """Samples ``rows`` (M,) int64 as one tensor (M, C, *S)."""
+    together = torch.empty(len(rows), *images.shape[1:], dtype=images.dtype)
+    start = 0
+    for samples in chunks(images, rows, title):
+        together[start : start + len(samples)] = samples
+        start += len(samples)
+    return together

@@ -1,0 +1,209 @@
+"""Published sets in torchvision's layout: MNIST, FashionMNIST, CIFAR-10 and CIFAR-100."""
+
+import http.client
+import pickle
+import shutil
+import socket
+import tarfile
+import tempfile
+import zlib
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torchvision import datasets
+from torchvision.datasets.mnist import read_image_file, read_label_file
+from torchvision.datasets.utils import check_integrity
+
+from common.data.arrays import load_arrays
+from common.data.resize import fit
+from common.data.source import DataOptions, DataSet, DataUnavailable, Source, Split
+
+SILENCE = 60.0  # seconds without an answer after which a server counts as gone
+
+# what torchvision raises for files that are missing, cut or of another kind, and for downloads that fail
+FAILURES = (
+    *(RuntimeError, ValueError, AssertionError, LookupError, TypeError, OSError, EOFError),
+    *(pickle.UnpicklingError, tarfile.TarError, zlib.error, http.client.HTTPException),
+)
+
+
+class TorchvisionSet(Source):
+    """A set that torchvision knows, read from its files, which are fetched where that is asked for."""
+
+    dataset: ClassVar[Any]  # torchvision's class
+    layouts = "in torchvision's layout"  # what messages say about the folder
+    num_classes: ClassVar[int] = 10
+
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """The files, below ``data_dir``."""
+
+    @abstractmethod
+    def archives(self) -> list[Path]:
+        """What they are unpacked from, below ``data_dir``."""
+
+    @abstractmethod
+    def servers(self) -> list[str]:
+        """Where the archives are fetched from."""
+
+    @abstractmethod
+    def is_whole(self, file: Path) -> bool:
+        """Whether a file that is there holds what it should."""
+
+    def load(self, options: DataOptions) -> DataSet:
+        root = options.data_dir
+        try:
+            data = self._read(root)
+        except FAILURES as error:
+            if not options.download:
+                raise self._unavailable(root, error) from error
+            self._fetch(root)
+            data = self._read(root)
+        return fit(data, options, f"--data_name {self.name}")
+
+    def _read(self, root: Path) -> DataSet:
+        return DataSet(self._part(root, train=True), self._part(root, train=False), self.num_classes)
+
+    def _part(self, root: Path, train: bool) -> Split:
+        part = self.dataset(root, train=train, download=False)
+        images, labels = torch.as_tensor(part.data), torch.as_tensor(part.targets, dtype=torch.int64)
+        if labels.max() >= self.num_classes:
+            raise ValueError(f"there is a label {int(labels.max())}")
+        return Split(images.unsqueeze(1) if images.ndim == 3 else images.movedim(-1, 1).contiguous(), labels)
+
+    def _unavailable(self, root: Path, error: Exception) -> DataUnavailable:
+        missing = [root / file for file in self.files() if not (root / file).is_file()]
+        broken = [root / file for file in self.files() if (root / file).is_file() and not self.is_whole(root / file)]
+        if missing:
+            problem = f"there is no {', '.join(file.name for file in missing)} in {missing[0].parent}"
+        elif broken:
+            problem = f"{', '.join(map(str, broken))}: damaged, or another file under that name"
+        else:
+            problem = f"the files in {(root / self.files()[0]).parent} do not belong together ({error})"
+        return DataUnavailable(
+            f"--data_name {self.name}: {problem}. Fetch the set with --download True, or point --data_dir at a folder "
+            f"that holds it {self.layouts}"
+        )
+
+    def _fetch(self, root: Path) -> None:
+        """Download into a folder of its own, then move whole files to where they belong.
+
+        torchvision unpacks straight into place, so that a stop half-way would leave files that look whole.
+        """
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{self.name}-", dir=root) as name, patience(SILENCE):
+                scratch = Path(name)
+                for archive in filter(lambda archive: (root / archive).is_file(), self.archives()):
+                    # fetched before but not unpacked: torchvision checks its MD5 sum and takes it
+                    (scratch / archive).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(root / archive, scratch / archive)
+                self.dataset(scratch, download=True)
+                self._read(scratch)
+                for file in filter(Path.is_file, sorted(scratch.rglob("*"))):
+                    target = root / file.relative_to(scratch)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    file.replace(target)
+        except FAILURES as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            reason += " (its MD5 sum is not that of the original)" if "corrupted" in reason else ""
+            raise DataUnavailable(
+                f"--data_name {self.name}: the download from {' and '.join(self.servers())} failed: {reason}. Try "
+                f"again, or bring {', '.join(map(str, self.archives()))} into {root} from a machine with network "
+                "access and give the same command"
+            ) from error
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Give up on a silent server after some seconds; torchvision would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+class Mnist(TorchvisionSet):
+    """28x28 digits, ten classes: 60,000 to learn from, 10,000 held out (LeCun, Cortes, Burges)."""
+
+    name = "mnist"
+    dataset = datasets.MNIST
+
+    def files(self) -> list[Path]:
+        return [archive.with_suffix("") for archive in self.archives()]
+
+    def archives(self) -> list[Path]:
+        return [Path(self.dataset.__name__, "raw", archive) for archive, _ in self.dataset.resources]
+
+    def servers(self) -> list[str]:
+        return list(self.dataset.mirrors)
+
+    def is_whole(self, file: Path) -> bool:
+        try:
+            (read_image_file if "images" in file.name else read_label_file)(str(file))
+        except FAILURES:
+            return False
+        return True
+
+
+class FashionMnist(Mnist):
+    """28x28 grey pictures of clothes, ten classes, in MNIST's format (Xiao, Rasul, Vollgraf)."""
+
+    name = "fashionmnist"
+    dataset = datasets.FashionMNIST
+
+
+class Cifar10(TorchvisionSet):
+    """32x32 colour photographs, ten classes: 50,000 to learn from, 10,000 held out (Krizhevsky).
+
+    torchvision unpickles the original files, after it has checked their MD5 sums. Where their folder is missing,
+    ``{name}.npz`` will do: ``x`` (N, 32, 32, 3) uint8 and ``y``, perhaps ``x_test`` and ``y_test``.
+    """
+
+    name = "cifar10"
+    dataset = datasets.CIFAR10
+    layouts = "in torchvision's layout or as cifar10.npz"
+
+    def load(self, options: DataOptions) -> DataSet:
+        plain = options.data_dir / f"{self.name}.npz"
+        if not plain.is_file() or (options.data_dir / self.dataset.base_folder).is_dir():
+            return super().load(options)
+        data, text = load_arrays(self.name, plain)
+        if data.shape != (3, 32, 32) or data.train.images.dtype != torch.uint8:
+            raise DataUnavailable(f"--data_name {self.name}: {plain}: {text}; expected uint8 (N, 32, 32, 3)")
+        if data.num_classes is None or data.num_classes > self.num_classes:
+            raise DataUnavailable(f"--data_name {self.name}: {plain}: needs labels y from 0 to {self.num_classes - 1}")
+        return fit(replace(data, num_classes=self.num_classes), options, f"--data_name {self.name}")
+
+    def _sums(self) -> dict[Path, str]:
+        meta = (self.dataset.meta["filename"], self.dataset.meta["md5"])
+        listed = (*self.dataset.train_list, *self.dataset.test_list, meta)
+        return {Path(self.dataset.base_folder, name): md5 for name, md5 in listed}
+
+    def files(self) -> list[Path]:
+        return list(self._sums())
+
+    def archives(self) -> list[Path]:
+        return [Path(self.dataset.filename)]
+
+    def servers(self) -> list[str]:
+        return [self.dataset.url]
+
+    def is_whole(self, file: Path) -> bool:
+        return check_integrity(file, self._sums()[Path(self.dataset.base_folder, file.name)])
+
+
+class Cifar100(Cifar10):
+    """32x32 colour photographs, one hundred classes (Krizhevsky)."""
+
+    name = "cifar100"
+    dataset = datasets.CIFAR100
+    layouts = "in torchvision's layout or as cifar100.npz"
+    num_classes = 100

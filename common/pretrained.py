@@ -1,0 +1,196 @@
+"""The models that the authors of GFDM published: ``--pretrained NAME`` downloads and unpacks them once.
+
+The archive's inner structure is not documented, so run folders are searched at any depth; what is unpacked is only
+their weights, ``ID_DATA_H.._K../model/[ema_]model-VERSION.pth``, and an archive that holds anything unsafe is refused.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from common.checkpoints import write_json
+from common.runs import run_folders, versions
+
+ORIGIN = "origin.json"
+UNPACKED_LIMIT = 2**34  # bytes: 16 GiB, some ten times what three networks with their averages take
+MEMBER = re.compile(
+    r"(?:.*/)?(?P<run>[A-Za-z0-9][\w.-]*_H\d+(?:\.\d+)?_K\d+)/model/(?P<file>(?:ema_)?model-[\w.-]+\.pth)",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A published model.
+
+    Attributes:
+        url: the archive that holds it.
+        run_id: id of its run folder.
+        version: version of the weights that the authors sample from.
+    """
+
+    url: str
+    run_id: str
+    version: str
+
+
+ARCHIVE = "https://drive.google.com/uc?id=1OySDmN2vXe5ox4egkxLR1qZuocIlAGz3"
+PRETRAINED = {
+    "gfdm-cifar10-h0.9-k2": Pretrained(ARCHIVE, "1299582", "v5"),
+    "gfdm-cifar10-h0.7-k2": Pretrained(ARCHIVE, "1299581", "v5"),
+    "vp-cifar10": Pretrained(ARCHIVE, "1299543", "v4"),
+}
+
+
+def fetch(name: str, output_dir: Path) -> Path:
+    """The run folder of a published model; downloads the archive where it is not there yet.
+
+    Every run of the archive is kept, each with an origin.json (url, SHA-256 of the archive, date). What exists is never
+    touched, and nothing is left behind on a failure.
+
+    Args:
+        name: a name of ``PRETRAINED``.
+        output_dir: folder that holds the runs.
+
+    Raises:
+        ValueError: for an unknown name, a failed download, or an archive that is broken, unsafe or another one; in one
+            line, with what to do instead.
+    """
+    if name not in PRETRAINED:
+        raise ValueError(f"pretrained must be one of {', '.join(PRETRAINED)}, got {name!r}")
+    wanted = PRETRAINED[name]
+    if folder := _present(wanted, output_dir):
+        return folder
+    if in_the_way := next(output_dir.glob(f"{wanted.run_id}_*"), None):
+        raise ValueError(
+            f"--pretrained {name}: {in_the_way} is there without version {wanted.version}; move it away and try again"
+        )
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        # beside the runs, so that unpacked folders need only be renamed
+        with tempfile.TemporaryDirectory(dir=output_dir, prefix=".pretrained-") as temporary:
+            archive = Path(temporary) / "pretrained_models.zip"
+            _download(wanted.url, archive)
+            with archive.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            print(f"SHA-256   {digest} (the authors publish none: it cannot be compared)")
+            origin = {"url": wanted.url, "sha256": digest, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+            here = {folder.name for folder in run_folders(output_dir)}
+            for folder in unpack(archive, Path(temporary) / "runs", wanted):
+                target = output_dir / folder.name
+                if folder.name not in here and not target.exists():
+                    write_json(folder / ORIGIN, origin)
+                    folder.rename(target)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"--pretrained {name}: {' '.join(str(error).split())}. By hand: download {wanted.url}, unzip it into "
+            f"{output_dir} and use --run_id {wanted.run_id} --version {wanted.version}"
+        ) from error
+    found = _present(wanted, output_dir)
+    assert found  # unpack returned it, and nothing was in its way
+    return found
+
+
+def _present(wanted: Pretrained, output_dir: Path) -> Path | None:
+    """The folder of a run that is there already with the version that is wanted."""
+    folders = [folder for folder in run_folders(output_dir) if folder.name.startswith(f"{wanted.run_id}_")]
+    return next((folder for folder in folders if wanted.version in versions(folder)), None)
+
+
+def _download(url: str, path: Path) -> None:
+    """Download a file with a progress bar.
+
+    Raises:
+        ValueError: where that fails, or what came is no zip archive.
+    """
+    import gdown  # only here: it takes a while to import
+
+    try:
+        # without the cookie file, which would lie outside of output_dir
+        gdown.download(url, str(path), use_cookies=False)
+    except Exception as error:  # gdown's versions differ in what they raise
+        raise ValueError(f"the download failed ({type(error).__name__}: {str(error)[:300]})") from error
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            page = file.read(200).lstrip().startswith(b"<")
+        what = (
+            "a web page came instead (a quota, or a file that moved)" if page else "it is cut short or something else"
+        )
+        raise ValueError(f"the download is no zip archive: {what}")
+
+
+def _objection(member: zipfile.ZipInfo) -> str | None:
+    """Why an entry of an archive is unsafe, or None."""
+    name, kind = member.orig_filename, stat.S_IFMT(member.external_attr >> 16)
+    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
+        return "is an absolute path"
+    if ".." in re.split(r"[/\\]", name):
+        return "leads out of its folder"
+    if "\\" in name or not name.isprintable():
+        return "has characters that do not belong in a path"
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "is a link" if kind == stat.S_IFLNK else "is no plain file"
+    return "is encrypted" if member.flag_bits & 1 else None
+
+
+def _weights(members: list[zipfile.ZipInfo]) -> Iterator[tuple[Path, zipfile.ZipInfo]]:
+    """Where each file of weights goes, relative to the folder of runs."""
+    for member in members:
+        if match := MEMBER.fullmatch(member.filename):
+            yield Path(match["run"]) / "model" / match["file"], member
+
+
+def unpack(archive: Path, folder: Path, wanted: Pretrained) -> list[Path]:
+    """Unpack the weights of every run in an archive.
+
+    Args:
+        archive: a zip file.
+        folder: where the run folders go; must not exist.
+        wanted: the run that has to be among them.
+
+    Returns:
+        The run folders.
+
+    Raises:
+        ValueError: where an entry is unsafe or broken, the wanted run is missing, or it would take too much space.
+    """
+    try:
+        with zipfile.ZipFile(archive) as content:
+            for member in content.infolist():
+                if objection := _objection(member):
+                    raise ValueError(f"the archive is refused: its entry {member.orig_filename!r} {objection}")
+            found = list(_weights(content.infolist()))
+            files = dict(found)
+            if len(files) < len(found):
+                raise ValueError("the archive is refused: it holds a file of weights twice")
+            names = {f"{kind}-{wanted.version}.pth" for kind in ("model", "ema_model")}
+            if not any(file.parts[0].startswith(f"{wanted.run_id}_") and file.name in names for file in files):
+                runs = ", ".join(sorted({file.parts[0] for file in files})) or "none"
+                raise ValueError(
+                    f"the archive lacks version {wanted.version} of run {wanted.run_id}; runs in it: {runs}"
+                )
+            # a reader stops at the size that an entry declares, so their sum bounds what is written
+            size = sum(member.file_size for member in files.values())
+            free = shutil.disk_usage(archive.parent).free
+            limit, what = min((UNPACKED_LIMIT, "the limit of"), (free, "the free space of"))
+            if size > limit:
+                raise ValueError(f"the archive would take {size:.3g} bytes, which is above {what} {limit:.3g}")
+            for file, member in files.items():
+                path = folder / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with content.open(member) as source, path.open("xb") as target:
+                    shutil.copyfileobj(source, target, 2**20)  # raises where the CRC is another
+                    target.flush()
+                    os.fsync(target.fileno())
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"the archive is broken ({error})") from error
+    return sorted(folder.iterdir())

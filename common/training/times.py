@@ -1,0 +1,83 @@
+"""At which times a network is trained: from one uniform number per sample to a time in [t_min, T]."""
+
+import math
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from common.dynamics import LinearDynamics
+
+NODES = 4096  # of the inverse of the noise level; times only set where training looks, so a table is exact enough
+LOGNORMAL_MEAN, LOGNORMAL_DEVIATION = -1.2, 1.2  # of log sigma (EDM, arXiv 2206.00364, table 1)
+
+
+class TimeSampling(nn.Module):
+    """A law of training times.
+
+    Args:
+        dynamics: the process.
+        t_min: smallest time, in [dynamics.t_min, T).
+    """
+
+    def __init__(self, dynamics: LinearDynamics, t_min: float) -> None:
+        super().__init__()
+        self.t_min, self.horizon = t_min, dynamics.horizon
+
+    @abstractmethod
+    def forward(self, u: Tensor) -> Tensor:
+        """Times (B,) float64 from numbers u (B,) in [0, 1)."""
+
+
+class UniformTimes(TimeSampling):
+    """Uniform in t, as published for GFDM (arXiv 2310.17638)."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.t_min + (self.horizon - self.t_min) * u
+
+
+class UniformNoiseLevels(TimeSampling):
+    """Uniform in log sigma between its values at t_min and T.
+
+    Raises:
+        ValueError: where the noise level is not monotone in t.
+    """
+
+    log_times: Tensor
+
+    def __init__(self, dynamics: LinearDynamics, t_min: float) -> None:
+        super().__init__(dynamics, t_min)
+        ends = torch.tensor([t_min, self.horizon], dtype=torch.float64, device=dynamics.device)
+        self.low, self.high = dynamics.log_sigma(ends).tolist()
+        levels = torch.linspace(self.low, self.high, NODES + 1, dtype=torch.float64, device=dynamics.device)
+        self.register_buffer("log_times", dynamics.time_at(levels).log(), persistent=False)
+
+    def share(self, u: Tensor) -> Tensor:
+        """Where log sigma lies between its ends, (B,) in [0, 1]."""
+        return u
+
+    def forward(self, u: Tensor) -> Tensor:
+        place = self.share(u).clamp(0, 1) * NODES
+        node = place.floor().clamp(max=NODES - 1).long()
+        times = torch.lerp(self.log_times[node], self.log_times[node + 1], place - node).exp()
+        return times.clamp(self.t_min, self.horizon)
+
+
+class LogNormalNoiseLevels(UniformNoiseLevels):
+    """log sigma ~ N(-1.2, 1.2^2), cut to its values at t_min and T (EDM, arXiv 2206.00364, table 1)."""
+
+    def share(self, u: Tensor) -> Tensor:
+        below, above = (self._cumulative(end) for end in (self.low, self.high))
+        deviate = torch.special.ndtri(below + u * (above - below))
+        return (LOGNORMAL_MEAN + LOGNORMAL_DEVIATION * deviate - self.low) / (self.high - self.low)
+
+    @staticmethod
+    def _cumulative(log_sigma: float) -> float:
+        return 0.5 * math.erfc((LOGNORMAL_MEAN - log_sigma) / LOGNORMAL_DEVIATION / math.sqrt(2))
+
+
+TIME_SAMPLINGS: dict[str, type[TimeSampling]] = {
+    "uniform": UniformTimes,
+    "log_sigma": UniformNoiseLevels,
+    "lognormal": LogNormalNoiseLevels,
+}

@@ -1,0 +1,31 @@
+"""How errors at different noise levels are weighted: from log sigma to a weight on the squared error of x0_hat."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from common.denoiser import SIGMA_DATA
+
+MIN_SNR_GAMMA = 5.0
+
+LossWeight = Callable[[Tensor], Tensor]
+
+
+def flat(log_sigma: Tensor) -> Tensor:
+    """1: the plain squared error of x0_hat."""
+    return torch.ones_like(log_sigma)
+
+
+def min_snr(log_sigma: Tensor) -> Tensor:
+    """min(1 / sigma^2, 5) (Min-SNR-gamma, arXiv 2303.09556, section 3.4)."""
+    return (-2 * log_sigma).exp().clamp(max=MIN_SNR_GAMMA)
+
+
+def edm(log_sigma: Tensor) -> Tensor:
+    """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (EDM, arXiv 2206.00364, table 1)."""
+    return (-2 * log_sigma).exp() + SIGMA_DATA**-2
+
+
+# None: the error of the network's own output, as published for GFDM
+LOSS_WEIGHTS: dict[str, LossWeight | None] = {"own": None, "x0": flat, "min_snr": min_snr, "edm": edm}

@@ -1,0 +1,274 @@
+"""What every data set can do: its statistics, its scale, its size, and a source of one's own."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.data import SOURCES, DataOptions, DataSet, DataUnavailable, Source, Split, reading, to_unit_range
+from common.data.reading import Rows, num_readers
+from common.data.resize import Squares, fit
+from common.data.source import hold_out
+
+
+class Lazy:
+    """Images behind an index."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self._images, self.shape, self.dtype = images, tuple(images.shape), images.dtype
+
+    def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
+        return self._images[indices]
+
+
+def of(images, *, lazy=False, held_out=2, num_classes=None, **options) -> DataSet:
+    images = Lazy(images) if lazy else images
+    labels = torch.zeros(images.shape[0], dtype=torch.int64)
+    rows = torch.arange(held_out)
+    return DataSet(Split(images, labels), Split(images[rows], labels[rows]), num_classes, **options)
+
+
+# -- scale and statistics ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_statistics_are_those_of_the_network_scale(lazy, monkeypatch):
+    monkeypatch.setattr(reading, "CHUNK_BYTES", 100)
+    images = torch.randint(0, 200, (301, 2, 5, 5), dtype=torch.uint8)
+    scaled = images.numpy() / 127.5 - 1
+    mean, variance = of(images, lazy=lazy).statistics()
+    assert isinstance(mean, float)
+    assert mean == pytest.approx(scaled.mean(), abs=1e-13)
+    assert variance == pytest.approx(scaled.var(), abs=1e-13)
+    floats = torch.randn(301, 7) * 5 + 1000  # a mean far from zero costs no digits
+    low, high = float(floats.min()), float(floats.max())
+    scaled = (floats.double().numpy() - low) / (high - low) * 2 - 1
+    mean, variance = of(floats[:, None], lazy=lazy, value_range=(low, high)).statistics()
+    assert mean == pytest.approx(scaled.mean(), abs=1e-11)
+    assert variance == pytest.approx(scaled.var(), abs=1e-11)
+
+
+@pytest.mark.parametrize(("count", "limit"), [(1000, 10), (1001, 10), (10, 10), (5, 10), (100, 99)])
+def test_statistics_look_at_samples_evenly_spaced(count, limit):
+    seen = []
+
+    class Noting(Lazy):
+        def __getitem__(self, indices):
+            seen.extend(indices.tolist())
+            return super().__getitem__(indices)
+
+    images = Noting(torch.randint(0, 255, (count, 1, 2, 2), dtype=torch.uint8))
+    labels = torch.zeros(count, dtype=torch.int64)
+    DataSet(Split(images, labels), Split(images, labels), None).statistics(limit)
+    assert len(seen) == min(count, limit)
+    assert (seen[0], seen[-1]) == (0, count - 1)
+    steps = np.diff(seen)
+    assert steps.min() >= 1
+    assert steps.max() - steps.min() <= 1
+
+
+def test_statistics_are_right_when_workers_read(monkeypatch):
+    images = torch.randint(0, 255, (1100, 1, 4, 4), dtype=torch.uint8)
+    here = of(images).statistics()
+    assert of(images, lazy=True).statistics() == here
+
+
+def test_bytes_and_floats_come_to_the_unit_range():
+    levels = torch.arange(256, dtype=torch.uint8)
+    scaled = to_unit_range(levels)
+    assert scaled.dtype == torch.float32
+    assert scaled[[0, 255]].tolist() == [-1, 1]
+    assert torch.allclose(scaled.double(), levels.double() / 127.5 - 1, atol=1e-7)
+    assert torch.equal(to_unit_range(levels, (5.0, 6.0)), scaled)
+    assert to_unit_range(torch.tensor([-2.0, 0.0, 2.0, 6.0]), (-2.0, 6.0)).tolist() == [-1, -0.5, 0, 1]
+    assert to_unit_range(torch.tensor([0.0, 0.25, 1.0])).tolist() == [-1, -0.5, 1]
+    data = of(torch.zeros(3, 1, 4), value_range=(-1.0, 3.0))
+    assert data.to_unit_range(torch.tensor([-1.0, 3.0, 5.0])).tolist() == [-1, 1, 2]
+
+
+def test_images_are_told_from_functions():
+    assert of(torch.zeros(3, 1, 4, 4)).is_image
+    assert not of(torch.zeros(3, 1, 16)).is_image
+    assert of(torch.zeros(3, 2, 16)).shape == (2, 16)
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [None, 0, 1, 7, 100])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_part_is_read_into_memory(limit, lazy):
+    images, labels = torch.randint(0, 255, (20, 1, 2, 2), dtype=torch.uint8), torch.arange(20)
+    part = Split(Lazy(images) if lazy else images, labels).read(limit)
+    assert torch.equal(part.images, images[:limit])
+    assert torch.equal(part.labels, labels[:limit])
+    assert part.images.dtype == torch.uint8
+
+
+@pytest.mark.parametrize(("count", "size"), [(2, 1), (9, 1), (19, 1), (20, 2), (9_999, 999), (10_001, 1000), (50_000, 1000)])
+def test_one_in_ten_is_held_out_and_never_more_than_a_thousand(count, size):
+    train, held_out = hold_out(count)
+    assert (len(train), len(held_out)) == (count - size, size)
+    assert torch.equal(torch.cat([train, held_out]).sort().values, torch.arange(count))
+    assert train.tolist() == sorted(train.tolist())
+    assert held_out.tolist() == sorted(held_out.tolist())
+
+
+def test_the_same_samples_are_held_out_always():
+    torch.manual_seed(3)
+    assert hold_out(30)[1].tolist() == [13, 14, 23]
+    assert hold_out(20)[1].tolist() == [4, 5]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_samples_are_refused(count):
+    with pytest.raises(DataUnavailable, match="at least two"):
+        hold_out(count)
+
+
+def test_parts_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="3 images, but 2 labels"):
+        Split(torch.zeros(3, 1, 4, 4), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="float64"):
+        Split(torch.zeros(2, 1, 4, 4, dtype=torch.float64), torch.zeros(2, dtype=torch.int64))
+    labels = torch.zeros(2, dtype=torch.int64)
+    one = Split(torch.zeros(2, 1, 4, 4), labels)
+    for other in (torch.zeros(2, 1, 4, 5), torch.zeros(2, 1, 4, 4, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match="held-out"):
+            DataSet(one, Split(other, labels), None)
+
+
+@pytest.mark.parametrize("name", ["image_size", "channels"])
+@pytest.mark.parametrize("value", [0, -3])
+def test_sizes_below_one_are_refused(tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"--{name} {value}"):
+        DataOptions(tmp_path, **{name: value})
+
+
+# -- size -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("height", "width", "size"), [(8, 8, 4), (9, 6, 3), (6, 8, 6), (5, 5, 10), (28, 28, 32)])
+def test_images_are_cropped_and_resized(lazy, channels, height, width, size):
+    images = torch.randint(0, 256, (5, channels, height, width), dtype=torch.uint8)
+    data = fit(of(images, lazy=lazy), DataOptions("", image_size=size), "it")
+    assert data.shape == (channels, size, size)
+    assert isinstance(data.train.images, torch.Tensor) == (not lazy)
+    side = min(height, width)
+    top, left = round((height - side) / 2), round((width - side) / 2)
+    for found, image in zip(data.train.read().images, images, strict=True):
+        for plane, given in zip(found, image, strict=True):
+            square = Image.fromarray(given[top : top + side, left : left + side].numpy())
+            expected = np.asarray(square.resize((size, size), Image.Resampling.BILINEAR)).astype(int)
+            assert np.abs(plane.numpy() - expected).max() <= 1
+
+
+def test_resizing_keeps_floats_within_their_range():
+    images = torch.rand(50, 1, 9, 9).round() * 7 - 3
+    data = fit(of(images, value_range=(-3.0, 4.0)), DataOptions("", image_size=5), "it")
+    assert data.value_range == (-3, 4)
+    assert data.train.images.dtype == torch.float32
+    assert -3 <= data.train.images.min() < data.train.images.max() <= 4
+
+
+def test_the_own_size_is_left_alone():
+    square, oblong = of(torch.zeros(3, 1, 8, 8)), of(torch.zeros(3, 1, 8, 6))
+    assert fit(square, DataOptions("", image_size=8, channels=1), "it") is square
+    assert fit(square, DataOptions(""), "it") is square
+    assert fit(oblong, DataOptions(""), "it") is oblong
+    assert fit(oblong, DataOptions("", image_size=8), "it").shape == (1, 8, 8)
+
+
+def test_a_set_that_would_grow_too_large_is_resized_as_it_is_read(monkeypatch):
+    data = of(torch.randint(0, 256, (10, 1, 4, 4), dtype=torch.uint8))
+    at_once = fit(data, DataOptions("", image_size=8), "it")
+    monkeypatch.setattr(reading, "RESIDENT_LIMIT", 10 * 16)
+    lazily = fit(data, DataOptions("", image_size=8), "it")
+    assert isinstance(lazily.train.images, Squares)
+    assert torch.equal(lazily.train.read().images, at_once.train.images)
+
+
+def test_resizing_many_is_resizing_each(monkeypatch):
+    images = torch.randint(0, 256, (30, 3, 9, 9), dtype=torch.uint8)
+    together = fit(of(images), DataOptions("", image_size=6), "it").train.images
+    for i, image in enumerate(images):
+        assert torch.equal(fit(of(image[None], held_out=1), DataOptions("", image_size=6), "it").train.images[0], together[i])
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "problem"),
+    [
+        ((3, 1, 8, 8), {"channels": 3}, "--channels 3: it has 1"),
+        ((3, 3, 8, 8), {"channels": 1}, "--channels 1: it has 3"),
+        ((3, 1, 8), {"image_size": 8}, "--image_size 8: it has samples of shape"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_by_name(shape, options, problem):
+    with pytest.raises(DataUnavailable) as caught:
+        fit(of(torch.zeros(shape)), DataOptions("", **options), "it")
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [4, 8, 16])
+def test_digits_in_another_size(tmp_path, size):
+    data = SOURCES["digits"]().load(DataOptions(tmp_path, image_size=size, channels=1))
+    assert data.shape == (1, size, size)
+    assert (len(data.train.labels), len(data.held_out.labels)) == (1500, 297)
+    with pytest.raises(DataUnavailable, match="--channels 3"):
+        SOURCES["digits"]().load(DataOptions(tmp_path, channels=3))
+
+
+# -- extension --------------------------------------------------------------------------------------------------------
+
+
+class Waves(Source):
+    """What a user writes for functions of their own."""
+
+    name = "waves"
+
+    def load(self, options: DataOptions) -> DataSet:
+        phase = torch.linspace(0, 6, 40)[:, None, None]
+        waves = torch.sin(torch.linspace(0, 6, 16) + phase)
+        train, held_out = (Split(waves[rows], torch.zeros(len(rows)).long()) for rows in hold_out(40))
+        data = DataSet(train, held_out, num_classes=None, value_range=(-1.0, 1.0))
+        return fit(data, options, "--data_name waves")
+
+
+def test_a_source_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setitem(SOURCES, "waves", Waves)
+    data = SOURCES["waves"]().load(DataOptions(tmp_path))
+    assert (data.shape, data.is_image, len(data.held_out.labels)) == ((1, 16), False, 4)
+    with pytest.raises(DataUnavailable, match="--data_name waves"):
+        SOURCES["waves"]().load(DataOptions(tmp_path, image_size=4))
+    with pytest.raises(TypeError):
+        Source()
+
+
+# -- small things -----------------------------------------------------------------------------------------------------
+
+
+def test_views_are_pickled():
+    images = torch.randint(0, 256, (10, 1, 4, 4), dtype=torch.uint8)
+    view = Squares(Rows(Lazy(images), torch.tensor([3, 1, 9])), 2)
+    assert view.shape == (3, 1, 2, 2)
+    again = pickle.loads(pickle.dumps(view))
+    rows = torch.tensor([2, 0])
+    assert torch.equal(again[rows], Squares(images, 2)[torch.tensor([9, 3])])
+
+
+def test_a_message_survives_a_worker_process():
+    error = DataUnavailable("--data_name x: what to do")
+    assert str(error) == "--data_name x: what to do"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    traceback = f"Caught in worker.\nOriginal Traceback ..\ncommon.data.source.DataUnavailable: {error}\n"
+    assert str(DataUnavailable(traceback)) == str(error)
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (5, 5), (64, 8)])
+def test_readers_are_as_many_as_cores_but_at_most_eight(cores, expected, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert num_readers() == expected

@@ -1,0 +1,78 @@
+"""docs/extending.md: every file in it is written as it stands, and every command run, training cut short."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import args
+from common import runs
+from common.data import SOURCES
+from tests.documents import ROOT, blocks, commands, run
+
+TEXT = (ROOT / "docs" / "extending.md").read_text()
+FILES = dict(re.findall(r"Save as\s+`(\w+\.py)`:\n\n```python\n(.*?)```", TEXT, flags=re.DOTALL))
+SMALL = ("--model_channels", "16", "--channel_mult", "1,1")
+REGISTERS = (args.DYNAMICS, args.BACKBONES, args.PRESETS, SOURCES)
+
+
+@pytest.fixture
+def plugins(tmp_path, monkeypatch):
+    """The document's files in the working folder; what they register is taken back."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name, code in FILES.items():
+        (tmp_path / name).write_text(code)
+    before = [dict(register) for register in REGISTERS]
+    yield tmp_path
+    for register, content in zip(REGISTERS, before, strict=True):
+        register.clear()
+        register.update(content)
+    for name in FILES:
+        sys.modules.pop(Path(name).stem, None)
+
+
+def test_the_document_has_an_example_of_each():
+    assert set(FILES) == {"waves.py", "conv1d.py", "ou.py"}
+    assert len(blocks(TEXT, "python")) == len(FILES)
+
+
+@pytest.mark.slow
+def test_commands_run_in_order(plugins):
+    for command in commands(TEXT):
+        if command[0] == "train.py":
+            small = SMALL if "digits" in command else ()
+            run(command, "--train_steps", "20", "--val_check_interval", "10", *small)
+        else:
+            run(command, "--steps", "3")
+    (waves,) = plugins.glob("runs/waves_waves_H0.7_K2/generated_data/model-final/*/data/*.npy")
+    assert np.load(waves).shape == (100, 64, 1)
+    assert list(plugins.glob("runs/waves_*/samples/step-*.png"))
+    assert list(plugins.glob("runs/ou_digits_ou_unet/generated_data/*/sde3/grid.png"))
+
+
+def test_the_dynamics_is_one_process(plugins):
+    """Its law is the solution of its own SDE: dm/dt = f m and d(sc^2)/dt = 2 f sc^2 + g^2, by autograd."""
+    args.import_plugin("ou.py")
+    dynamics = args.DYNAMICS["ou"](rate=7.0)
+    t = torch.tensor([0.1, 0.4, 0.9], dtype=torch.float64, requires_grad=True)
+    scale = dynamics.log_scale(t).exp()
+    variance = (2 * (dynamics.log_scale(t) + dynamics.noise_level(t))).exp()
+    (slope,) = torch.autograd.grad(scale.sum(), t, retain_graph=True)
+    (growth,) = torch.autograd.grad(variance.sum(), t)
+    f, g = dynamics.drift(t), dynamics.diffusion(t)
+    assert torch.allclose(slope, f * scale, rtol=1e-12)
+    assert torch.allclose(growth, 2 * f * variance + g**2, rtol=1e-12)
+
+
+def test_a_run_is_not_loaded_without_its_plugin(plugins):
+    words = "--plugin ou.py --dynamics ou --preset digits --wb_id a --train_steps 2"
+    run(["train.py", *words.split()], *SMALL)
+    del sys.modules["ou"]
+    with pytest.raises(ValueError, match="'ou'"):
+        runs.load("a")
+    args.import_plugin("ou.py")
+    assert type(runs.load("a").dynamics).__name__ == "OrnsteinUhlenbeck"
