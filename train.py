@@ -12,7 +12,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import args
@@ -69,18 +68,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"already finished at step {resume_step}")
         return 0
     with args.user_errors("train.py"):
+        trainer = build_trainer(settings, config, folder, device, module, resume_step)
         loggers = make_loggers(
             settings["logger"], folder, run_name=folder.name, config=config, project=settings["wb_project"]
         )
-        trainer = build_trainer(settings, config, folder, device, module, resume_step, loggers)
+    trainer.loggers += loggers
+    code = 1
     try:
         if is_first_process():
             if not checkpoint:
                 write_json(folder / CONFIG, config)
             note_environment(folder / "environment.txt", command)
-        return fit(trainer, module, data, checkpoint, folder)
+        code = fit(trainer, module, data, checkpoint, folder)
     finally:
-        close_loggers(loggers)
+        close_loggers(loggers, code)
+    return code
 
 
 def hide_key(given: dict[str, Any]) -> None:
@@ -267,7 +269,6 @@ def build_trainer(
     device: torch.device,
     module: DiffusionModule,
     resume_step: int,
-    loggers: Sequence[Logger],
 ) -> pl.Trainer:
     """Lightning's trainer for the run folder; writes nothing yet."""
     grids = SampleGrid(
@@ -291,7 +292,6 @@ def build_trainer(
         folder,
         CsvLog(folder / "metrics.csv", resume_step),
         hardware,
-        loggers=loggers,
         train_steps=settings["train_steps"],
         val_check_interval=settings["val_check_interval"],
         checkpoint_every=settings["checkpoint_every"],

@@ -302,13 +302,14 @@ def test_released_weights_that_do_not_fit_are_described_in_our_names(tmp_path, f
         load_weights(made.backbone, tmp_path / "a.pth")
 
 
-@pytest.mark.parametrize("odd", ["module.more", "optimizer.state"])
-def test_names_are_left_alone_where_some_do_not_belong(tmp_path, odd):
-    """One name without (with) the wrapper among others: nothing is guessed."""
+@pytest.mark.parametrize(
+    ("form", "odd", "unknown"), [("plain", "module.more", "module.more"), ("ema", "optimizer.state", "ema_model.")]
+)
+def test_names_are_left_alone_where_some_do_not_belong(tmp_path, form, odd, unknown):
+    """One name of another kind among the others: nothing is guessed."""
     made = randomised(config())
-    form = "ema" if odd == "optimizer.state" else "plain"
     save(tmp_path / "a.pth", {**disguised(made.backbone.state_dict(), form), odd: torch.zeros(1)})
-    with pytest.raises(ValueError, match=r"does not fit this network.*unknown"):
+    with pytest.raises(ValueError, match=rf"does not fit this network.*unknown \(e\.g\. {unknown}"):
         load_weights(made.backbone, tmp_path / "a.pth")
 
 

@@ -102,9 +102,8 @@ class Part:
 
     def split(self) -> Split:
         """The samples as part of a data set."""
-        return Split(
-            self.images, torch.zeros(self.images.shape[0], dtype=torch.int64) if self.labels is None else self.labels
-        )
+        labels = torch.zeros(self.images.shape[0], dtype=torch.int64) if self.labels is None else self.labels
+        return Split(self.images, labels)
 
 
 def load_arrays(source: str, train: Path, test: Path | None = None) -> tuple[DataSet, str]:
@@ -259,7 +258,7 @@ class Mapped:
     def __init__(self, path: Path, channels_last: bool) -> None:
         self._path, self._channels_last = path, channels_last
         self._array = np.load(path, mmap_mode="r", allow_pickle=False)
-        sample = to_tensor(self._array[:1], channels_last)
+        sample = self[torch.tensor([0])]
         self.shape = (len(self._array), *sample.shape[1:])
         self.dtype = sample.dtype
 

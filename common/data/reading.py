@@ -101,7 +101,12 @@ def chunks(images: Images, rows: Tensor, title: str) -> Iterator[Tensor]:
         Samples (B, C, *S).
     """
     parallel = not isinstance(images, Tensor) and len(rows) >= WORTH_WORKERS
-    loader = DataLoader(_Chunks(images, rows), batch_size=None, num_workers=num_readers() if parallel else 0)
+    loader = DataLoader(
+        _Chunks(images, rows),
+        batch_size=None,
+        num_workers=num_readers() if parallel else 0,
+        generator=torch.Generator(),  # a loader draws a seed for its workers; the global generator stays as it is
+    )
     silent = True if getattr(rank_zero_only, "rank", 0) else None  # None: silent where the output is no terminal
     with tqdm(total=len(rows), desc=title, unit=" samples", disable=silent, leave=False) as bar:
         for samples in loader:

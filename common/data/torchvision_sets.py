@@ -63,7 +63,7 @@ class TorchvisionSet(Source):
             if not options.download:
                 raise self._unavailable(root, error) from error
             self._fetch(root)
-            data = self._read(root)
+            return self.load(replace(options, download=False))
         return fit(data, options, f"--data_name {self.name}")
 
     def _read(self, root: Path) -> DataSet:

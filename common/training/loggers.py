@@ -191,7 +191,6 @@ def start_run(folder: Path, run_name: str, config: dict[str, Any], project: str,
         resume="allow",
         dir=folder,
         mode=mode,
-        settings=wandb.Settings(silent=True),
     )
     run.define_metric("trainer/global_step")  # as Lightning does: steps of training are the axis of every curve
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)

@@ -208,7 +208,8 @@ class DiffusionModule(pl.LightningModule):
             low, high = (float(end) for end in reduce(self.bad_levels, reduce_op="max").exp())
             where = f", noise levels sigma from {1 / low:.3g} to {high:.3g}" if high else ""
             raise NonFiniteLoss(
-                f"the loss became NaN or infinite at step {bad}{where}; lower --lr, or resume from an earlier checkpoint"
+                f"the loss became NaN or infinite at step {bad}{where}; lower --lr, or resume from an "
+                "earlier checkpoint"
             )
 
     # -- validation ---------------------------------------------------------------------------------------------------

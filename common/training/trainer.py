@@ -2,13 +2,11 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from common.checkpoints import AtomicCheckpointIO
@@ -68,7 +66,6 @@ def make_trainer(
     log: CsvLog,
     hardware: Hardware,
     *,
-    loggers: Sequence[Logger] = (),
     train_steps: int,
     val_check_interval: int,
     checkpoint_every: int,
@@ -85,7 +82,6 @@ def make_trainer(
         folder: the run folder.
         log: its metrics.csv.
         hardware: where to compute.
-        loggers: where figures go besides.
         train_steps: optimiser steps in all.
         val_check_interval: optimiser steps between validations.
         checkpoint_every: optimiser steps between checkpoints.
@@ -113,7 +109,7 @@ def make_trainer(
     quieten_lightning()
     return pl.Trainer(
         default_root_dir=folder,
-        logger=[log, *loggers],
+        logger=log,
         callbacks=[
             FiniteGuard(checkpoint_every, weights_every),
             StepProgress(),

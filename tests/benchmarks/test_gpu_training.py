@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def dry_run(out: Path, *flags: str) -> tuple[dict[str, Any], str]:
     """Report and table of a dry run."""
-    command = [sys.executable, "benchmarks/gpu_training.py", "--dry_run", "--batches", "2", "--out", str(out), *flags]
+    command = [sys.executable, "benchmarks/gpu_training.py", "--dry_run", "--out", str(out), *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in out.glob("*.*")) == [

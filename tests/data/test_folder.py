@@ -117,10 +117,10 @@ def test_of_several_held_out_folders_test_is_taken(tmp_path):
 
 
 def test_train_alone_is_split(tmp_path):
-    for i in range(10):
-        write(tmp_path / "train" / "cat" / f"{i}.png")
+    for i in range(20):
+        write(tmp_path / "train" / ("cat" if i % 2 else "dog") / f"{i}.png")
     data = load(tmp_path)
-    assert (data.num_classes, len(data.train.labels), len(data.held_out.labels)) == (1, 9, 1)
+    assert (data.num_classes, len(data.train.labels), len(data.held_out.labels)) == (2, 18, 2)
 
 
 def test_the_same_images_are_held_out_always(tmp_path):

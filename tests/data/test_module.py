@@ -1,12 +1,15 @@
 """The data module: order, scaling, flips and the split over processes are functions of (seed, step)."""
 
+import os
+import time
 from itertools import islice
 from types import SimpleNamespace
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
-from common.data import DataModule, DataSet, Split, to_unit_range
+from common.data import DataModule, DataSet, Split, reading, to_unit_range
 from common.data.module import BatchOrder
 from common.seeding import FLIPS, StepRandomness
 
@@ -68,9 +71,21 @@ def small(train: int = 30, held_out: int = 11) -> DataSet:
 
 
 def module(
-    *, flip=False, val_samples=1000, batch=6, rank=0, world_size=1, step=0, accumulate=1, training=True, data=None
+    *,
+    flip=False,
+    val_samples=1000,
+    batch=6,
+    rank=0,
+    world_size=1,
+    step=0,
+    accumulate=1,
+    training=True,
+    data=None,
+    workers=0,
 ) -> DataModule:
-    module = DataModule(data or small(), batch_size=batch, seed=4, flip=flip, val_samples=val_samples)
+    module = DataModule(
+        data or small(), batch_size=batch, seed=4, flip=flip, val_samples=val_samples, num_workers=workers
+    )
     module.trainer = SimpleNamespace(
         global_rank=rank,
         world_size=world_size,
@@ -87,12 +102,7 @@ def batches(data: DataModule, count: int | None = None) -> list:
     return [data.transfer_batch_to_device(item, CPU, 0) for item in islice(iter(loader), count)]
 
 
-def test_bytes_are_scaled_to_the_unit_range():
-    levels = torch.arange(256, dtype=torch.uint8)
-    scaled = to_unit_range(levels)
-    assert scaled.dtype == torch.float32
-    assert scaled[[0, 255]].tolist() == [-1, 1]
-    assert torch.allclose(scaled.double(), levels.double() / 127.5 - 1, atol=1e-7)
+def test_samples_are_scaled_to_the_unit_range():
     data = small()
     for batch in batches(module(data=data), 3):
         assert torch.equal(batch.images, to_unit_range(data.train.images[batch.labels]))
@@ -169,3 +179,187 @@ def test_without_a_trainer_the_first_batch_is_that_of_one_process():
     data = DataModule(small(), batch_size=5, seed=0, flip=True, val_samples=4)
     assert next(iter(data.train_dataloader()))[0] == 0
     assert [len(indices) for _, indices in data.val_dataloader()] == [4]
+
+
+# -- sets that are not on the device ----------------------------------------------------------------------------------
+
+
+class Lazy:
+    """Images behind an index; the later in a block of four batches, the faster."""
+
+    def __init__(self, images: torch.Tensor, delay: float = 0.0) -> None:
+        self._images, self.shape, self.dtype, self.delay = images, tuple(images.shape), images.dtype, delay
+
+    def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.delay * (int(indices[0]) % 3))
+        return self._images[indices]
+
+
+def lazy(data: DataSet, delay: float = 0.0) -> DataSet:
+    train, held_out = (Split(Lazy(part.images, delay), part.labels) for part in (data.train, data.held_out))
+    return DataSet(train, held_out, data.num_classes, data.value_range)
+
+
+def floats() -> DataSet:
+    train, held_out = torch.randn(30, 2, 7), torch.randn(11, 2, 7)
+    labels = torch.arange(30)
+    return DataSet(Split(train, labels), Split(held_out, labels[:11] + 1000), None, (-2.5, 3.0))
+
+
+def check_same(expected: list, found: list) -> None:
+    for one, other in zip(expected, found, strict=True):
+        assert one.micro_step == other.micro_step
+        assert torch.equal(one.labels, other.labels)
+        assert one.images.dtype == other.images.dtype == torch.float32
+        assert torch.equal(one.images, other.images)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("make", [small, floats])
+@pytest.mark.parametrize("training", [True, False])
+def test_streamed_batches_are_those_of_the_device_whatever_reads_them(workers, make, training):
+    data, options = make(), {"flip": True, "training": training, "batch": 4}
+    count = 17 if training else None
+    expected = batches(module(data=data, **options), count)
+    found = batches(module(data=lazy(data, 0.004), workers=workers, **options), count)
+    check_same(expected, found)
+    assert [batch.micro_step for batch in found] == list(range(17 if training else 3))
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_streamed_training_goes_on_where_the_run_stands(workers):
+    data = lazy(small(), 0.004)
+    whole = batches(module(data=data, workers=workers, flip=True, accumulate=2), 12)
+    rest = batches(module(data=data, workers=workers, flip=True, accumulate=2, step=4), 4)
+    check_same(whole[8:], rest)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_two_ranks_share_a_streamed_batch(training):
+    data, count = small(), 5 if training else None
+    whole = batches(module(flip=True, training=training, data=data), count)
+    parts = [
+        batches(module(flip=True, batch=3, rank=r, world_size=2, training=training, data=lazy(data), workers=2), count)
+        for r in range(2)
+    ]
+    if training:
+        for step, expected in enumerate(whole):
+            assert torch.equal(torch.cat([part[step].images for part in parts]), expected.images)
+    else:
+        seen = torch.cat([batch.labels for part in parts for batch in part])
+        assert sorted(seen.tolist()) == list(range(1000, 1011))
+
+
+def test_functions_are_mirrored_along_their_points():
+    data = floats()
+    plain = data.to_unit_range(data.train.images)
+    for batch in batches(module(flip=True, data=data), 4):
+        draws = StepRandomness(4, batch.micro_step, 6, 0, 1, CPU).uniform(FLIPS)
+        for image, label, draw in zip(batch.images, batch.labels, draws, strict=True):
+            assert torch.equal(image, plain[label].flip(-1) if draw < 0.5 else plain[label])
+
+
+class Processes(Lazy):
+    """Every value is the process that reads it."""
+
+    def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.02)
+        return torch.full((len(indices), *self.shape[1:]), float(os.getpid()))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("training", [True, False])
+def test_workers_read(workers, training):
+    part = Split(Processes(torch.zeros(50, 1, 4)), torch.arange(50))
+    data = module(data=DataSet(part, part, None, (-1.0, 1.0)), workers=workers, training=training)
+    readers = {int(batch.images[0, 0, 0]) for batch in batches(data, 8)}
+    assert len(readers) == max(1, workers)
+    assert (os.getpid() in readers) == (workers == 0)
+
+
+def test_what_is_small_is_on_the_device_and_needs_no_workers(monkeypatch):
+    data = small()
+    nbytes = 30 * 16
+    monkeypatch.setattr(reading, "RESIDENT_LIMIT", nbytes)
+    resident = module(data=data, workers=3)
+    loader = resident.train_dataloader()
+    assert loader.num_workers == 0
+    assert [tuple(torch.as_tensor(part).shape) for part in next(iter(loader))] == [(), (6,)]
+    monkeypatch.setattr(reading, "RESIDENT_LIMIT", nbytes - 1)
+    streamed = module(data=data, workers=3)  # a large tensor is read by workers too
+    assert streamed.train_dataloader().num_workers == 3
+    assert streamed.val_dataloader().num_workers == 0  # each part for itself
+    check_same(batches(resident, 7), batches(streamed, 7))
+
+
+def test_workers_default_to_the_cores(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(5)), raising=False)
+    data = DataModule(lazy(small()), batch_size=5, seed=0, flip=True, val_samples=4)
+    assert data.train_dataloader().num_workers == data.val_dataloader().num_workers == 5
+    assert DataModule(small(), batch_size=5, seed=0, flip=True, val_samples=4).train_dataloader().num_workers == 0
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda", True)])
+def test_memory_is_pinned_for_a_gpu_and_workers_stay(device, pinned):
+    streamed = module(data=lazy(small()), workers=2)
+    streamed.trainer.strategy.root_device = torch.device(device)
+    for loader in (streamed.train_dataloader(), streamed.val_dataloader()):
+        assert loader.pin_memory == pinned
+        assert loader.persistent_workers
+
+
+class Noting(pl.LightningModule):
+    """Notes what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list = []
+        self.validated: list = []
+
+    def training_step(self, batch, index):
+        self.seen.append(batch)
+        return self.weight * batch.images.mean()
+
+    def validation_step(self, batch, index):
+        self.validated.append(batch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(folder, data: DataSet, workers: int, steps: int, checkpoint=None) -> Noting:
+    noting = Noting()
+    trainer = pl.Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        max_steps=steps,
+        max_epochs=-1,
+        accumulate_grad_batches=2,
+        val_check_interval=4,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    batches = DataModule(data, batch_size=6, seed=4, flip=True, val_samples=9, num_workers=workers)
+    trainer.fit(noting, batches, ckpt_path=checkpoint)
+    trainer.save_checkpoint(folder / f"{steps}.ckpt")
+    return noting
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_lightning_streams_stops_and_goes_on(tmp_path, workers):
+    data = small()
+    whole = fit(tmp_path, data, 0, steps=6)
+    first = fit(tmp_path, lazy(data), workers, steps=3)
+    rest = fit(tmp_path, lazy(data), workers, steps=6, checkpoint=tmp_path / "3.ckpt")
+    assert [batch.micro_step for batch in whole.seen] == list(range(12))
+    check_same(whole.seen, first.seen + rest.seen)
+    check_same(whole.validated[:2], first.validated[:2])
+    assert len(whole.validated) == 6
+    assert torch.equal(whole.weight, rest.weight)
