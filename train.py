@@ -86,11 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def hide_key(given: dict[str, Any]) -> None:
-    """Move --wb_key into the environment, where the processes of this run find it and nothing writes it down."""
+    """Move --wb_key from the command line (which W&B notes) into the environment (which nothing writes down)."""
     if "wb_key" in given:
         os.environ["WANDB_API_KEY"] = given["wb_key"]
         given["wb_key"] = True  # that there was one
-        sys.argv[:] = cli.redacted(sys.argv)  # W&B notes a program's command line
+        sys.argv[:] = cli.without_secret(sys.argv)
 
 
 def set_tf32(device: torch.device, allowed: bool) -> None:

@@ -146,13 +146,22 @@ class Flag:
     choices: Collection[str] | None = None
 
 
-def redacted(words: Sequence[str], secret: str = "--wb_key") -> list[str]:
+SECRET = "--wb_key"
+
+
+def redacted(words: Sequence[str]) -> list[str]:
     """A command line whose secret is not shown."""
-    shown = [f"{secret}=***" if word.startswith(f"{secret}=") else word for word in words]
+    shown = [f"{SECRET}=***" if word.startswith(f"{SECRET}=") else word for word in words]
     for i, word in enumerate(words[:-1]):
-        if word == secret:
+        if word == SECRET:
             shown[i + 1] = "***"
     return shown
+
+
+def without_secret(words: Sequence[str]) -> list[str]:
+    """A command line without the flag that gives the secret."""
+    pairs = zip(["", *words], words, strict=False)
+    return [word for before, word in pairs if before != SECRET and word.partition("=")[0] != SECRET]
 
 
 class OneLineParser(argparse.ArgumentParser):

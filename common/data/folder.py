@@ -164,7 +164,7 @@ def listing(root: Path, classes: list[str] | None = None) -> tuple[np.ndarray, T
         raise refusal(root, "no images in it or its subfolders")
     if empty := [name for name, found in of_class.items() if not found]:
         raise refusal(root, f"no images in {', '.join(empty)}; each subfolder is a class")
-    names = sorted(of_class) if classes is None else classes
+    names = list(of_class) if classes is None else classes
     if unknown := sorted(set(of_class) - set(names)):
         raise refusal(root, f"{', '.join(unknown)}: no such class to learn from; those are {', '.join(names)}")
     paths = [of_class.get(name, []) for name in names]

@@ -15,7 +15,6 @@ from common.runs import build
 from tests.data.idx import write_mnist
 from tests.training import tiny
 
-
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashionmnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 
 
@@ -286,3 +285,34 @@ def test_a_random_id_is_six_digits():
     name = train.plan({"dry_run": True})[0]["wb_id"]
     assert len(name) == 6
     assert 100000 <= int(name) <= 999999  # no leading zero: published command lines read it as a number
+
+
+@pytest.mark.parametrize("words", [["--wb_key", "S3CRET"], ["--wb_key=S3CRET"]])
+def test_a_key_leaves_the_command_line(words):
+    line = ["train.py", "--lr", "1", *words, "--seed", "2"]
+    assert cli_tools.without_secret(line) == ["train.py", "--lr", "1", "--seed", "2"]
+    shown = cli_tools.redacted(line)
+    assert len(shown) == len(line)
+    assert not any("S3CRET" in word for word in shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("2d", 172800), ("01:02:03", 3723), ("1:00:00:05", 86405)],
+)
+def test_durations(text, seconds):
+    assert resolve("--max_time", text)["max_time"] == seconds
+
+
+def test_values_by_name():
+    given = resolve("--model_args", "num_heads=2,rate=1e-3, kind=small,flag=True")["model_args"]
+    assert given == {"num_heads": 2, "rate": 1e-3, "kind": "small", "flag": True}
+    config = args.make_config(resolve("--model_args", "num_heads=2"), (1, 8, 8), 10)
+    assert config["backbone"]["arguments"]["num_heads"] == 2
+    config = args.make_config(resolve("--dynamics", "cld", "--dynamics_args", "mass=0.5"), (1, 8, 8), 10)
+    assert config["dynamics"]["arguments"] == {"mass": 0.5}
+
+
+@pytest.mark.parametrize("text", ["--compile", "--compile True", "--compile yes"])
+def test_a_switch_needs_no_word(text):
+    assert resolve(*text.split())["compile"] is True

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from common.checkpoints import save
 from tests.cli.conftest import Result
@@ -109,6 +110,37 @@ WRONG_TRAIN = [
     ("--resume nothing", r"--resume nothing.*none"),
     ("--resume nothing.ckpt", "--resume.*nothing.ckpt"),
     ("--resume latest", "--resume latest"),
+    ("--label_dropout 1", r"--label_dropout.*\[0, 1\)"),
+    ("--label_dropout 0.1 --conditioning False", "--label_dropout.*--conditioning False"),
+    ("--time_sampling sometimes", "--time_sampling.*uniform.*lognormal"),
+    ("--time_sampling log_sigma --hurst 0.1 --num_aug 3 --marginals paper", "monotone|falls"),
+    ("--loss_weight much", "--loss_weight.*own.*edm"),
+    ("--ema_decay 0.9,0.9", "--ema_decay.*twice"),
+    ("--ema_decay 0.9,1", r"--ema_decay.*\[0, 1\)"),
+    ("--ema_decay 0.9 --use_ema False", "--ema_decay.*--use_ema False"),
+    ("--max_time 3", "--max_time.*30m"),
+    ("--max_time 0s", "--max_time"),
+    ("--max_time -1h", "--max_time"),
+    ("--init_from nothing", "--init_from nothing.*none"),
+    ("--name a/b", "--name"),
+    ("--logger paper", "--logger.*csv.*wandb"),
+    ("--wb_key abc --logger csv", "--wb_key.*--logger csv"),
+    ("--wb_project a/b", "--wb_project"),
+    ("--compile perhaps", "--compile.*True nor False"),
+    ("--num_workers -1", "--num_workers"),
+    ("--dynamics_args rate", "--dynamics_args.*name=value"),
+    ("--dynamics_args rate=3", "--dynamics_args rate.*FVP.*hurst"),
+    ("--dynamics cld --dynamics_args mass=-1", "mass must be above 0"),
+    ("--model_args num_heads=5", "num_heads"),
+    ("--model_args depth=5", "--model_args depth.*UNet"),
+    ("--plugin nowhere", "--plugin nowhere.*no such module"),
+    ("--plugin nowhere.py", "--plugin nowhere.py.*no such module"),
+    ("--data_name fashionmnist", r"--data_name fashionmnist.*--download.*--data_dir"),
+    ("--data_name cifar10", r"--data_name cifar10.*--download"),
+    ("--data_name cifar100", r"--data_name cifar100.*--download"),
+    ("--data_name folder --image_size 8 --data_dir nowhere", "nowhere"),
+    ("--data_name arrays --data_dir nowhere.npz", "nowhere.npz"),
+    ("--data_name arrays --data_dir nowhere", "nowhere"),
     ("--unknown 3", "--unknown"),
     ("--hur 0.5", "--hur"),
     ("--lr", "--lr"),
@@ -146,6 +178,102 @@ def test_an_image_size_that_does_not_divide(cli, tmp_path):
     write_mnist(tmp_path / "data")
     result = cli("train", *TRAIN, "--data_name", "mnist", "--channel_mult", "1,1,1,1")  # 28 is no multiple of 8
     refused(result, "train", "channel_mult.*28|28.*channel_mult")
+
+
+# -- data that is wrong -----------------------------------------------------------------------------------------------
+
+PIXELS = np.zeros((6, 8, 8, 1), np.uint8)
+
+
+def save_npz(**arrays: Any) -> Callable[[], object]:
+    return lambda: np.savez("a.npz", **arrays)
+
+
+def pictures(*names: str, content: bytes | None = None) -> Callable[[], None]:
+    def write() -> None:
+        for name in names:
+            path = Path("pictures") / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (9, 9)).save(path) if content is None else path.write_bytes(content)
+
+    return write
+
+
+WRONG_DATA = {
+    "no x": (save_npz(y=PIXELS), "arrays --data_dir a.npz", r"a\.npz.*x"),
+    "labels too short": (save_npz(x=PIXELS, y=np.arange(5)), "arrays --data_dir a.npz", "label"),
+    "float labels": (save_npz(x=PIXELS, y=np.ones(6)), "arrays --data_dir a.npz", "label"),
+    "negative labels": (save_npz(x=PIXELS, y=np.arange(6) - 1), "arrays --data_dir a.npz", "label"),
+    "NaN": (save_npz(x=np.full((6, 8, 8, 1), np.nan, np.float32)), "arrays --data_dir a.npz", "NaN|finite"),
+    "constant": (save_npz(x=np.ones((6, 8, 8, 1), np.float32)), "arrays --data_dir a.npz", "nothing to learn"),
+    "pickled": (save_npz(x=np.array([{}, {}, {}], object)), "arrays --data_dir a.npz", r"a\.npz"),
+    "cut short": (lambda: Path("a.npz").write_bytes(b"PK\x03\x04 and nothing"), "arrays --data_dir a.npz", r"a\.npz"),
+    "one sample": (save_npz(x=PIXELS[:1]), "arrays --data_dir a.npz", "two"),
+    "functions for a UNet": (
+        save_npz(x=np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)),
+        "arrays --data_dir a.npz",
+        "--model_name unet.*square images",
+    ),
+    "resized functions": (
+        save_npz(x=np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)),
+        "arrays --data_dir a.npz --image_size 8",
+        "--image_size",
+    ),
+    "not square": (save_npz(x=np.zeros((6, 8, 12, 1), np.uint8)), "arrays --data_dir a.npz", "8x12.*--image_size"),
+    "other classes": (
+        save_npz(x=PIXELS, y=np.arange(6) % 3),
+        "arrays --data_dir a.npz --num_classes 10",
+        "--num_classes 10 contradicts.*3",
+    ),
+    "label dropout without labels": (
+        save_npz(x=PIXELS),
+        "arrays --data_dir a.npz --label_dropout 0.1",
+        "--label_dropout.*no labels",
+    ),
+    "no size": (pictures("a.png", "b.png"), "folder --data_dir pictures", "--image_size"),
+    "empty folder": (lambda: Path("pictures").mkdir(), "folder --data_dir pictures --image_size 8", "pictures"),
+    "flat and classes": (pictures("a.png", "x/b.png"), "folder --data_dir pictures --image_size 8", "pictures"),
+    "no picture": (
+        pictures("a.png", "b.png", content=b"<html>"),
+        "folder --data_dir pictures --image_size 8",
+        r"[ab]\.png",
+    ),
+    "two channels": (
+        pictures("a.png", "b.png"),
+        "folder --data_dir pictures --image_size 8 --channels 2",
+        "--channels 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_DATA)
+def test_data(cli, case):
+    write, flags, pattern = WRONG_DATA[case]
+    write()
+    refused(cli("train", *TRAIN, "--data_name", *flags.split()), "train", pattern)
+
+
+def test_the_key_is_not_shown_in_a_message(cli):
+    for words in (("--wb_key", "SECRET123", "--unknown", "1"), ("--wb_key=SECRET123", "--lr", "x"), ("--wb_kez", "S")):
+        result = cli("train", *words)
+        assert result.code == 2
+        assert "SECRET123" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "pattern"),
+    [
+        ("a.pth", b"<html>", r"a\.pth"),
+        ("a.safetensors", b"{}", r"a\.safetensors"),
+        ("a.pth", None, r"a\.pth.*does not fit this network"),
+    ],
+)
+def test_weights_to_start_from(cli, tmp_path, name, content, pattern):
+    if content is None:
+        save(tmp_path / name, {"other": torch.zeros(2)})
+    else:
+        (tmp_path / name).write_bytes(content)
+    refused(cli("train", *TRAIN, "--init_from", name), "train", pattern)
 
 
 # -- resuming ---------------------------------------------------------------------------------------------------------
@@ -259,6 +387,16 @@ WRONG_GENERATE = [
     ("--run_id tiny --dynamics vp", "--dynamics vp contradicts.*fvp"),
     ("--run_id tiny --hurst 0.5", "--hurst 0.5 contradicts.*0.9"),
     ("--run_id tiny --num_aug 3", "--num_aug 3 contradicts.*2"),
+    ("--run_id tiny --guidance_scale -1", "--guidance_scale"),
+    ("--run_id tiny --guidance_scale 2", "--guidance_scale 2.*--label_dropout"),
+    ("--run_id tiny --ema_decay 0.5", "--ema_decay 0.5.*0.99"),
+    ("--run_id tiny --ema_decay 0.99 --use_ema False", "--ema_decay.*--use_ema False"),
+    ("--run_id tiny --model_channels 64", "--model_channels.*config.json"),
+    ("--run_id tiny --pretrained vp-cifar10", "--pretrained and --run_id"),
+    ("--pretrained none", "--pretrained.*gfdm-cifar10-h0.9-k2"),
+    ("--pretrained vp-cifar10 --version v1", "--pretrained and --version"),
+    ("--run_id tiny --plugin nowhere", "--plugin nowhere"),
+    ("--run_id tiny --trajectory maybe", "--trajectory"),
     ("--run_id tiny --unknown 1", "--unknown"),
     ("--run_id tiny --step 3", "--step"),
 ]

@@ -1,5 +1,6 @@
 """What every data set can do: its statistics, its scale, its size, and a source of one's own."""
 
+import os
 import pickle
 
 import numpy as np
@@ -274,6 +275,20 @@ def test_a_message_survives_a_worker_process():
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
     traceback = f"Caught in worker.\nOriginal Traceback ..\ncommon.data.source.DataUnavailable: {error}\n"
     assert str(DataUnavailable(traceback)) == str(error)
+
+
+class Processes(Lazy):
+    """Every value is the process that reads it."""
+
+    def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(indices), *self.shape[1:]), float(os.getpid()))
+
+
+@pytest.mark.parametrize("count", [reading.WORTH_WORKERS - 1, reading.WORTH_WORKERS])
+def test_many_samples_are_read_by_other_processes(count):
+    readers = Split(Processes(torch.zeros(count, 1, 64)), torch.zeros(count).long()).read().images.unique().tolist()
+    assert (os.getpid() in readers) == (count < reading.WORTH_WORKERS)
+    assert len(readers) <= num_readers()
 
 
 @pytest.mark.parametrize(("cores", "expected"), [(1, 1), (5, 5), (64, 8)])

@@ -123,8 +123,9 @@ def test_train_alone_is_split(tmp_path):
     assert (data.num_classes, len(data.train.labels), len(data.held_out.labels)) == (2, 18, 2)
 
 
-def test_the_same_images_are_held_out_always(tmp_path):
-    written = [write(tmp_path / f"{i:02d}.png").tobytes() for i in range(30)]
+@pytest.mark.parametrize("place", ["", "class", "class/deeper"])
+def test_the_same_images_are_held_out_always(tmp_path, place):
+    written = dict(sorted((i, write(tmp_path / place / f"{i:02d}.png").tobytes()) for i in torch.randperm(30).tolist()))
     torch.manual_seed(1)
     held_out = pixels_of(load(tmp_path).held_out)
     assert held_out == {written[i] for i in (13, 14, 23)}
