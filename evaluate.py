@@ -25,24 +25,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         arrays, classes = read_samples(folder)
         dataset = args.load_data(data_settings(config, settings))
     images = dataset.to_unit_range(torch.from_numpy(arrays).movedim(-1, 1))
-    train, held_out = dataset.train.read(TRAIN_LIMIT), dataset.held_out.read(HELD_OUT_LIMIT)
-    learnt, unseen = (dataset.to_unit_range(part.images) for part in (train, held_out))
+    train, train_labels = dataset.train.read(TRAIN_LIMIT)
+    held_out, held_out_labels = dataset.held_out.read(HELD_OUT_LIMIT)
+    train, held_out = dataset.to_unit_range(train), dataset.to_unit_range(held_out)
     print(f"samples   {folder}: {len(images)}")
     figures: dict[str, Any] = {"samples": len(images)}
     if "agreement" in settings["metrics"]:
         if classes is None:
             print("agreement needs labels; these samples were drawn without")
         else:
-            classifier = PixelClassifier(learnt, train.labels)
+            classifier = PixelClassifier(train, train_labels)
             real = ClassAgreement(classifier)
-            real.update(unseen, held_out.labels)
+            real.update(held_out, held_out_labels)
             drawn = ClassAgreement(classifier)
             drawn.update(images, torch.from_numpy(classes))
             figures["agreement"], figures["agreement_real"] = float(drawn.compute()), float(real.compute())
             print(f"agreement {figures['agreement']:.1%} read as the class asked for; of held-out real images the same")
             print(f"          classifier reads {figures['agreement_real']:.1%} right (fitted on training pixels)")
     if "nearest" in settings["metrics"]:
-        ratio = NearestRatio(learnt, unseen)
+        ratio = NearestRatio(train, held_out)
         ratio.update(images)
         figures["nearest"] = float(ratio.compute())
         print(f"nearest   {figures['nearest']:.3f} distance to the nearest training image, relative to held-out images")

@@ -96,8 +96,9 @@ def find_and_load(settings: dict[str, Any]) -> Run:
     output_dir = settings["output_dir"]
     if settings["pretrained"]:
         folder = fetch(settings["pretrained"], output_dir)
-        settings["run_id"], settings["version"] = folder.name, PRETRAINED[settings["pretrained"]].version
-    folder = find(settings["run_id"], output_dir)
+        settings["version"] = PRETRAINED[settings["pretrained"]].version
+    else:
+        folder = find(settings["run_id"], output_dir)
     released = is_released(folder)
     unused = [flag for flag in args.RELEASED_FLAGS if settings[flag] is not None]
     if unused and not released:

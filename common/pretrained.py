@@ -21,6 +21,7 @@ from common.runs import run_folders, versions
 
 ORIGIN = "origin.json"
 UNPACKED_LIMIT = 2**34  # bytes: 16 GiB, some ten times what three networks with their averages take
+DOWNLOAD_TIMEOUT = 60.0  # seconds without a byte
 MEMBER = re.compile(
     r"(?:.*/)?(?P<run>[A-Za-z0-9][\w.-]*_H\d+(?:\.\d+)?_K\d+)/model/(?P<file>(?:ema_)?model-[\w.-]+\.pth)",
     re.ASCII,
@@ -115,7 +116,7 @@ def _download(url: str, path: Path) -> None:
 
     try:
         # without the cookie file, which would lie outside of output_dir
-        gdown.download(url, str(path), use_cookies=False)
+        gdown.download(url, str(path), use_cookies=False, timeout=DOWNLOAD_TIMEOUT)
     except Exception as error:  # gdown's versions differ in what they raise
         raise ValueError(f"the download failed ({type(error).__name__}: {str(error)[:300]})") from error
     if not zipfile.is_zipfile(path):

@@ -45,11 +45,14 @@ class Server:
 
     def __init__(self) -> None:
         self.status, self.body, self.kind, self.requests = 200, b"", "application/zip", 0
+        self.stalled = threading.Event()  # while it is not set, no answer comes
+        self.stalled.set()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 server.requests += 1
+                server.stalled.wait()
                 self.send_response(server.status)
                 self.send_header("Content-Type", server.kind)
                 self.send_header("Content-Length", str(len(server.body)))
@@ -201,6 +204,17 @@ def test_no_server(runs, server, monkeypatch):
     monkeypatch.setitem(PRETRAINED, NAME, Pretrained("http://127.0.0.1:9/pretrained_models.zip", "1299582", "v5"))
     server.url = PRETRAINED[NAME].url
     assert "the download failed (ConnectionError" in refused(runs, server)
+
+
+def test_a_server_that_never_answers(runs, server, monkeypatch):
+    monkeypatch.setattr(pretrained, "DOWNLOAD_TIMEOUT", 0.2)
+    server.stalled.clear()
+    try:
+        with pytest.raises(ValueError, match=r"download failed \(.*[Tt]imed? ?out"):
+            fetch(NAME, runs)
+    finally:
+        server.stalled.set()
+    assert tree(runs) == {}
 
 
 def test_a_web_page_instead(runs, server):

@@ -56,7 +56,10 @@ class Folder(Source):
         train = Split(Files(paths, size, channels), labels)
         held_out = Split(Files(held_paths, size, channels), held_labels)
         if is_small(train.images, held_out.images):
-            train, held_out = train.read(title="reading images"), held_out.read(title="reading held-out images")
+            train, held_out = (
+                Split(*train.read(title="reading images")),
+                Split(*held_out.read(title="reading held-out images")),
+            )
         return DataSet(train, held_out, num_classes=None if classes is None else len(classes))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from common.data.reading import is_small, num_readers
+from common.data.reading import is_small, num_readers, spread
 from common.data.source import DataSet, Split
 from common.seeding import FLIPS, ORDER, StepRandomness, mix
 
@@ -136,9 +136,9 @@ class DataModule(pl.LightningDataModule):
         return self._loader(self.data.train, order, _From(first))
 
     def val_dataloader(self) -> DataLoader:
-        """The first ``val_samples`` held-out samples, each once, dealt out over the processes."""
+        """``val_samples`` held-out samples, evenly spaced, each once, dealt out over the processes."""
         rank, world_size = self._rank
-        mine = torch.arange(self.val_samples)[rank::world_size]
+        mine = spread(len(self.data.held_out.labels), self.val_samples)[rank::world_size]
         batches = mine.split(self.batch_size) if len(mine) else ()
         return self._loader(self.data.held_out, batches, range(len(batches)))
 

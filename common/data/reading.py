@@ -56,6 +56,12 @@ def select(images: Images, rows: Tensor) -> Images:
     return images[rows] if isinstance(images, Tensor) else Rows(images, rows)
 
 
+def spread(count: int, limit: int | None) -> Tensor:
+    """Indices of at most ``limit`` out of ``count`` samples, evenly spaced: sets are often sorted by class."""
+    size = count if limit is None else min(limit, count)
+    return torch.arange(size) * count // max(size, 1)
+
+
 def num_bytes(images: Images) -> int:
     """Bytes that the samples take in memory."""
     return torch.Size(images.shape).numel() * images.dtype.itemsize

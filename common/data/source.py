@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.data.reading import Images, chunks, gather
+from common.data.reading import Images, chunks, gather, spread
 
 HELD_OUT_SHARE = 10  # one sample in ten is held out of a set without a held-out part,
 HELD_OUT_LIMIT = 1000  # but no more than these
@@ -68,17 +68,16 @@ class Split:
         if self.images.shape[0] != len(self.labels):
             raise ValueError(f"{self.images.shape[0]} images, but {len(self.labels)} labels")
 
-    def read(self, limit: int | None = None, title: str = "reading") -> "Split":
-        """The first ``limit`` samples (None: all) in memory.
+    def read(self, limit: int | None = None, title: str = "reading") -> tuple[Tensor, Tensor]:
+        """Samples (N, C, *S) in memory, and their labels (N,).
 
         Args:
-            limit: how many.
+            limit: at most so many, evenly spaced; None reads all.
             title: what the progress bar says.
         """
-        if isinstance(self.images, Tensor):
-            return Split(self.images[:limit], self.labels[:limit])
-        rows = torch.arange(len(self.labels))[:limit]
-        return Split(gather(self.images, rows, title), self.labels[rows])
+        rows = spread(len(self.labels), limit)
+        images = self.images[rows] if isinstance(self.images, Tensor) else gather(self.images, rows, title)
+        return images, self.labels[rows]
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ class DataSet:
             limit: how many training samples to look at, evenly spaced over the set.
         """
         images, count = self.train.images, len(self.train.labels)
-        rows = torch.linspace(0, count - 1, min(limit, count), dtype=torch.float64).round().long()
+        rows = spread(count, limit)
 
         parts = [
             (len(samples), *torch.var_mean(samples.double(), correction=0))

@@ -65,7 +65,7 @@ def test_layouts(tmp_path, memory, shape, dtype, sample, order):
     channels_first = np.moveaxis(channels_first, -1, 1)
     rows = [i for i in range(20) if i not in held_rows(20)]
     for part, expected in ((data.train, rows), (data.held_out, held_rows(20))):
-        found = part.read().images
+        found = part.read()[0]
         assert found.is_contiguous()
         assert np.array_equal(found.numpy(), channels_first[expected].astype(found.numpy().dtype))
         index = torch.tensor([1, 0, 1])
@@ -83,7 +83,7 @@ def test_floats_keep_their_units(tmp_path, memory):
     data = load(tmp_path)
     train = np.delete(x, [4, 5], 0).astype(np.float32)
     assert data.value_range == (train.min(), train.max())
-    unit = data.to_unit_range(data.train.read().images)
+    unit = data.to_unit_range(data.train.read()[0])
     assert unit.dtype == torch.float32
     assert (unit.min(), unit.max()) == (-1, 1)
     low, high = float(train.min()), float(train.max())
@@ -126,7 +126,7 @@ def test_a_folder_with_two_files(tmp_path, memory, train, test):
             np.savez(tmp_path / name, x=x)
     data = load(tmp_path)
     for part, name in ((data.train, train), (data.held_out, test)):
-        assert np.array_equal(part.read().images[:, 0].numpy(), arrays[name])
+        assert np.array_equal(part.read()[0][:, 0].numpy(), arrays[name])
     assert data.value_range == (arrays[train].min(), arrays[train].max())
 
 

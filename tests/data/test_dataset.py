@@ -75,7 +75,7 @@ def test_statistics_are_right_when_workers_read_and_draw_no_number():
     state = torch.get_rng_state()
     here = of(images).statistics()
     assert of(images, lazy=True).statistics() == here
-    assert torch.equal(of(images, lazy=True).train.read().images, images)
+    assert torch.equal(of(images, lazy=True).train.read()[0], images)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -105,10 +105,11 @@ def test_images_are_told_from_functions():
 @pytest.mark.parametrize("lazy", [False, True])
 def test_a_part_is_read_into_memory(limit, lazy):
     images, labels = torch.randint(0, 255, (20, 1, 2, 2), dtype=torch.uint8), torch.arange(20)
-    part = Split(Lazy(images) if lazy else images, labels).read(limit)
-    assert torch.equal(part.images, images[:limit])
-    assert torch.equal(part.labels, labels[:limit])
-    assert part.images.dtype == torch.uint8
+    read, read_labels = Split(Lazy(images) if lazy else images, labels).read(limit)
+    expected = {None: range(20), 0: [], 1: [0], 7: [0, 2, 5, 8, 11, 14, 17], 100: range(20)}[limit]  # i * 20 / 7
+    assert read_labels.tolist() == list(expected)
+    assert torch.equal(read, images[read_labels])
+    assert read.dtype == torch.uint8
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_images_are_cropped_and_resized(lazy, channels, height, width, size):
     assert isinstance(data.train.images, torch.Tensor) == (not lazy)
     side = min(height, width)
     top, left = round((height - side) / 2), round((width - side) / 2)
-    for found, image in zip(data.train.read().images, images, strict=True):
+    for found, image in zip(data.train.read()[0], images, strict=True):
         for plane, given in zip(found, image, strict=True):
             square = Image.fromarray(given[top : top + side, left : left + side].numpy())
             expected = np.asarray(square.resize((size, size), Image.Resampling.BILINEAR)).astype(int)
@@ -196,7 +197,7 @@ def test_a_set_that_would_grow_too_large_is_resized_as_it_is_read(monkeypatch):
     monkeypatch.setattr(reading, "RESIDENT_LIMIT", 10 * 16)
     lazily = fit(data, DataOptions("", image_size=8), "it")
     assert isinstance(lazily.train.images, Squares)
-    assert torch.equal(lazily.train.read().images, at_once.train.images)
+    assert torch.equal(lazily.train.read()[0], at_once.train.images)
 
 
 def test_resizing_many_is_resizing_each():
@@ -286,7 +287,7 @@ class Processes(Lazy):
 
 @pytest.mark.parametrize("count", [reading.WORTH_WORKERS - 1, reading.WORTH_WORKERS])
 def test_many_samples_are_read_by_other_processes(count):
-    readers = Split(Processes(torch.zeros(count, 1, 64)), torch.zeros(count).long()).read().images.unique().tolist()
+    readers = Split(Processes(torch.zeros(count, 1, 64)), torch.zeros(count).long()).read()[0].unique().tolist()
     assert (os.getpid() in readers) == (count < reading.WORTH_WORKERS)
     assert len(readers) <= num_readers()
 

@@ -39,7 +39,7 @@ def write(path, pixels=None, mode=None, **options) -> np.ndarray:
 
 def pixels_of(*parts) -> set[bytes]:
     """Pixels of every sample, channels last."""
-    return {image.permute(1, 2, 0).numpy().tobytes() for part in parts for image in part.read().images}
+    return {image.permute(1, 2, 0).numpy().tobytes() for part in parts for image in part.read()[0]}
 
 
 def single(tmp_path, image: Image.Image | np.ndarray, name="a.png", size=4, channels=None, **options) -> np.ndarray:
@@ -84,7 +84,7 @@ def test_subfolders_are_classes_in_the_order_of_their_names(tmp_path, memory):
     assert data.num_classes == 4
     order = ["10", "9", "Bee", "ant"]
     for part in (data.train, data.held_out):
-        for image, label in zip(part.read().images, part.labels, strict=True):
+        for image, label in zip(part.read()[0], part.labels, strict=True):
             assert image.permute(1, 2, 0).numpy().tobytes() in of_class[order[label]]
     assert pixels_of(data.train, data.held_out) == {pixels for found in of_class.values() for pixels in found}
     assert torch.bincount(torch.cat([data.train.labels, data.held_out.labels])).tolist() == [8] * 4
@@ -309,7 +309,7 @@ def test_streamed_images_are_those_in_memory(tmp_path, monkeypatch):
         one, other = getattr(resident, part), getattr(streamed, part)
         assert other.images.shape == one.images.shape
         assert torch.equal(other.images[torch.arange(len(one.labels)).flip(0)], one.images.flip(0))
-        assert torch.equal(other.read().images, one.images)
+        assert torch.equal(other.read()[0], one.images)
         assert torch.equal(other.labels, one.labels)
 
 

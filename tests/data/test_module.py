@@ -156,7 +156,8 @@ def test_validation_uses_each_held_out_sample_once(world_size, val_samples):
             assert batch.micro_step == index
             assert torch.equal(batch.images, to_unit_range(data.held_out.images[batch.labels - 1000]))
             seen += batch.labels.tolist()
-    assert sorted(seen) == list(range(1000, 1000 + min(val_samples, 11)))
+    size = min(val_samples, 11)
+    assert sorted(seen) == [1000 + i * 11 // size for i in range(size)]
 
 
 def test_no_process_validates_on_an_empty_batch():

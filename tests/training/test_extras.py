@@ -1,0 +1,188 @@
+"""What a training run may add: other starting weights, a time limit, a compiled network, several averages, workers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import train
+from common.runs import export_safetensors, load
+from common.training import callbacks
+from tests.training import interrupted, tiny
+from tests.training.test_resume import assert_same
+
+FLAGS = {
+    **tiny.FLAGS,
+    "train_steps": 12,
+    "batch_size": 8,
+    "dropout": 0.1,
+    "ema_every": 2,
+    "log_every": 4,
+    "val_check_interval": 6,
+    "checkpoint_every": 5,
+    "log_model_every_n": 6,
+}
+NAME = "x_digits_H0.9_K2"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    interrupted.make_quick(monkeypatch.setattr)
+
+
+def run(folder: Path, *words: str, **flags) -> Path:
+    assert train.main(tiny.command(*words, **{**FLAGS, "wb_id": "x", "output_dir": folder, **flags})) == 0
+    return folder / NAME
+
+
+class Clock:
+    """A clock on which a step takes a second."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1
+        return self.now
+
+
+# -- starting weights -------------------------------------------------------------------------------------------------
+
+
+def first_weights(monkeypatch, source: object, folder: Path) -> dict[str, torch.Tensor]:
+    """The network's weights at the moment training starts."""
+    seen = {}
+
+    def look(trainer, module, data, checkpoint, place):
+        seen.update({name: value.clone() for name, value in module.network.state_dict().items()})
+        assert all(torch.equal(value, module.averages[0].module.state_dict()[name]) for name, value in seen.items())
+        return 0
+
+    monkeypatch.setattr(train, "fit", look)
+    run(folder, init_from=source)
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["id", "folder", "model file", "safetensors"])
+def test_training_starts_from_the_weights_of_a_run(tmp_path, tiny_run, monkeypatch, kind):
+    (tmp_path / tiny_run.name).symlink_to(tiny_run)
+    source, file = {
+        "id": ("tiny", "ema_model-final.pth"),
+        "folder": (tiny_run.name, "ema_model-final.pth"),
+        "model file": (tiny_run / "model" / "model-v0.pth", "model-v0.pth"),
+        "safetensors": (tmp_path / "a.safetensors", "model-v1.pth"),
+    }[kind]
+    if kind == "safetensors":
+        export_safetensors(load("tiny", "v1", tmp_path, averaged=False), tmp_path / "a.safetensors")
+    found = first_weights(monkeypatch, source, tmp_path)
+    expected = torch.load(tiny_run / "model" / file, weights_only=True)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_resumed_run_does_not_start_again(tmp_path, tiny_run, monkeypatch):
+    """--init_from is where a run began, not where it goes on."""
+    whole = run(tmp_path / "whole", init_from=tiny_run / "model" / "model-v0.pth")
+    monkeypatch.setattr(callbacks, "time", Clock())
+    cut = run(tmp_path / "cut", init_from=tiny_run / "model" / "model-v0.pth", max_time="6s")
+    assert tiny.step_of(cut / "checkpoints" / "last.ckpt") < 12
+    monkeypatch.undo()
+    interrupted.make_quick(monkeypatch.setattr)
+    assert train.main(tiny.command(resume="x", output_dir=tmp_path / "cut")) == 0
+    assert_same(cut, whole)
+
+
+# -- a time limit, with everything that must resume -------------------------------------------------------------------
+
+VARIANTS = {
+    "labels": {"label_dropout": 0.3, "time_sampling": "lognormal", "loss_weight": "min_snr", "prediction": "v"},
+    "averages": {"ema_decay": "0.9,0.5,0.99"},
+    "accumulation": {"accumulate_grad_batches": 2, "flip": True, "label_dropout": 0.3},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_time_that_is_up_is_a_stop_that_resumes(tmp_path, monkeypatch, capsys, variant):
+    whole = run(tmp_path / "whole", **VARIANTS[variant])
+    monkeypatch.setattr(callbacks, "time", Clock())
+    cut = run(tmp_path / "cut", max_time="8s", **VARIANTS[variant])
+    out = capsys.readouterr().out
+    assert "time is up, stopped at step" in out
+    assert "go on with: python train.py --resume" in out
+    assert 0 < tiny.step_of(cut / "checkpoints" / "last.ckpt") < 12
+    monkeypatch.undo()
+    interrupted.make_quick(monkeypatch.setattr)
+    assert train.main(tiny.command(resume="x", output_dir=tmp_path / "cut")) == 0
+    assert_same(cut, whole)
+
+
+def test_a_streamed_folder_resumes(tmp_path, monkeypatch):
+    """Images read by workers: the order after a stop is that of a run without one."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        path = tmp_path / "pictures" / f"class{i % 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (9, 8, 3), dtype=np.uint8)).save(path)
+    data = {"data_name": "folder", "data_dir": tmp_path / "pictures", "image_size": 8, "flip": True, "num_workers": 2}
+    data["label_dropout"] = 0.2
+    resident = run(tmp_path / "resident", **{**data, "num_workers": 0}).with_name("x_folder_H0.9_K2")
+    for module in ("folder", "module", "reading"):
+        monkeypatch.setattr(f"common.data.{module}.RESIDENT_LIMIT", 100, raising=False)
+    whole = run(tmp_path / "whole", **data).with_name("x_folder_H0.9_K2")
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks, "time", Clock())
+        cut = run(tmp_path / "cut", max_time="8s", **data).with_name("x_folder_H0.9_K2")
+    assert train.main(tiny.command(resume="x", output_dir=tmp_path / "cut")) == 0
+    assert_same(cut, whole)
+    assert_same(resident, whole)
+
+
+# -- several averages, a compiled network -----------------------------------------------------------------------------
+
+
+def test_several_averages_are_each_that_of_their_decay(tmp_path):
+    several = run(tmp_path / "several", ema_decay="0.9,0.5")
+    alone = {decay: run(tmp_path / decay, ema_decay=decay) for decay in ("0.9", "0.5")}
+    kept = {path.name for path in (several / "model").iterdir()}
+    assert {"model-final.pth", "ema_model-final.pth", "ema0.5_model-final.pth", "ema0.5_model-v0.pth"} <= kept
+    for decay, name in (("0.9", "ema_model-final.pth"), ("0.5", "ema0.5_model-final.pth")):
+        found = torch.load(several / "model" / name, weights_only=True)
+        expected = torch.load(alone[decay] / "model" / "ema_model-final.pth", weights_only=True)
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+        chosen = load("x", output_dir=tmp_path / "several", decay=float(decay)).denoiser.backbone.state_dict()
+        assert all(torch.equal(chosen[key], expected[key]) for key in expected)
+
+
+def test_a_compiled_network_trains_to_the_same_files(tmp_path, monkeypatch):
+    """Compiled in place: names, files and (with a backend that only traces) numbers are those of the plain run."""
+    plain = run(tmp_path / "plain", dropout=0)
+    compile_, calls = nn.Module.compile, []
+
+    def traced(self, *arguments, **options):
+        calls.append(type(self).__name__)
+        compile_(self, *arguments, backend="eager", **options)
+
+    monkeypatch.setattr(nn.Module, "compile", traced)
+    compiled = run(tmp_path / "compiled", "--compile", dropout=0)
+    assert calls == ["UNet"]
+    assert tiny.difference(compiled, plain) < 1e-5
+    assert load("x", output_dir=tmp_path / "compiled").config["settings"]["compile"] is True
+
+
+def test_every_visible_gpu_is_used_unless_told_otherwise(monkeypatch):
+    asked = []
+    monkeypatch.setattr(train, "make_trainer", lambda folder, log, hardware, **_: asked.append(hardware.devices))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    given = vars(train.args.train_parser().parse_args(tiny.command(**FLAGS)))
+    settings = train.args.resolve_train(given)
+    config = train.args.make_config(settings, (1, 8, 8), 10)
+    data = train.args.load_data(settings)
+    module, _ = train.build(settings, config, data)
+    for device, devices in (("cuda", None), ("cuda", 2), ("cpu", None)):
+        chosen = {**settings, "devices": devices}
+        train.build_trainer(chosen, config, Path("nowhere"), torch.device(device), module, 0)
+    assert asked == [3, 2, 1]
+    assert not Path("nowhere").exists()
