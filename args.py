@@ -135,6 +135,7 @@ TRAIN_FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("init_from", str, None, "start from the weights of a run (id, folder name) or a file (default: fresh)"),
         Flag("seed", at_least(0), 0, "seed of initial weights, times, noise, order and dropout"),
         Flag("val_check_interval", at_least(1), 10000, "optimiser steps between validations, each with a sample grid"),
+        Flag("num_sanity_val_steps", at_least(0), 0, "validation batches tried before training starts"),
         Flag("log_every", at_least(1), 50, "optimiser steps between log lines"),
         Flag("log_model_every_n", at_least(1), 100000, "optimiser steps between kept weights (model-v0.pth, ..)"),
         Flag("checkpoint_every", at_least(1), 1000, "optimiser steps between checkpoints"),
@@ -159,6 +160,7 @@ TRAIN_FLAGS: dict[str, tuple[Flag, ...]] = {
         PLUGIN,
     ),
 }
+OF_EVERY_CLASS = {"dynamics", "dynamics_args", "prior", "model_name", "model_args", "prediction"}
 BUILT_FROM = {flag.name for flags in (DYNAMICS_FLAGS, NETWORK_FLAGS) for flag in flags}
 
 # what a run folder without config.json (published code) does not say
@@ -314,7 +316,7 @@ def load_data(settings: dict[str, Any]) -> DataSet:
 # what may change between the parts of a resumed run; everything else is part of what is being trained
 RESUMABLE = {
     "data_dir", "download", "num_workers", "output_dir", "device", "devices", "num_nodes", "strategy", "wb_id", "keep",
-    "checkpoint_every", "log_model_every_n", "val_check_interval", "val_samples", "deterministic", "compile", "tf32",
+    "checkpoint_every", "log_model_every_n", "val_check_interval", "val_samples", "num_sanity_val_steps", "deterministic", "compile", "tf32",
     "max_time", "logger", "wb_project", "plugin",
 }  # fmt: skip
 
@@ -377,6 +379,14 @@ def check_train(settings: dict[str, Any], explicit: dict[str, Any]) -> None:
         raise ValueError("label_dropout and --conditioning False exclude each other: there are no labels to leave out")
     if "ema_decay" in explicit and not settings["use_ema"]:
         raise ValueError("ema_decay and --use_ema False exclude each other; leave one of them out")
+    for flags, classes, chosen in (
+        (DYNAMICS_FLAGS, DYNAMICS, "dynamics"),
+        (NETWORK_FLAGS, BACKBONES, "model_name"),
+    ):
+        used = {ALIASES.get(name, name) for name in inspect.signature(classes[settings[chosen]]).parameters}
+        for flag in flags:
+            if flag.name in explicit and flag.name not in used | OF_EVERY_CLASS:
+                raise ValueError(f"{flag.name} has no effect on --{chosen} {settings[chosen]}; leave it out")
     if settings["device"] == "cpu" and settings["precision"] == "16-mixed":
         raise ValueError("precision 16-mixed needs CUDA; on a CPU use --precision bf16-mixed or 32-true")
 

@@ -300,6 +300,7 @@ def build_trainer(
         gradient_clip=settings["clip_grad"],
         accumulate=settings["accumulate_grad_batches"],
         max_time=settings["max_time"],
+        sanity_steps=settings["num_sanity_val_steps"],
         callbacks=[grids],
     )
 

@@ -226,6 +226,8 @@ class DiffusionModule(pl.LightningModule):
         """Log the validation loss."""
         value = float(self.val_loss.compute())
         self.val_loss.reset()
+        if self.trainer.sanity_checking:
+            return
         self.latest["val/loss"] = value
         for logger in self.trainer.loggers:
             logger.log_metrics({"val/loss": value}, step=self.trainer.global_step)

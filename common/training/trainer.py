@@ -74,6 +74,7 @@ def make_trainer(
     gradient_clip: float,
     accumulate: int,
     max_time: float | None = None,
+    sanity_steps: int = 0,
     callbacks: list[Callback],
 ) -> pl.Trainer:
     """The trainer of one run.
@@ -90,6 +91,7 @@ def make_trainer(
         gradient_clip: largest norm of the gradient.
         accumulate: micro-steps per optimiser step.
         max_time: seconds after which the run stops, resumably; None for no limit.
+        sanity_steps: validation batches tried before training starts.
         callbacks: further callbacks, run before the checkpoint.
     """
     checkpoints = folder / "checkpoints"
@@ -129,7 +131,7 @@ def make_trainer(
         max_epochs=-1,
         val_check_interval=val_check_interval * accumulate,
         check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
+        num_sanity_val_steps=sanity_steps,
         gradient_clip_val=gradient_clip or None,
         accumulate_grad_batches=accumulate,
         use_distributed_sampler=False,

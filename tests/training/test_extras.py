@@ -186,3 +186,8 @@ def test_every_visible_gpu_is_used_unless_told_otherwise(monkeypatch):
         train.build_trainer(chosen, config, Path("nowhere"), torch.device(device), module, 0)
     assert asked == [3, 2, 1]
     assert not Path("nowhere").exists()
+
+
+def test_a_sanity_check_leaves_no_trace(tmp_path):
+    plain = run(tmp_path / "plain")
+    assert_same(run(tmp_path / "checked", num_sanity_val_steps=2), plain)
