@@ -316,7 +316,8 @@ def load_data(settings: dict[str, Any]) -> DataSet:
 # what may change between the parts of a resumed run; everything else is part of what is being trained
 RESUMABLE = {
     "data_dir", "download", "num_workers", "output_dir", "device", "devices", "num_nodes", "strategy", "wb_id", "keep",
-    "checkpoint_every", "log_model_every_n", "val_check_interval", "val_samples", "num_sanity_val_steps", "deterministic", "compile", "tf32",
+    "checkpoint_every", "log_model_every_n", "val_check_interval", "val_samples", "num_sanity_val_steps",
+    "deterministic", "compile", "tf32",
     "max_time", "logger", "wb_project", "plugin",
 }  # fmt: skip
 
