@@ -270,19 +270,23 @@ def import_plugin(name: str) -> None:
         ValueError: where there is none.
     """
     path = Path(name)
-    module = path.stem if path.suffix == ".py" else name
-    if module in sys.modules:
-        return
-    folder = str(path.parent.resolve() if path.suffix == ".py" else Path.cwd())
-    if folder not in sys.path:
-        sys.path.append(folder)
+    is_file = path.suffix == ".py"
+    module, folder = (path.stem, path.parent.resolve()) if is_file else (name, Path.cwd())
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    importlib.invalidate_caches()  # the file may be younger than the last look into its folder
     try:
         found = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         found = None
-    if found is None or (path.suffix == ".py" and not path.exists()):
+    if found is None or (is_file and not path.is_file()):
         raise ValueError(f"plugin {name}: no such module; give a module's name or the path of its .py file")
-    importlib.import_module(module)
+    if is_file and (found.origin is None or Path(found.origin).resolve() != path.resolve()):
+        raise ValueError(f"plugin {name}: {found.origin or 'Python itself'} has that name already; rename the file")
+    try:
+        importlib.import_module(module)
+    except (ImportError, SyntaxError) as error:
+        raise ValueError(f"plugin {name} cannot be imported: {error}") from error
 
 
 def data_folder(given: Path | None) -> Path:
@@ -318,7 +322,7 @@ RESUMABLE = {
     "data_dir", "download", "num_workers", "output_dir", "device", "devices", "num_nodes", "strategy", "wb_id", "keep",
     "checkpoint_every", "log_model_every_n", "val_check_interval", "val_samples", "num_sanity_val_steps",
     "deterministic", "compile", "tf32",
-    "max_time", "logger", "wb_project", "plugin",
+    "max_time", "logger", "wb_project", "plugin", "init_from",
 }  # fmt: skip
 
 
@@ -388,8 +392,6 @@ def check_train(settings: dict[str, Any], explicit: dict[str, Any]) -> None:
         for flag in flags:
             if flag.name in explicit and flag.name not in used | OF_EVERY_CLASS:
                 raise ValueError(f"{flag.name} has no effect on --{chosen} {settings[chosen]}; leave it out")
-    if settings["device"] == "cpu" and settings["precision"] == "16-mixed":
-        raise ValueError("precision 16-mixed needs CUDA; on a CPU use --precision bf16-mixed or 32-true")
 
 
 def arguments_of(cls: type, values: dict[str, Any], extra: dict[str, Any] | None, flag: str) -> dict[str, Any]:
@@ -419,6 +421,7 @@ def make_config(
     num_classes: int | None,
     *,
     value_range: tuple[float, float] = (0.0, 1.0),
+    samples: int | None = None,
     prior: tuple[float, float] = (0.0, 0.0),
 ) -> dict[str, Any]:
     """config.json of a run.
@@ -428,6 +431,7 @@ def make_config(
         shape: shape (C, *S) of one sample.
         num_classes: classes of the data, or None where it has no labels.
         value_range: what -1 and 1 stand for in generated arrays.
+        samples: how many there are to learn from, where that is known.
         prior: mean and variance of the data that sampling starts with; zeros as published.
 
     Raises:
@@ -461,7 +465,13 @@ def make_config(
             "arguments": arguments_of(backbone, values, settings["model_args"], "model_args"),
         },
         "prediction": settings["prediction"],
-        "data": {"name": name, "shape": list(shape), "num_classes": classes, "range": list(value_range)},
+        "data": {
+            "name": name,
+            "shape": list(shape),
+            "num_classes": classes,
+            "range": list(value_range),
+            "samples": samples,
+        },
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in stored.items()},
     }
 
@@ -512,7 +522,8 @@ def released_config(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
             "process that this network learned is not known"
         )
     flags = {key: given[key] for key in (*RELEASED_FLAGS, "dynamics") if given.get(key) is not None}
-    settings = resolve_train({"marginals": "paper", "wb_id": folder.name.split("_")[0], **named, **flags})
+    settings = resolve_train({"data_name": name, **flags})
+    settings |= {**named, "wb_id": folder.name.split("_")[0], "marginals": flags.get("marginals", "paper")}
     channels, side = PUBLISHED_SHAPES.get(name, (settings["channels"], settings["image_size"]))
     channels, side = settings["channels"] or channels, settings["image_size"] or side
     if channels is None or side is None:
@@ -566,5 +577,5 @@ def parse_evaluate(argv: Sequence[str] | None) -> dict[str, Any]:
     settings = {**cli.defaults(EVALUATE_FLAGS), **given}
     unknown = [name for name in settings["metrics"] if name not in METRICS]
     if unknown:
-        raise ValueError(f"metrics {unknown[0]} is unknown; there are {', '.join(METRICS)}")
+        raise ValueError(f"metrics {unknown[0]!r} is unknown; there are {', '.join(METRICS)}")
     return settings

@@ -12,7 +12,8 @@ from common.generation import read_samples
 from common.metrics import ClassAgreement, NearestRatio, PixelClassifier
 from common.runs import find, is_released, read_config
 
-TRAIN_LIMIT, HELD_OUT_LIMIT = 60_000, 2_000  # real samples read for comparison
+TRAIN_LIMIT, HELD_OUT_LIMIT = 60_000, 2_000  # real samples read for comparison,
+NUMBERS_LIMIT = 2**29  # and numbers in them (2 GiB)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,12 +21,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     with args.user_errors("evaluate.py"):
         settings = args.parse_evaluate(argv)
         run = find(settings["run_id"], settings["output_dir"])
-        config = args.released_config(run, {}) if is_released(run) else read_config(run)
         folder = samples_folder(run, settings)
         arrays, classes = read_samples(folder)
+        shape = {"channels": arrays.shape[-1], "image_size": arrays.shape[1]}  # a released folder may not say
+        config = args.released_config(run, shape) if is_released(run) else read_config(run)
         dataset = args.load_data(data_settings(config, settings))
     images = dataset.to_unit_range(torch.from_numpy(arrays).movedim(-1, 1))
-    train, train_labels = dataset.train.read(TRAIN_LIMIT)
+    numbers = torch.Size(dataset.shape).numel()
+    train, train_labels = dataset.train.read(min(TRAIN_LIMIT, max(1, NUMBERS_LIMIT // numbers)))
     held_out, held_out_labels = dataset.held_out.read(HELD_OUT_LIMIT)
     train, held_out = dataset.to_unit_range(train), dataset.to_unit_range(held_out)
     print(f"samples   {folder}: {len(images)}")

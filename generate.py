@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     seeds = settings["seeds"] or tuple(range(settings["n_samples"]))
     folder = target_folder(run, settings, seeds)
     count, steps = len(seeds), settings["steps"]
+    value_range = tuple(run.data.get("range", (0.0, 1.0)))
     print(f"{count} samples from {run.folder.name} ({run.version}): {settings['solver']}, {steps} steps, on {device}")
     trajectory = Trajectory(steps) if settings["trajectory"] else None
     with tqdm(
@@ -69,19 +70,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             labels=settings["labels"],
             num_classes=num_classes,
             block=settings["batch_size"],
-            value_range=tuple(run.data.get("range", (0.0, 1.0))),
+            value_range=value_range,
             solver=settings["solver"],
             steps=steps,
             grid=GRIDS[settings["grid"]] if settings["grid"] else None,
             t_end=settings["t_end"],
             on_step=on_step,
             on_kept=lambda: bar.update(steps) and None,
+            redraw=bool(trajectory),
         )
     print(f"network   {nfe} evaluations per sample" if nfe else "network   not needed: all samples were there already")
     if trajectory and trajectory.times:
         save_trajectory(folder / "trajectory.png", trajectory.times, trajectory.states)
         print(f"path      {folder / 'trajectory.png'}")
     first = torch.from_numpy(read_samples(folder, GRID_IMAGES)[0]).movedim(-1, 1)
+    if first.ndim == 4:
+        low, high = value_range
+        first = (first - low) / (high - low)
     save_samples(folder / "grid.png", first, grid_columns(num_classes, len(first)))
     print(f"arrays    {folder / 'data'}\ngrid      {folder / 'grid.png'}")
     return 0
@@ -180,19 +185,17 @@ def target_folder(run: Run, settings: dict[str, Any], seeds: tuple[int, ...]) ->
     modes = {solver: mode for mode, solver in MODES.items()}
     solver, steps = settings["solver"], settings["steps"]
     name = f"{modes[solver]}{steps}" if solver in modes else f"{solver}-{steps}"
-    keys = (
-        "use_ema",
-        "ema_decay",
-        "labels",
-        "guidance_scale",
-        "solver",
-        "steps",
-        "grid",
-        "t_end",
-        "clip_x0",
-        "batch_size",
-    )
-    wanted = json.loads(json.dumps({**{key: settings[key] for key in keys}, "seeds": list(seeds)}))
+    keys = ("guidance_scale", "solver", "steps", "grid", "t_end", "clip_x0", "batch_size")
+    chosen = {
+        "weights": run.weights.name,
+        "labels": settings["labels"] or None,
+        **{key: settings[key] for key in keys},
+        "device": run.dynamics.device.type,  # a CPU and a GPU draw other noise from the same seed
+        "seeds": list(seeds),
+    }
+    if is_released(run.folder):  # what stands in no config.json came from flags
+        chosen |= {key: run.config[key] for key in ("dynamics", "backbone")}
+    wanted = json.loads(json.dumps(chosen))
     base = run.folder / "generated_data" / f"model-{run.version}"
     number = 1
     while True:

@@ -5,6 +5,7 @@ import platform
 import secrets
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -17,9 +18,19 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 import args
 from common import cli
 from common.checkpoints import UNREADABLE, atomic_write, write_json
-from common.data import DataModule, DataSet
-from common.runs import CONFIG, RunNotFound, build_denoiser, choose_weights, find, load_weights, read_config, versions
-from common.training.callbacks import SampleGrid, Stopped
+from common.data import DataModule, DataSet, DataUnavailable
+from common.runs import (
+    CONFIG,
+    RunNotFound,
+    build_denoiser,
+    choose_weights,
+    find,
+    is_released,
+    load_weights,
+    read_config,
+    versions,
+)
+from common.training.callbacks import SampleGrid, Stopped, write_weights
 from common.training.csv_log import CsvLog
 from common.training.loggers import close_loggers, make_loggers
 from common.training.module import DiffusionModule, NonFiniteLoss, Recipe
@@ -31,6 +42,7 @@ RUN_ID_VARIABLE = "DIFFUSION_RUN_ID"  # how the processes of one run agree on a 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run train.py; returns the exit code."""
+    started = time.monotonic()
     cli.read_env_file()
     args.load_plugins("train.py", argv)
     given = vars(args.train_parser().parse_args(argv))
@@ -42,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with args.user_errors("train.py"):
         settings, folder, checkpoint = plan(given)
         device = args.check_device(settings["device"])
+        if settings["precision"] == "16-mixed" and device.type == "cpu":
+            raise ValueError("precision 16-mixed needs CUDA; on a CPU use --precision bf16-mixed or 32-true")
         set_tf32(device, settings["tf32"])
         dataset = args.load_data(settings)
         config = args.make_config(
@@ -49,9 +63,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             dataset.shape,
             dataset.num_classes,
             value_range=dataset.value_range,
+            samples=len(dataset.train.labels),
             prior=dataset.statistics() if settings["prior"] == "data" else (0.0, 0.0),
         )
-        module, data = build(settings, config, dataset)
+        weights = None
+        if checkpoint:
+            check_same_data(config["data"], folder)
+        elif settings["init_from"] is not None and is_first_process():  # DDP gives the others the same weights
+            weights = initial_weights(settings["init_from"], settings)
+            config["settings"]["init_from"] = str(weights)
+        module, data = build(settings, config, dataset, weights)
         resume_step = checkpoint_step(checkpoint, module) if checkpoint else 0
     config["prediction"] = module.prediction
     steps, batch = settings["train_steps"], settings["batch_size"] * settings["accumulate_grad_batches"]
@@ -64,11 +85,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return dry_run(module, data, device)
 
     say(f"run       {folder}" + (f", resumed from {checkpoint}" if checkpoint else ""))
-    if resume_step >= steps:
+    if checkpoint and resume_step >= steps:
         say(f"already finished at step {resume_step}")
-        return 0
+        return keep_final_weights(module, checkpoint, folder)
     with args.user_errors("train.py"):
-        trainer = build_trainer(settings, config, folder, device, module, resume_step)
+        deadline = None if settings["max_time"] is None else started + settings["max_time"]
+        trainer = build_trainer(settings, config, folder, device, module, resume_step, deadline)
+        if data.val_samples < trainer.world_size:
+            raise ValueError(
+                f"val_samples: {data.val_samples} held-out samples are too few for {trainer.world_size} processes; "
+                "each needs one: give more, or lower --devices"
+            )
         loggers = make_loggers(
             settings["logger"], folder, run_name=folder.name, config=config, project=settings["wb_project"]
         )
@@ -79,10 +106,37 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not checkpoint:
                 write_json(folder / CONFIG, config)
             note_environment(folder / "environment.txt", command)
-        code = fit(trainer, module, data, checkpoint, folder)
+        code = fit(trainer, module, data, checkpoint, folder, given.get("plugin", ()))
     finally:
         close_loggers(loggers, code)
     return code
+
+
+def check_same_data(data: dict[str, Any], folder: Path) -> None:
+    """Refuse to go on with other data.
+
+    Args:
+        data: the section of the config that was made from the data at hand.
+        folder: the run folder.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    stored = read_config(folder)["data"]
+    for key, found in data.items():
+        if key in stored and stored[key] != found:
+            raise ValueError(
+                f"data_dir: the data is not what {folder.name} was trained on: {key} is {found}, was {stored[key]}"
+            )
+
+
+def keep_final_weights(module: DiffusionModule, checkpoint: Path, folder: Path) -> int:
+    """Write the final weights of a run that was cut off between its last checkpoint and them; returns the exit code."""
+    if "final" not in versions(folder) and is_first_process():
+        module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+        write_weights(folder / "model", module, "final")
+        say(f"weights   {folder / 'model'}")
+    return 0
 
 
 def hide_key(given: dict[str, Any]) -> None:
@@ -111,6 +165,12 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
+def complain(message: str) -> None:
+    """Print an error from the first process."""
+    if is_first_process():
+        print(f"train.py: error: {message}", file=sys.stderr)
+
+
 # -- which run -------------------------------------------------------------------------------------------------------
 
 
@@ -120,12 +180,14 @@ def plan(given: dict[str, Any]) -> tuple[dict[str, Any], Path, Path | None]:
     Raises:
         ValueError: for a run that exists already, cannot be found, or is contradicted by a flag.
     """
-    settings = args.resolve_train(given)
     resume = given.get("resume")
-    output_dir: Path = settings["output_dir"]
+    output_dir: Path = given.get("output_dir", args.OUTPUT_DIR.default)
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"output_dir {output_dir} is a file, not a folder")
+    if resume == "auto" and "wb_id" not in given:
+        raise ValueError("resume auto needs --wb_id, the id it looks for; or name a run: --resume ID")
     if resume is None or resume == "auto":
+        settings = args.resolve_train(given)
         exists = settings["wb_id"] is not None and (output_dir / args.folder_name(settings) / CONFIG).exists()
         dry = given.get("dry_run", False)
         if settings["wb_id"] is None:
@@ -153,6 +215,8 @@ def fresh_id() -> str:
     """Six random digits; processes that Lightning starts from the first one take over its id."""
     if is_first_process():
         os.environ[RUN_ID_VARIABLE] = str(100000 + secrets.randbelow(900000))
+    if RUN_ID_VARIABLE not in os.environ:
+        raise ValueError("wb_id is needed where processes are started from outside (torchrun, srun): they must agree")
     return os.environ[RUN_ID_VARIABLE]
 
 
@@ -164,7 +228,8 @@ def resumed(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     """
     config = read_config(folder)
     stored, shape = config["settings"], config["data"]["shape"]
-    of_data = {"channels": shape[0], "image_size": shape[-1], "num_classes": config["data"]["num_classes"]}
+    resolved = {"channels": shape[0], "image_size": shape[-1], "num_classes": config["data"]["num_classes"]}
+    resolved["prediction"] = config["prediction"]
     known = {key: value for key, value in cli.defaults(args.TRAIN_FLAGS).items() if key != "wb_key"}
     settings = {**known, **{key: tuple(v) if isinstance(v, list) else v for key, v in stored.items()}}
     settings["data_dir"] = Path(settings["data_dir"]) if settings["data_dir"] else None
@@ -174,10 +239,10 @@ def resumed(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     if "wb_key" in given:
         explicit.setdefault("logger", "wandb")
     for key, value in explicit.items():
-        found = of_data.get(key) if settings[key] is None else settings[key]
+        found = resolved[key] if settings[key] in (None, "auto") and key in resolved else settings[key]
         if key in args.RESUMABLE:
             settings[key] = value
-        elif found != value:
+        elif value != "auto" and found != value:
             raise ValueError(f"{key} {value} contradicts the run {folder.name}, which has {found}; leave it out")
     settings["output_dir"], settings["wb_id"] = folder.parent, stored["wb_id"]
     return settings
@@ -210,8 +275,16 @@ def checkpoint_step(checkpoint: Path, module: DiffusionModule) -> int:
 # -- what it is made of ----------------------------------------------------------------------------------------------
 
 
-def build(settings: dict[str, Any], config: dict[str, Any], dataset: DataSet) -> tuple[DiffusionModule, DataModule]:
+def build(
+    settings: dict[str, Any], config: dict[str, Any], dataset: DataSet, weights: Path | None = None
+) -> tuple[DiffusionModule, DataModule]:
     """Network with its training recipe, and the data module.
+
+    Args:
+        settings: values of all flags.
+        config: the run's config.
+        dataset: what to learn from.
+        weights: a file of weights to start from.
 
     Raises:
         ValueError: where parts do not fit together, or --init_from does not fit the network.
@@ -239,27 +312,40 @@ def build(settings: dict[str, Any], config: dict[str, Any], dataset: DataSet) ->
         num_workers=settings["num_workers"],
     )
     denoiser = build_denoiser(config)
-    if settings["init_from"] is not None:
-        load_weights(denoiser.backbone, initial_weights(settings["init_from"], settings["output_dir"]))
+    if settings["time_sampling"] != "uniform" and not denoiser.dynamics.is_monotone:
+        raise ValueError(
+            f"time_sampling {settings['time_sampling']} needs a noise level that rises, which it does not under "
+            f"{denoiser.dynamics}; take --time_sampling uniform or --marginals exact"
+        )
+    if weights is not None:
+        load_weights(denoiser.backbone, weights)
     module = DiffusionModule(denoiser, recipe)
     if settings["compile"]:
         module.network.compile()  # in place: names in checkpoints stay those of the plain network
     return module, data
 
 
-def initial_weights(source: str, output_dir: Path) -> Path:
+def initial_weights(source: str, settings: dict[str, Any]) -> Path:
     """The file that --init_from names: a file itself, or the newest weights of a run, averaged where it has those.
 
+    Args:
+        source: a run or a file.
+        settings: values of all flags.
+
     Raises:
-        ValueError: where there is none.
+        ValueError: where there is none, or a run's network predicts something else.
     """
     if Path(source).is_file():
-        return Path(source)
-    folder = find(source, output_dir, flag="init_from")
+        return Path(source).resolve()
+    folder = find(source, settings["output_dir"], flag="init_from")
+    learnt = "eps" if is_released(folder) else read_config(folder)["prediction"]
+    if settings["prediction"] != learnt and (settings["prediction"], learnt) != ("auto", "eps"):
+        raise ValueError(f"init_from {source}: its network predicts {learnt}; add --prediction {learnt}")
     kept = versions(folder)
     if not kept:
         raise RunNotFound(f"--init_from {source}: {folder / 'model'} holds no weights yet")
-    return choose_weights(folder, "final" if "final" in kept else kept[-1], averaged=None, decay=None, decays=[])[1]
+    version = "final" if "final" in kept else kept[-1]
+    return choose_weights(folder, version, averaged=None, decay=None, decays=[])[1].resolve()
 
 
 def build_trainer(
@@ -269,6 +355,7 @@ def build_trainer(
     device: torch.device,
     module: DiffusionModule,
     resume_step: int,
+    deadline: float | None,
 ) -> pl.Trainer:
     """Lightning's trainer for the run folder; writes nothing yet."""
     grids = SampleGrid(
@@ -299,7 +386,7 @@ def build_trainer(
         weights_every=settings["log_model_every_n"],
         gradient_clip=settings["clip_grad"],
         accumulate=settings["accumulate_grad_batches"],
-        max_time=settings["max_time"],
+        deadline=deadline,
         sanity_steps=settings["num_sanity_val_steps"],
         callbacks=[grids],
     )
@@ -326,27 +413,40 @@ def dry_run(module: DiffusionModule, data: DataModule, device: torch.device) -> 
     """One forward and backward pass on one batch; nothing is written."""
     module.to(device)
     batch = data.transfer_batch_to_device(next(iter(data.val_dataloader())), device, 0)
-    t = torch.linspace(module.recipe.t_min, 1, len(batch.images), device=device)
-    loss = module.denoiser.error(batch.images, t, torch.randn_like(batch.images), batch.labels).mean()
+    t = module.times(torch.linspace(0, 1, len(batch.images), dtype=torch.float64, device=device))
+    loss = module.errors(module.denoiser, batch.images, t, torch.randn_like(batch.images), batch.labels).mean()
     loss.backward()
     say(f"dry run   one step on {len(batch.images)} images, loss {loss.item():.4f}; nothing written")
     return 0
 
 
-def fit(trainer: pl.Trainer, module: DiffusionModule, data: DataModule, checkpoint: Path | None, folder: Path) -> int:
+def fit(
+    trainer: pl.Trainer,
+    module: DiffusionModule,
+    data: DataModule,
+    checkpoint: Path | None,
+    folder: Path,
+    plugins: Sequence[str],
+) -> int:
     """Train to the end, or to a signal; returns the exit code."""
+    plugin = ["--plugin", ",".join(plugins)] if plugins else []
+    again = shlex.join(["python", "train.py", "--resume", folder.name, "--output_dir", str(folder.parent), *plugin])
+    elsewhere = [] if folder.parent == args.OUTPUT_DIR.default else ["--output_dir", str(folder.parent)]
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except Stopped as stop:
-        say(f"{stop}\ngo on with: python train.py --resume {folder.name} --output_dir {folder.parent}")
+        say(f"{stop}\ngo on with: {again}")
         return 0 if stop.planned else 130
     except NonFiniteLoss as error:
         last = folder / "checkpoints" / LAST
         good = f"last good checkpoint: {last}" if last.exists() else "no checkpoint was written yet"
-        print(f"train.py: error: {error}; {good}", file=sys.stderr)
+        complain(f"{error}; {good}")
         return 1
+    except DataUnavailable as error:
+        complain(f"{args.with_flags(str(error))}; go on with: {again}")
+        return 2
     say(f"weights   {folder / 'model'}\npictures  {folder / 'loss.png'}, {folder / 'samples'}")
-    say(f"next      python generate.py --run_id {folder.name}")
+    say(f"next      {shlex.join(['python', 'generate.py', '--run_id', folder.name, *elsewhere, *plugin])}")
     return 0
 
 

@@ -146,22 +146,25 @@ class Flag:
     choices: Collection[str] | None = None
 
 
-SECRET = "--wb_key"
+SECRET = re.compile(r"--\w*key\w*")  # --wb_key, and what it may be mistaken for
 
 
 def redacted(words: Sequence[str]) -> list[str]:
-    """A command line whose secret is not shown."""
-    shown = [f"{SECRET}=***" if word.startswith(f"{SECRET}=") else word for word in words]
-    for i, word in enumerate(words[:-1]):
-        if word == SECRET:
+    """A command line whose secrets are not shown."""
+    shown = list(words)
+    for i, word in enumerate(words):
+        name, equals, _ = word.partition("=")
+        if SECRET.fullmatch(name) and equals:
+            shown[i] = f"{name}=***"
+        elif SECRET.fullmatch(name) and i + 1 < len(words):
             shown[i + 1] = "***"
     return shown
 
 
 def without_secret(words: Sequence[str]) -> list[str]:
-    """A command line without the flag that gives the secret."""
+    """A command line without flags that give secrets."""
     pairs = zip(["", *words], words, strict=False)
-    return [word for before, word in pairs if before != SECRET and word.partition("=")[0] != SECRET]
+    return [word for before, word in pairs if not any(SECRET.fullmatch(w) for w in (before, word.partition("=")[0]))]
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -211,7 +214,7 @@ def defaults(groups: Groups) -> dict[str, Any]:
 
 def read_env_file(path: Path = Path(".env")) -> None:
     """Take ``NAME=value`` lines of a .env file into the environment; what the shell has set wins."""
-    if path.exists():
+    if path.is_file():
         for line in path.read_text().splitlines():
             match = re.fullmatch(r"\s*(?:export\s+)?(\w+)=(.*?)\s*", line)
             if match and match[2]:

@@ -86,7 +86,7 @@ def read_samples(folder: Path, limit: int | None = None) -> tuple[np.ndarray, np
         limit: read no more than this many.
 
     Returns:
-        (samples (N, *S, C) float32, images in [0, 1], labels (N,) or None).
+        (samples (N, *S, C) float32 in the units of the data, labels (N,) or None).
 
     Raises:
         ValueError: where there are none.
@@ -123,6 +123,7 @@ def generate(
     t_end: float,
     on_step: StepCallback,
     on_kept: Callable[[], None],
+    redraw: bool = False,
 ) -> int:
     """Draw samples and write ``data/data_*.npy`` and ``label/label_*.npy``, one pair per block.
 
@@ -144,6 +145,7 @@ def generate(
         t_end: time at which sampling ends.
         on_step: called once per solver step with the time reached and the data component (B, C, *S) of its block.
         on_kept: called for every block that is kept.
+        redraw: draw the first block also where it is there (the result is the same; ``on_step`` sees it again).
 
     Returns:
         Denoiser calls per sample; 0 where every block was there already.
@@ -152,7 +154,7 @@ def generate(
     for indices in blocks(len(seeds), block):
         data = folder / "data" / f"data_{indices.start:06d}.npy"
         wanted = labels_for(indices, labels, num_classes)
-        if is_whole(data, len(indices)):
+        if is_whole(data, len(indices)) and not (redraw and indices.start == 0):
             on_kept()
             continue
         result = sample(

@@ -18,16 +18,22 @@ from common.checkpoints import atomic_write
 MIN_SIDE = 32  # smaller images are enlarged, pixel by pixel, until they can be seen
 
 
+def displayable(images: Tensor) -> Tensor:
+    """Images (.., C, H, W) with 1 or 3 channels: the first of two, the first three of more."""
+    channels = images.shape[-3]
+    return images if channels in (1, 3) else images.narrow(-3, 0, 1 if channels == 2 else 3)
+
+
 def save_grid(path: Path, images: Tensor, columns: int = 10) -> None:
     """Write images as one PNG.
 
     Args:
         path: the file.
-        images: (N, C, H, W) in [0, 1], C = 1 or 3.
+        images: (N, C, H, W) in [0, 1].
         columns: images per row.
     """
     factor = max(1, MIN_SIDE // max(images.shape[-2:]))
-    large = images.clamp(0, 1).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+    large = displayable(images).clamp(0, 1).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
     buffer = io.BytesIO()
     grid = make_grid(large.float().cpu(), nrow=columns, padding=2, pad_value=0.5).mul(255).round().byte()
     to_pil_image(grid).save(buffer, format="PNG")
@@ -81,6 +87,7 @@ def save_trajectory(path: Path, times: Sequence[float], states: Sequence[Tensor]
         for row in range(count):
             plot, value = plots[row, column], state[row].float().cpu()
             if value.ndim == 3:
+                value = displayable(value)
                 low, high = value.amin(), value.amax()
                 image = ((value - low) / (high - low).clamp_min(1e-12)).movedim(0, -1).squeeze(-1)
                 plot.imshow(image.numpy(), cmap="gray" if image.ndim == 2 else None)

@@ -272,7 +272,7 @@ def choose_weights(
     if decay is not None:
         if averaged is False:
             raise ValueError(f"ema_decay {decay:g} asks for averaged weights, --use_ema False for the others")
-        kinds = [AVERAGED, *(f"ema{further:g}_model" for further in decays[1:])]
+        kinds = [AVERAGED, *(f"ema{further}_model" for further in decays[1:])]
         kept = {kept: files[kind] for kept, kind in zip(decays, kinds, strict=False) if kind in files}
         if decay not in kept:
             known = ", ".join(f"{kept:g}" for kept in kept) or "none"

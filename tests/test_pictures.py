@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from common.data import to_unit_range
-from common.pictures import loss_figure, save_figure, save_grid
+from common.pictures import loss_figure, save_figure, save_grid, save_samples, save_trajectory
 
 PAD, GREY = 2, (127, 128)  # frame of two pixels in middle grey
 
@@ -94,3 +94,37 @@ def test_curves_are_the_log_lines(tmp_path):
 def test_a_run_without_lines_has_a_picture_too(tmp_path):
     save_figure(tmp_path / "loss.png", loss_figure([], []))
     assert read(tmp_path / "loss.png").size
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(2, [0, 0, 0]), (4, [0, 1, 2]), (5, [0, 1, 2])])
+def test_other_numbers_of_channels_are_shown_as_far_as_they_go(tmp_path, channels, shown):
+    images = torch.linspace(0, 1, channels).reshape(1, -1, 1, 1).expand(1, channels, 32, 32)
+    save_grid(tmp_path / "a.png", images)
+    values = (torch.linspace(0, 1, channels) * 255).round().int().tolist()
+    assert read(tmp_path / "a.png")[10, 10].tolist() == [values[i] for i in shown]
+
+
+def test_functions_are_drawn_as_curves(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("common.pictures.save_figure", lambda path, figure: drawn.append(figure))
+    functions = torch.randn(7, 2, 30)
+    save_samples(tmp_path / "a.png", functions, columns=3)
+    plots = [plot for plot in drawn[0].axes if plot.lines]
+    assert len(plots) == 7
+    for plot, function in zip(plots, functions, strict=True):
+        assert [list(line.get_ydata()) for line in plot.lines] == [channel.tolist() for channel in function]
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (2, 8, 8), (4, 8, 8), (2, 20)])
+def test_a_trajectory_has_a_row_per_sample_and_a_column_per_time(tmp_path, monkeypatch, shape):
+    drawn = []
+    monkeypatch.setattr("common.pictures.save_figure", lambda path, figure: drawn.append(figure))
+    save_trajectory(tmp_path / "a.png", [0.9, 0.5, 0.1], [torch.randn(2, *shape) * 10**i for i in range(3)])
+    (figure,) = drawn
+    assert len(figure.axes) == 6
+    assert [plot.get_title() for plot in figure.axes[:3]] == ["t = 0.9", "t = 0.5", "t = 0.1"]
+    for plot in figure.axes:
+        assert plot.images or plot.lines
+        if plot.images:  # on its own scale
+            assert plot.images[0].get_array().min() == pytest.approx(0, abs=1e-6)
+            assert plot.images[0].get_array().max() == pytest.approx(1, abs=1e-6)

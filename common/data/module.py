@@ -1,5 +1,6 @@
 """The data module: small sets live on the device, others are streamed; a batch is a function of its step."""
 
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from typing import NamedTuple
@@ -92,6 +93,12 @@ class _From(Sampler[int]):
         return count(self.first)
 
 
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach the whole process group; the step that is finished first needs data."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class DataModule(pl.LightningDataModule):
     """Batches of a data set.
 
@@ -151,6 +158,7 @@ class DataModule(pl.LightningDataModule):
             batch_size=None,
             sampler=sampler,
             num_workers=self.num_workers,
+            worker_init_fn=_leave_signals_to_the_main_process,
             persistent_workers=self.num_workers > 0,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )

@@ -6,6 +6,8 @@ from sklearn.svm import SVC
 from torch import Tensor
 from torchmetrics import Metric
 
+from common.data.reading import spread
+
 FIT_LIMIT = 10000  # real images the classifier learns from: all of a small set, seconds instead of minutes on MNIST
 
 
@@ -19,8 +21,7 @@ class PixelClassifier:
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self._machine = SVC(C=10.0, gamma="scale")
-        size = min(FIT_LIMIT, len(images))
-        rows = torch.arange(size) * len(images) // size  # evenly spaced: sets are often sorted by class
+        rows = spread(len(images), FIT_LIMIT)
         self._machine.fit(self._features(images[rows]), labels[rows].numpy())
 
     @staticmethod

@@ -155,10 +155,19 @@ class FiniteGuard(Callback):
             pl_module.require_finite()
 
 
-class KeepWeights(Callback):
-    """Plain state dicts ``model-v0.pth``, ``ema_model-v0.pth``, .. every n steps, and ``-final`` at the end.
+def write_weights(folder: Path, module: DiffusionModule, version: str) -> None:
+    """Write the network's state dict and those of its averages into a run's ``model`` folder.
 
     Of several averages the first is ``ema_model``, a further one of decay 0.999 ``ema0.999_model``.
+    """
+    save(folder / f"model-{version}.pth", module.network.state_dict())
+    for i, average in enumerate(module.averages):
+        prefix = "ema" if i == 0 else f"ema{average.decay}"
+        save(folder / f"{prefix}_model-{version}.pth", average.module.state_dict())  # type: ignore[union-attr]
+
+
+class KeepWeights(Callback):
+    """Plain state dicts ``model-v0.pth``, ``ema_model-v0.pth``, .. every n steps, and ``-final`` at the end.
 
     Args:
         folder: the run's ``model`` folder.
@@ -169,12 +178,8 @@ class KeepWeights(Callback):
         self.folder, self.every = folder, every
 
     def _write(self, pl_module: pl.LightningModule, version: str) -> None:
-        if not isinstance(pl_module, DiffusionModule) or not pl_module.trainer.is_global_zero:
-            return
-        save(self.folder / f"model-{version}.pth", pl_module.network.state_dict())
-        for i, average in enumerate(pl_module.averages):
-            prefix = "ema" if i == 0 else f"ema{average.decay:g}"
-            save(self.folder / f"{prefix}_model-{version}.pth", average.module.state_dict())  # type: ignore[union-attr]
+        if isinstance(pl_module, DiffusionModule) and pl_module.trainer.is_global_zero:
+            write_weights(self.folder, pl_module, version)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -214,6 +219,9 @@ class LossPicture(Callback):
         self._draw(trainer, pl_module)
 
 
+ASK_EVERY = 10  # steps between asking the other processes whether to stop: the answer waits for the device
+
+
 class Stopped(RuntimeError):
     """Training was asked to stop and has written its checkpoint.
 
@@ -235,12 +243,11 @@ class CleanStop(Callback):
 
     Args:
         checkpoint: where the state goes.
-        max_time: seconds from the start of this part of the run, or None for no limit.
+        deadline: when time is up, on the clock ``time.monotonic``; None for no limit.
     """
 
-    def __init__(self, checkpoint: Path, max_time: float | None = None) -> None:
-        self.checkpoint = checkpoint
-        self.deadline = None if max_time is None else time.monotonic() + max_time
+    def __init__(self, checkpoint: Path, deadline: float | None = None) -> None:
+        self.checkpoint, self.deadline = checkpoint, deadline
         self._asked = False
         self._before: dict[int, Any] = {}
 
@@ -271,19 +278,38 @@ class CleanStop(Callback):
         """Whether any process wishes to stop."""
         return trainer.strategy.reduce_boolean_decision(wish, all=False) if trainer.world_size > 1 else wish
 
+    def _reason(self, trainer: pl.Trainer) -> str | None:
+        """Why to stop now, the same on every process; None to go on."""
+        if trainer.global_step >= trainer.max_steps or (trainer.world_size > 1 and trainer.global_step % ASK_EVERY):
+            return None
+        if self._anywhere(trainer, self._asked):
+            return "asked"
+        if self.deadline is not None and self._anywhere(trainer, time.monotonic() >= self.deadline):
+            return "time"
+        return None
+
+    def _stop(self, trainer: pl.Trainer, reason: str) -> None:
+        trainer.save_checkpoint(self.checkpoint, weights_only=False)  # the whole state
+        raise Stopped(trainer.global_step, self.checkpoint, planned=reason == "time")
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop between optimiser steps only, on every process alike."""
-        if (batch.micro_step + 1) % trainer.accumulate_grad_batches:
+        """Stop between optimiser steps only; a step that is validated next is left to that."""
+        done = batch.micro_step + 1
+        if done % trainer.accumulate_grad_batches or done % trainer.val_check_batch == 0:
             return
-        asked = self._anywhere(trainer, self._asked)
-        time_is_up = self.deadline is not None and self._anywhere(trainer, time.monotonic() >= self.deadline)
-        # a step that is validated next is left to that: Lightning would not make up for it after a resume
-        validated = (batch.micro_step + 1) % trainer.val_check_batch == 0
-        if (asked or time_is_up) and not validated and trainer.global_step < trainer.max_steps:
+        reason = self._reason(trainer)
+        if reason:
             if isinstance(pl_module, DiffusionModule):
                 pl_module.require_finite()
                 pl_module.on_train_batch_end(outputs, batch, batch_idx)  # its log line, which would come after this
-            trainer.save_checkpoint(self.checkpoint, weights_only=False)  # the whole state
-            raise Stopped(trainer.global_step, self.checkpoint, planned=not asked)
+            self._stop(trainer, reason)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop after the validation of a step, which Lightning would not make up for after a resume."""
+        reason = None if trainer.sanity_checking else self._reason(trainer)
+        if reason:
+            if isinstance(pl_module, DiffusionModule):
+                pl_module.require_finite()
+            self._stop(trainer, reason)

@@ -121,7 +121,8 @@ class DiffusionModule(pl.LightningModule):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def _errors(self, denoiser: Denoiser, images: Tensor, t: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
+    def errors(self, denoiser: Denoiser, images: Tensor, t: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
+        """Weighted squared error of every sample, (B,): what training averages."""
         weight = None if self._weight is None else self._weight(self.dynamics.log_sigma(t))
         return denoiser.error(images, t, noise, labels, weight=weight)
 
@@ -140,7 +141,7 @@ class DiffusionModule(pl.LightningModule):
             labels = labels.masked_fill(draws.uniform(LABELS) < self.recipe.label_dropout, NULL_LABEL)
         # dropout draws from the global generator: keyed per step and process, it resumes like everything else
         torch.manual_seed(mix(self.recipe.seed, micro_step, DROPOUT, self.trainer.global_rank))
-        errors = self._errors(self.denoiser, images, t, noise, labels)
+        errors = self.errors(self.denoiser, images, t, noise, labels)
         loss = errors.mean()
         if micro_step % self._period == 0:
             self.loss_sum.zero_()
@@ -172,6 +173,10 @@ class DiffusionModule(pl.LightningModule):
         super().optimizer_step(*args, **kwargs)
         for average in self.averages:
             average.update(self.network, self.trainer.global_step + 1)  # type: ignore[operator]  # counted later
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the mean over all processes of what was summed since the last log line."""
+        checkpoint["state_dict"]["loss_sum"] = self.trainer.strategy.reduce(self.loss_sum.clone(), reduce_op="mean")
 
     def on_train_start(self) -> None:
         """Start the clock of the images-per-second figure."""
@@ -220,7 +225,7 @@ class DiffusionModule(pl.LightningModule):
         draws = self._randomness(-1 - index, len(images), images.device)
         t = self.times(draws.uniform(TIMES))
         noise = draws.normal(NOISE, tuple(images.shape[1:]))
-        self.val_loss.update(self._errors(self.best_denoiser(), images, t, noise, labels))
+        self.val_loss.update(self.errors(self.best_denoiser(), images, t, noise, labels))
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation loss."""

@@ -73,7 +73,7 @@ def make_trainer(
     weights_every: int,
     gradient_clip: float,
     accumulate: int,
-    max_time: float | None = None,
+    deadline: float | None = None,
     sanity_steps: int = 0,
     callbacks: list[Callback],
 ) -> pl.Trainer:
@@ -90,7 +90,7 @@ def make_trainer(
         weights_every: optimiser steps between kept weights (v0, v1, ..).
         gradient_clip: largest norm of the gradient.
         accumulate: micro-steps per optimiser step.
-        max_time: seconds after which the run stops, resumably; None for no limit.
+        deadline: when the run stops, resumably, on the clock ``time.monotonic``; None for no limit.
         sanity_steps: validation batches tried before training starts.
         callbacks: further callbacks, run before the checkpoint.
     """
@@ -119,7 +119,7 @@ def make_trainer(
             *callbacks,
             LossPicture(folder / "loss.png", log),
             saver,
-            CleanStop(checkpoints / LAST, max_time),
+            CleanStop(checkpoints / LAST, deadline),
         ],
         accelerator=hardware.accelerator,
         devices=hardware.devices,

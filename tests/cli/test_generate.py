@@ -12,6 +12,7 @@ from common import generation
 from common.data import DataOptions
 from common.data.digits import Digits
 from common.generation import read_samples
+from tests.training import tiny
 
 SHORT = ("--run_id", "tiny", "--steps", 2)
 
@@ -269,3 +270,62 @@ def test_samples_without_labels_have_no_agreement(cli, run):
     assert "agreement needs labels" in result.out
     (file,) = run.rglob("metrics.json")
     assert set(json.loads(file.read_text())) == {"samples", "nearest"}
+
+
+# -- same settings, same folder ---------------------------------------------------------------------------------------
+
+
+def folders(run: Path) -> set[str]:
+    return {path.parent.name for path in run.glob("generated_data/*/*/settings.json")}
+
+
+def test_what_is_spelt_out_is_what_the_defaults_say(cli, run):
+    words = ("generate", "--run_id", "tiny", "--n_samples", 2, "--steps", 1)
+    for more in ((), ("--use_ema", "True"), ("--ema_decay", "0.99"), ("--clip_x0", "True"), ("--version", "final")):
+        assert cli(*words, *more).code == 0, more
+    assert folders(run) == {"exp2-1"}
+    for i, more in enumerate((("--use_ema", "False"), ("--labels", "3"), ("--clip_x0", "False"), ("--t_end", "0.01"))):
+        assert cli(*words, *more).code == 0
+        assert folders(run) == {"exp2-1", *(f"exp2-1-{k + 2}" for k in range(i + 1))}
+
+
+def test_a_trajectory_is_drawn_also_of_samples_that_are_there(cli, run):
+    words = ("generate", "--run_id", "tiny", "--n_samples", 5, "--batch_size", 2, "--steps", 12)
+    assert cli(*words).code == 0
+    (folder,) = run.glob("generated_data/*/*")
+    before = {file.name: file.read_bytes() for file in folder.glob("data/*.npy")}
+    result = cli(*words, "--trajectory")
+    assert result.code == 0
+    assert str(folder / "trajectory.png").endswith(result.out.split("path ")[1].split()[0])
+    assert {file.name: file.read_bytes() for file in folder.glob("data/*.npy")} == before
+    with Image.open(folder / "trajectory.png") as image:
+        image.verify()
+
+
+def test_guidance_changes_samples_and_needs_label_dropout(cli):
+    flags = {**tiny.FLAGS, "train_steps": 8, "batch_size": 8, "label_dropout": 0.2, "wb_id": "g", "lr": 1e-2}
+    assert cli("train", *tiny.command(**flags)).code == 0
+    arrays = []
+    for scale in (1, 3):
+        words = ("--run_id", "g", "--n_samples", 3, "--steps", 2, "--guidance_scale", scale)
+        result = cli("generate", *words)
+        assert result.code == 0, result.err
+        assert "2 evaluations per sample" in result.out  # one call of twice the batch
+        arrays.append(np.load(sorted(Path("runs").glob("g_*/generated_data/*/*/data/*.npy"))[-1]))
+    assert len(folders(next(Path("runs").glob("g_*")))) == 2
+    assert not np.array_equal(*arrays)
+
+
+def test_pictures_of_float_images_use_their_own_range(cli):
+    values = np.random.default_rng(0).uniform(-30, -28, size=(20, 8, 8, 1)).astype(np.float32)
+    np.savez("a.npz", x=values)
+    flags = {**tiny.FLAGS, "train_steps": 2, "batch_size": 4, "wb_id": "f", "data_name": "arrays", "data_dir": "a.npz"}
+    flags["prediction"] = "v"
+    assert cli("train", *tiny.command(**flags)).code == 0
+    assert cli("generate", "--run_id", "f", "--n_samples", 4, "--steps", 3, "--solver", "exp2").code == 0
+    (folder,) = Path("runs").glob("f_*/generated_data/*/*")
+    samples = np.load(next(folder.glob("data/*.npy")))
+    assert samples.min() >= values.min() - 1e-5
+    assert samples.max() <= values.max() + 1e-5
+    with Image.open(folder / "grid.png") as image:
+        assert len(np.unique(np.asarray(image))) > 20

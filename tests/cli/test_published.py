@@ -96,7 +96,7 @@ SOURCES["yourdataset"] = CustomDataset
 def own_data(monkeypatch):
     """The published way: a class of one's own under a name of one's own, here in a file instead of an edit."""
     Path("yourdataset.py").write_text(PLUGIN)
-    monkeypatch.setattr("sys.path", ["."])
+    monkeypatch.setattr(sys, "path", list(sys.path))
     yield "--plugin yourdataset.py"
     args.SOURCES.pop("yourdataset", None)
     sys.modules.pop("yourdataset", None)

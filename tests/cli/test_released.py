@@ -416,3 +416,18 @@ def test_export_refuses(small, capsys, words, message):
     assert line.startswith("export.py: error: ")
     assert message in line
     assert [file.name for file in (folder / "model").iterdir()] == ["ema_model-v5.pth"]
+
+
+def test_flags_that_describe_the_run_are_part_of_the_settings(cli, small):
+    """Another process or network is another set of samples, not one that is there already."""
+    run = CIFAR10[0]
+    folder = write(Path("runs"), run, small, "model")
+    words = ("generate", "--run_id", run[0], "--version", run[3], "--mode", "ode", *SMALL.split(), *SHORT.split())
+    drawn = []
+    for more in ((), ("--marginals", "exact"), ("--norm", "False"), ("--dynamics", "fve"), ("--marginals", "paper")):
+        result = cli(*words, *more)
+        assert result.code == 0, result.err
+        drawn.append("not needed" not in result.out)
+    assert drawn == [True, True, True, True, False]  # paper is the default
+    arrays = {file.read_bytes() for file in folder.glob("generated_data/*/*/data/*.npy")}
+    assert len(arrays) == 4

@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ WRONG_TRAIN = [
     ("--label_dropout 1", r"--label_dropout.*\[0, 1\)"),
     ("--label_dropout 0.1 --conditioning False", "--label_dropout.*--conditioning False"),
     ("--time_sampling sometimes", "--time_sampling.*uniform.*lognormal"),
-    ("--time_sampling log_sigma --hurst 0.1 --num_aug 3 --marginals paper", "monotone|falls"),
+    ("--time_sampling log_sigma --hurst 0.1 --num_aug 3 --marginals paper", "--time_sampling log_sigma.*rises"),
     ("--loss_weight much", "--loss_weight.*own.*edm"),
     ("--ema_decay 0.9,0.9", "--ema_decay.*twice"),
     ("--ema_decay 0.9,1", r"--ema_decay.*\[0, 1\)"),
@@ -146,6 +147,9 @@ WRONG_TRAIN = [
     ("--dynamics fve --beta_min 1", "--beta_min has no effect on --dynamics fve"),
     ("--sigma_max 5", "--sigma_max has no effect on --dynamics fvp"),
     ("--num_sanity_val_steps -1", "--num_sanity_val_steps"),
+    ("--resume", "--resume auto needs --wb_id"),
+    ("--device cpu --precision 16-mixed", "--precision 16-mixed"),
+    ("--wandb_key SECRET123", r"--wandb_key \*\*\*"),
     ("--unknown 3", "--unknown"),
     ("--hur 0.5", "--hur"),
     ("--lr", "--lr"),
@@ -256,6 +260,30 @@ def test_data(cli, case):
     write, flags, pattern = WRONG_DATA[case]
     write()
     refused(cli("train", *TRAIN, "--data_name", *flags.split()), "train", pattern)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "pattern"),
+    [
+        ("random.py", "", "has that name already; rename"),
+        ("types.py", "", "has that name already; rename"),
+        ("mine.py", "import nothing_of_that_name", "--plugin mine.py cannot be imported.*nothing_of_that_name"),
+        ("mine.py", "def broken(:", "--plugin mine.py cannot be imported"),
+    ],
+)
+def test_plugins(cli, name, content, pattern, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("own").mkdir()
+    Path("own", name).write_text(content)
+    place = "mine.py" if name == "mine.py" else f"own/{name}"
+    if name == "mine.py":
+        Path("own", name).rename(name)
+    refused(cli("train", *TRAIN, "--plugin", place), "train", pattern)
+
+
+def test_a_folder_called_env_is_no_env_file(cli):
+    Path(".env").mkdir()
+    assert cli("train", *TRAIN, "--dry_run").code == 0
 
 
 def test_the_key_is_not_shown_in_a_message(cli):
@@ -411,7 +439,7 @@ WRONG_EVALUATE = [
     ("--run_id tiny", "no such samples.*generate.py --run_id"),
     ("--run_id tiny --version v0", "no such samples.*none"),
     ("--run_id tiny --samples sde7", "no such samples.*none"),
-    ("--run_id tiny --metrics beauty", "--metrics beauty.*agreement, nearest"),
+    ("--run_id tiny --metrics beauty", "--metrics 'beauty'.*agreement, nearest"),
     ("--run_id tiny --metrics=", "--metrics"),
 ]
 

@@ -194,7 +194,7 @@ def test_time_that_is_up_stops_between_steps_and_is_no_interruption(tmp_path, wo
     module = attached(
         make(), accumulate_grad_batches=2, world_size=world_size, strategy=strategy, save_checkpoint=keep_in(saved)
     )
-    stop = CleanStop(tmp_path / "last.ckpt", max_time=60)
+    stop = CleanStop(tmp_path / "last.ckpt", deadline=160)
     clock.now = 159.0
     stop.on_train_batch_end(module.trainer, module, None, end_of(1), 0)
     clock.now = 161.0

@@ -1,5 +1,12 @@
 """What a training run may add: other starting weights, a time limit, a compiled network, several averages, workers."""
 
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +56,13 @@ class Clock:
         return self.now
 
 
+def tick(monkeypatch) -> None:
+    """Let training run on such a clock."""
+    clock = Clock()
+    monkeypatch.setattr(callbacks, "time", clock)
+    monkeypatch.setattr(train, "time", clock)
+
+
 # -- starting weights -------------------------------------------------------------------------------------------------
 
 
@@ -56,7 +70,7 @@ def first_weights(monkeypatch, source: object, folder: Path) -> dict[str, torch.
     """The network's weights at the moment training starts."""
     seen = {}
 
-    def look(trainer, module, data, checkpoint, place):
+    def look(trainer, module, *_):
         seen.update({name: value.clone() for name, value in module.network.state_dict().items()})
         assert all(torch.equal(value, module.averages[0].module.state_dict()[name]) for name, value in seen.items())
         return 0
@@ -86,7 +100,7 @@ def test_training_starts_from_the_weights_of_a_run(tmp_path, tiny_run, monkeypat
 def test_a_resumed_run_does_not_start_again(tmp_path, tiny_run, monkeypatch):
     """--init_from is where a run began, not where it goes on."""
     whole = run(tmp_path / "whole", init_from=tiny_run / "model" / "model-v0.pth")
-    monkeypatch.setattr(callbacks, "time", Clock())
+    tick(monkeypatch)
     cut = run(tmp_path / "cut", init_from=tiny_run / "model" / "model-v0.pth", max_time="6s")
     assert tiny.step_of(cut / "checkpoints" / "last.ckpt") < 12
     monkeypatch.undo()
@@ -107,7 +121,7 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_time_that_is_up_is_a_stop_that_resumes(tmp_path, monkeypatch, capsys, variant):
     whole = run(tmp_path / "whole", **VARIANTS[variant])
-    monkeypatch.setattr(callbacks, "time", Clock())
+    tick(monkeypatch)
     cut = run(tmp_path / "cut", max_time="8s", **VARIANTS[variant])
     out = capsys.readouterr().out
     assert "time is up, stopped at step" in out
@@ -121,11 +135,7 @@ def test_time_that_is_up_is_a_stop_that_resumes(tmp_path, monkeypatch, capsys, v
 
 def test_a_streamed_folder_resumes(tmp_path, monkeypatch):
     """Images read by workers: the order after a stop is that of a run without one."""
-    rng = np.random.default_rng(0)
-    for i in range(40):
-        path = tmp_path / "pictures" / f"class{i % 2}" / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (9, 8, 3), dtype=np.uint8)).save(path)
+    write_pictures(tmp_path / "pictures")
     data = {"data_name": "folder", "data_dir": tmp_path / "pictures", "image_size": 8, "flip": True, "num_workers": 2}
     data["label_dropout"] = 0.2
     resident = run(tmp_path / "resident", **{**data, "num_workers": 0}).with_name("x_folder_H0.9_K2")
@@ -133,7 +143,7 @@ def test_a_streamed_folder_resumes(tmp_path, monkeypatch):
         monkeypatch.setattr(f"common.data.{module}.RESIDENT_LIMIT", 100, raising=False)
     whole = run(tmp_path / "whole", **data).with_name("x_folder_H0.9_K2")
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks, "time", Clock())
+        tick(patch)
         cut = run(tmp_path / "cut", max_time="8s", **data).with_name("x_folder_H0.9_K2")
     assert train.main(tiny.command(resume="x", output_dir=tmp_path / "cut")) == 0
     assert_same(cut, whole)
@@ -183,7 +193,7 @@ def test_every_visible_gpu_is_used_unless_told_otherwise(monkeypatch):
     module, _ = train.build(settings, config, data)
     for device, devices in (("cuda", None), ("cuda", 2), ("cpu", None)):
         chosen = {**settings, "devices": devices}
-        train.build_trainer(chosen, config, Path("nowhere"), torch.device(device), module, 0)
+        train.build_trainer(chosen, config, Path("nowhere"), torch.device(device), module, 0, None)
     assert asked == [3, 2, 1]
     assert not Path("nowhere").exists()
 
@@ -191,3 +201,150 @@ def test_every_visible_gpu_is_used_unless_told_otherwise(monkeypatch):
 def test_a_sanity_check_leaves_no_trace(tmp_path):
     plain = run(tmp_path / "plain")
     assert_same(run(tmp_path / "checked", num_sanity_val_steps=2), plain)
+
+
+# -- what must not be lost --------------------------------------------------------------------------------------------
+
+
+def write_pictures(folder: Path, count: int = 40) -> Path:
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        path = folder / f"class{i % 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (9, 8, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+STREAMED = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import train
+from common.data import folder, module, reading
+for place in (folder, module, reading):
+    if hasattr(place, "RESIDENT_LIMIT"):
+        place.RESIDENT_LIMIT = 100
+raise SystemExit(train.main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_process_group_leaves_the_readers_alive(tmp_path, number):
+    """What Ctrl-C in a terminal and a scheduler do: the workers get the signal too."""
+    pictures = write_pictures(tmp_path / "pictures")
+    flags = {**FLAGS, "train_steps": 100000, "val_check_interval": 100000, "checkpoint_every": 100000}
+    flags |= {"data_name": "folder", "data_dir": pictures, "image_size": 8, "num_workers": 2, "wb_id": "x"}
+    words = tiny.command(**flags, accumulate_grad_batches=4, output_dir=tmp_path)
+    root = str(Path(train.__file__).parent)
+    process = subprocess.Popen(
+        [sys.executable, "-c", STREAMED, root, *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    metrics = tmp_path / "x_folder_H0.9_K2" / "metrics.csv"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(process.pid, number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "go on with" in out
+    assert (metrics.parent / "checkpoints" / "last.ckpt").exists()
+
+
+def test_a_run_that_is_validated_at_every_step_stops_too(tmp_path, monkeypatch):
+    flags = {"val_check_interval": 1, "train_steps": 6, "checkpoint_every": 6, "log_every": 1}
+    whole = run(tmp_path / "whole", **flags)
+    with monkeypatch.context() as patch:
+        tick(patch)
+        cut = run(tmp_path / "cut", max_time="4s", **flags)
+    assert tiny.step_of(cut / "checkpoints" / "last.ckpt") < 6
+    assert train.main(tiny.command(resume="x", output_dir=tmp_path / "cut")) == 0
+    assert_same(cut, whole)
+
+
+def test_a_run_cut_off_in_its_last_validation_gets_its_weights(tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole", checkpoint_every=6)
+    with monkeypatch.context() as patch:
+
+        def killed(self, trainer, module):
+            if trainer.global_step == 12:
+                raise KeyboardInterrupt
+
+        patch.setattr(callbacks.SampleGrid, "on_validation_end", killed)
+        with pytest.raises((SystemExit, KeyboardInterrupt)):
+            run(tmp_path / "cut", checkpoint_every=6)
+    cut = tmp_path / "cut" / NAME
+    assert tiny.step_of(cut / "checkpoints" / "last.ckpt") == 12
+    assert not (cut / "model" / "model-final.pth").exists()
+    assert train.main(tiny.command(resume="x", output_dir=tmp_path / "cut")) == 0
+    assert tiny.difference(cut, whole) == 0
+
+
+@pytest.mark.parametrize("change", ["count", "size", "range"])
+def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch, capsys, change):
+    values = np.random.default_rng(0).uniform(size=(30, 8, 8, 1)).astype(np.float32)
+    np.savez("a.npz", x=values)
+    flags = {"data_name": "arrays", "data_dir": "a.npz"}
+    with monkeypatch.context() as patch:
+        tick(patch)
+        run(tmp_path, max_time="6s", **flags)
+    np.savez("b.npz", x={"count": values[:20], "size": values[:, :4, :4], "range": values * 3}[change])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        train.main(tiny.command(resume="x", output_dir=tmp_path, data_dir="b.npz"))
+    assert stopped.value.code == 2
+    assert re.search(r"--data_dir: the data is not what x_arrays", capsys.readouterr().err)
+    assert train.main(tiny.command(resume="x", output_dir=tmp_path)) == 0
+
+
+def test_the_start_of_a_run_is_looked_up_once(tmp_path, tiny_run, monkeypatch):
+    """--init_from latest must not find the new run itself when it is resumed."""
+    (tmp_path / tiny_run.name).symlink_to(tiny_run)
+    with monkeypatch.context() as patch:
+        tick(patch)
+        cut = run(tmp_path, init_from="latest", max_time="6s")
+    stored = json.loads((cut / "config.json").read_text())["settings"]["init_from"]
+    assert Path(stored) == (tiny_run / "model" / "ema_model-final.pth").resolve()
+    (tmp_path / tiny_run.name).unlink()  # nor is it needed any more
+    assert train.main(tiny.command(resume="x", output_dir=tmp_path, init_from="latest")) == 0
+
+
+def test_weights_of_another_prediction_are_refused(tmp_path, tiny_run, capsys):
+    (tmp_path / tiny_run.name).symlink_to(tiny_run)
+    with pytest.raises(SystemExit):
+        run(tmp_path, init_from="tiny", prediction="eps")
+    assert "--init_from tiny: its network predicts v; add --prediction v" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_that_cannot_be_read_ends_in_one_line(tmp_path, monkeypatch, capsys, workers):
+    pictures = write_pictures(tmp_path / "pictures")
+    for path in pictures.rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:60])  # whole heads, so that they count as pictures
+    for module in ("folder", "module", "reading"):
+        monkeypatch.setattr(f"common.data.{module}.RESIDENT_LIMIT", 100, raising=False)
+    flags = {"data_name": "folder", "data_dir": pictures, "image_size": 8, "num_workers": workers, "wb_id": "x"}
+    code = train.main(tiny.command(**{**FLAGS, **flags, "output_dir": tmp_path}))
+    assert code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"train\.py: error: .*pictures/class[01]/\d+\.png.*go on with: python train\.py --resume", line)
+
+
+def test_more_processes_than_held_out_samples_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path, val_samples=1, devices=2, strategy="ddp")
+    assert stopped.value.code == 2
+    assert re.search(r"--val_samples: 1 held-out .* 2 processes", capsys.readouterr().err)
+    assert not (tmp_path / NAME).exists()
+
+
+def test_processes_from_outside_need_an_id(monkeypatch):
+    monkeypatch.setattr(train, "is_first_process", lambda: False)
+    with pytest.raises(ValueError, match="wb_id is needed"):
+        train.fresh_id()

@@ -84,7 +84,13 @@ def test_pictures(tiny_run):
 def test_config_and_environment(tiny_run):
     config = json.loads((tiny_run / "config.json").read_text())
     assert config["settings"]["train_steps"] == 150
-    assert config["data"] == {"name": "digits", "shape": [1, 8, 8], "num_classes": 10, "range": [0.0, 1.0]}
+    assert config["data"] == {
+        "name": "digits",
+        "shape": [1, 8, 8],
+        "num_classes": 10,
+        "range": [0.0, 1.0],
+        "samples": 1500,
+    }
     assert config["prediction"] in PREDICTIONS  # auto is resolved
     text = (tiny_run / "environment.txt").read_text()
     assert "--train_steps 150" in text.splitlines()[0]
