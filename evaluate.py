@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if classes is None:
             print("agreement needs labels; these samples were drawn without")
         else:
+            print("classifier being fitted on training pixels ..", flush=True)
             classifier = PixelClassifier(train, train_labels)
             real = ClassAgreement(classifier)
             real.update(held_out, held_out_labels)
