@@ -140,7 +140,12 @@ TRAIN_FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("log_model_every_n", at_least(1), 100000, "optimiser steps between kept weights (model-v0.pth, ..)"),
         Flag("checkpoint_every", at_least(1), 1000, "optimiser steps between checkpoints"),
         Flag("keep", at_least(1), 2, "checkpoints kept beside last.ckpt"),
-        Flag("max_time", cli.duration, None, "stop in time, resumably: 90s, 30m, 3.5h, 23:50:00 (default: no limit)"),
+        Flag(
+            "max_time",
+            cli.duration,
+            None,
+            "stop, resumably, so long after the start: 90s, 30m, 3.5h, 23:50:00 (default: never)",
+        ),
     ),
     "run": (
         Flag("wb_id", cli.run_name, None, "id of the run (default: six random digits)"),
@@ -171,14 +176,15 @@ _BY_NAME = {flag.name: flag for flags in TRAIN_FLAGS.values() for flag in flags}
 
 def _for_released(name: str) -> Flag:
     flag = _BY_NAME[name]
-    return Flag(name, flag.parse, None, f"{flag.help} (default: as published)", flag.choices)
+    help_ = flag.help.partition(" (default")[0]
+    return Flag(name, flag.parse, None, f"{help_} (default: as published)", flag.choices)
 
 
 GENERATE_FLAGS: dict[str, tuple[Flag, ...]] = {
     "what": (
         Flag("run_id", str, None, "id or folder name of the run, or latest (required, or --pretrained)"),
         Flag("pretrained", str, None, "fetch the GFDM authors' weights, sample from them (default: none)", PRETRAINED),
-        Flag("version", str, None, "version of the weights: final, v0, v1, .. (default: final)"),
+        Flag("version", str, None, "version of the weights: final, v0, v1, .. (default: final, else the newest)"),
         Flag("use_ema", boolean, None, "use the averaged weights (default: where the run kept them)"),
         Flag("ema_decay", SHARE, None, "which average, where the run kept several (default: its first)"),
         Flag("n_samples", at_least(1), 100, "number of samples"),
@@ -227,7 +233,7 @@ EVALUATE_FLAGS: dict[str, tuple[Flag, ...]] = {
             f"metrics separated by commas: {', '.join(METRICS)}",
         ),
         OUTPUT_DIR,
-        DATA_DIR,
+        Flag("data_dir", Path, None, "where the data lies now (default: where the run found it)"),
         PLUGIN,
     ),
 }
@@ -326,9 +332,13 @@ RESUMABLE = {
 }  # fmt: skip
 
 
+TRAIN_HELP = """Train a diffusion model. Without --preset and --data_name: preset digits. Sets of the papers get their
+published values, other data those of CIFAR-10 (59 M parameters, 1 M steps) unless a preset or flags say otherwise."""
+
+
 def train_parser() -> cli.OneLineParser:
     """The parser of train.py."""
-    parser = cli.make_parser("train.py", "Train a diffusion model. Without flags: preset digits.", TRAIN_FLAGS)
+    parser = cli.make_parser("train.py", TRAIN_HELP, TRAIN_FLAGS)
     parser.add_argument("--preset", choices=tuple(PRESETS), help="values for the flags below; a given flag wins")
     parser.add_argument("--list_presets", action="store_true", help="print the presets and their values")
     parser.add_argument("--dry_run", action="store_true", help="build everything, take one step, write nothing")
@@ -443,6 +453,9 @@ def make_config(
             raise ValueError(f"{flag} {settings[flag]} contradicts --data_name {name}, which has {found}")
     if settings["label_dropout"] and classes is None:
         raise ValueError(f"label_dropout {settings['label_dropout']}: --data_name {name} has no labels to leave out")
+    for flag, register in (("dynamics", DYNAMICS), ("model_name", BACKBONES)):
+        if settings[flag] not in register:
+            raise ValueError(f"{flag} {settings[flag]} is unknown; name the file that defines it with --plugin FILE")
     dynamics, backbone = DYNAMICS[settings["dynamics"]], BACKBONES[settings["model_name"]]
     of_data = {"shape": shape, "image_size": shape[-1], "in_channels": shape[0], "out_channels": shape[0]}
     values = {key: settings[key] for key in BUILT_FROM} | of_data | {"num_classes": classes}

@@ -44,8 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             drawn = ClassAgreement(classifier)
             drawn.update(images, torch.from_numpy(classes))
             figures["agreement"], figures["agreement_real"] = float(drawn.compute()), float(real.compute())
-            print(f"agreement {figures['agreement']:.1%} read as the class asked for; of held-out real images the same")
-            print(f"          classifier reads {figures['agreement_real']:.1%} right (fitted on training pixels)")
+            print(
+                f"agreement {figures['agreement']:.1%} read as the class asked for; of {len(held_out):,} held-out real"
+            )
+            print(f"          samples the same classifier reads {figures['agreement_real']:.1%} right")
     if "nearest" in settings["metrics"]:
         ratio = NearestRatio(train, held_out)
         ratio.update(images)

@@ -16,7 +16,7 @@ from common.denoiser import Clipped, Guided
 from common.generation import generate, grid_columns, labels_for, read_samples
 from common.pictures import save_samples, save_trajectory
 from common.pretrained import PRETRAINED, fetch
-from common.runs import CONFIG, Run, find, is_released, load
+from common.runs import CONFIG, Run, find, is_released, load, versions
 from common.samplers import GRIDS, SOLVERS
 
 MODES = {"sde": "em", "ode": "euler"}
@@ -108,9 +108,11 @@ def find_and_load(settings: dict[str, Any]) -> Run:
     unused = [flag for flag in args.RELEASED_FLAGS if settings[flag] is not None]
     if unused and not released:
         raise ValueError(f"{unused[0]} is for folders of the published code; {folder.name} has its own {CONFIG}")
+    kept = versions(folder)
+    newest = "final" if "final" in kept or not kept else kept[-1]
     return load(
         folder.relative_to(output_dir).as_posix(),
-        settings["version"] or "final",
+        settings["version"] or newest,
         output_dir,
         averaged=settings["use_ema"],
         decay=settings["ema_decay"],
@@ -210,4 +212,8 @@ def target_folder(run: Run, settings: dict[str, Any], seeds: tuple[int, ...]) ->
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on where it stood", file=sys.stderr)
+        raise SystemExit(130) from None

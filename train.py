@@ -226,6 +226,10 @@ def resumed(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: where a given flag differs and may not.
     """
+    if is_released(folder):
+        raise ValueError(
+            f"resume: {folder.name} holds weights only and cannot go on; start from them with --init_from {folder.name}"
+        )
     config = read_config(folder)
     stored, shape = config["settings"], config["data"]["shape"]
     resolved = {"channels": shape[0], "image_size": shape[-1], "num_classes": config["data"]["num_classes"]}
@@ -243,7 +247,10 @@ def resumed(given: dict[str, Any], folder: Path) -> dict[str, Any]:
         if key in args.RESUMABLE:
             settings[key] = value
         elif value != "auto" and found != value:
-            raise ValueError(f"{key} {value} contradicts the run {folder.name}, which has {found}; leave it out")
+            longer = "; to train longer, start a new run with --init_from" if key == "train_steps" else ""
+            raise ValueError(
+                f"{key} {value} contradicts the run {folder.name}, which has {found}; leave it out{longer}"
+            )
     settings["output_dir"], settings["wb_id"] = folder.parent, stored["wb_id"]
     return settings
 
@@ -451,4 +458,8 @@ def fit(
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except KeyboardInterrupt:
+        complain("interrupted before anything could be saved since the last checkpoint")
+        raise SystemExit(130) from None

@@ -182,5 +182,7 @@ def generate(
 
 
 def grid_columns(num_classes: int | None, count: int) -> int:
-    """Columns of a sample grid: one per class where there are few, else a square."""
-    return num_classes if num_classes and num_classes <= 20 else math.ceil(math.sqrt(count))
+    """Columns of a sample grid: whole rounds of the classes where there are few, else a square."""
+    if num_classes and num_classes <= 20:
+        return num_classes * max(1, 10 // num_classes)
+    return math.ceil(math.sqrt(count))

@@ -81,7 +81,8 @@ def build(spec: dict[str, Any], kind: type) -> Any:
     if module.partition(".")[0] not in OWN_PACKAGES and module not in sys.modules:
         # importing runs code: a config from elsewhere must not choose what is imported
         raise ValueError(
-            f"{CONFIG} names {name!r}, which is not ours; import {module!r} yourself before loading the run"
+            f"{CONFIG} names {name!r}, which is not ours; name its file with --plugin, or import {module!r} before "
+            "loading the run"
         )
     try:
         cls = pkgutil.resolve_name(name)
@@ -146,6 +147,8 @@ def find(run_id: str, output_dir: Path, flag: str = "run_id") -> Path:
         RunNotFound: with the runs there are.
     """
     folders = {folder.relative_to(output_dir).as_posix(): folder for folder in run_folders(output_dir)}
+    if Path(run_id).resolve().parent == output_dir.resolve():  # a path, as a shell completes it
+        run_id = Path(run_id).name
     if run_id == "latest" and folders:
         return [*folders.values()][-1]
     matches = (

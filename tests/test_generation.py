@@ -189,7 +189,8 @@ def test_reading_nothing_says_how_to_get_something(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("num_classes", "count", "columns"), [(10, 100, 10), (3, 50, 3), (None, 50, 8), (100, 50, 8), (None, 1, 1)]
+    ("num_classes", "count", "columns"),
+    [(10, 100, 10), (3, 50, 9), (2, 9, 10), (15, 99, 15), (None, 50, 8), (100, 50, 8), (None, 1, 1)],
 )
 def test_columns_of_a_grid(num_classes, count, columns):
     assert grid_columns(num_classes, count) == columns

@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
 from common.checkpoints import save
@@ -255,6 +256,8 @@ class CleanStop(Callback):
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
+        if getattr(rank_zero_only, "rank", None) in (None, 0):
+            sys.stderr.write("\nstopping after this step; once more stops at once, without saving\n")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the signals over."""

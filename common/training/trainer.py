@@ -23,6 +23,7 @@ NOT_APPLICABLE = (
     ".*Checkpoint directory.*exists and is not empty.*",
     ".*module\\(s\\) in eval mode at the start of training.*",
     ".*treespec, LeafSpec.*",
+    ".*callbacks used to create the checkpoint need to be provided.*",
 )
 
 

@@ -329,3 +329,16 @@ def test_pictures_of_float_images_use_their_own_range(cli):
     assert samples.max() <= values.max() + 1e-5
     with Image.open(folder / "grid.png") as image:
         assert len(np.unique(np.asarray(image))) > 20
+
+
+def test_a_run_is_found_by_the_path_a_shell_completes(cli, run):
+    for name in ("runs/tiny_digits_H0.9_K2", "runs/tiny_digits_H0.9_K2/"):
+        assert cli("generate", "--run_id", name, "--n_samples", 2, "--steps", 1).code == 0
+
+
+def test_without_final_weights_the_newest_are_taken(cli, run):
+    for file in (run / "model").glob("*-final.pth"):
+        file.unlink()
+    result = cli("generate", "--run_id", "tiny", "--n_samples", 2, "--steps", 1)
+    assert result.code == 0
+    assert "(v2)" in result.out

@@ -381,6 +381,16 @@ def test_a_checkpoint_of_another_network(cli, run):
     refused(cli("train", "--resume", "tiny"), "train", r"last\.ckpt")
 
 
+def test_weights_of_the_published_code_cannot_be_resumed(cli, run):
+    (run / "config.json").unlink()
+    refused(cli("train", "--resume", "tiny"), "train", "weights only.*--init_from tiny_digits_H0.9_K2")
+
+
+def test_a_run_whose_plugin_is_not_named(cli, run):
+    edit(run, lambda config: config["settings"].update(dynamics="mine"))
+    refused(cli("train", "--resume", "tiny"), "train", "--dynamics mine is unknown.*--plugin")
+
+
 def test_a_checkpoint_outside_a_run(cli, run):
     Path("a").mkdir()
     shutil.copy(run / "checkpoints" / "last.ckpt", "a/some.ckpt")
