@@ -327,19 +327,36 @@ class Prior(nn.Module):
     """Where sampling starts: the law of Z_T.
 
     With mean and variance zero this is N(0, S(T)), as both papers have it. With the data's own mean and variance it
-    is N(M(T) mean, S(T) + M M' variance), which is right also where sigma(T) is small (large K, heat dynamics).
+    is N(M(T) mean, S(T) + M M' variance), which is right also where sigma(T) is small (large K) or some modes still
+    hold a good part of the data at T (heat dynamics: up to a third of it).
 
     Args:
         dynamics: the dynamics whose end it is.
-        mean: mean of the data, one number.
-        variance: variance of the data, one number or per mode.
+        mean: mean of the data: one number, or a function (C, *S).
+        variance: variance of the data: one number, or one per mode (*modes).
+
+    Raises:
+        ValueError: for a negative variance, or one of another shape.
     """
 
-    def __init__(self, dynamics: LinearDynamics, mean: float = 0.0, variance: float = 0.0) -> None:
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, dynamics: LinearDynamics, mean: float | Tensor = 0.0, variance: float | Tensor = 0.0) -> None:
         super().__init__()
-        if variance < 0:
-            raise ValueError(f"variance of the prior must be at least 0, got {variance}")
-        self.mean, self.variance = float(mean), float(variance)
+        # copies on the CPU in float64: a prior may be made from what another one, on a device, holds
+        mean, variance = (
+            torch.as_tensor(value, dtype=torch.float64, device="cpu").clone() for value in (mean, variance)
+        )
+        if variance.ndim and tuple(variance.shape) != dynamics.basis.modes:
+            raise ValueError(
+                f"variance of the prior must be one number or one per mode {dynamics.basis.modes}, got shape "
+                f"{tuple(variance.shape)}"
+            )
+        if not (variance >= 0).all():
+            raise ValueError(f"variance of the prior must be at least 0, got {variance.min():g}")
+        self.register_buffer("mean", mean, False)
+        self.register_buffer("variance", variance, False)
         self._owner: tuple[LinearDynamics] = (dynamics,)  # a tuple, so that nn.Module sees no cycle
 
     def sample(self, shape: tuple[int, ...], noise: Tensor) -> Tensor:
@@ -360,14 +377,16 @@ class Prior(nn.Module):
         root = dynamics._root(t).clone()
         sigma_squared = dynamics.moments(t).sigma.square()
         # the first column of the root is M sigma: the data's own variance adds to sigma^2
-        root[:, :, 0] *= (1 + self.variance / sigma_squared).sqrt().unsqueeze(1)
-        mean = torch.full(shape, self.mean, device=noise.device, dtype=noise.dtype)
+        root[:, :, 0] *= (1 + self.variance.to(noise.device) / sigma_squared).sqrt().unsqueeze(1)
+        mean = self.mean.to(noise).expand(shape)
         shift = dynamics.basis.mix(dynamics._mean(t).unsqueeze(2), mean.unsqueeze(1))
         return shift + dynamics.basis.mix(root, noise)
 
     def extra_repr(self) -> str:
+        if self.mean.ndim or self.variance.ndim:
+            return f"mean of {self.mean.mean():g}, variance per mode of {self.variance.mean():g}, on average"
         return f"mean={self.mean:g}, variance={self.variance:g}"
 
-    def config(self) -> dict[str, Any]:
-        """The numbers a run folder keeps."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Mean and variance, float64, as a run folder keeps them."""
         return {"mean": self.mean, "variance": self.variance}

@@ -152,7 +152,7 @@ def test_scalar_path_starts_from_the_prior_of_its_parent():
     dynamics = FVP(0.9, 3)
     dynamics.prior = Prior(dynamics, MEAN, VARIANCE)
     path = dynamics.scalar_path()
-    assert path.prior.config() == {"mean": MEAN, "variance": VARIANCE}
+    assert path.prior.tensors() == {"mean": MEAN, "variance": VARIANCE}
     noise = torch.randn(5, 4, 1, 2, 2, dtype=torch.float64)
     start = dynamics.statistic(dynamics.prior.sample((5, 1, 2, 2), noise), torch.ones(1))
     assert torch.allclose(start, path.prior.sample((5, 1, 2, 2), noise[:, :1])[:, 0], rtol=1e-9)
@@ -160,5 +160,5 @@ def test_scalar_path_starts_from_the_prior_of_its_parent():
 
 def test_prior_says_what_it_is():
     prior = Prior(VP(), 0.25, 0.5)
-    assert prior.config() == {"mean": 0.25, "variance": 0.5}
-    assert VP().prior.config() == {"mean": 0.0, "variance": 0.0}
+    assert prior.tensors() == {"mean": 0.25, "variance": 0.5}
+    assert VP().prior.tensors() == {"mean": 0.0, "variance": 0.0}
