@@ -28,13 +28,17 @@ class Solver(ABC):
 
     Attributes:
         order: order of the global error in the step (weak order for stochastic schemes).
-        evaluations: denoiser calls per step.
+        evaluations: denoiser calls per step, at most.
         stochastic: whether a step uses noise.
     """
 
     order: int
     evaluations: int = 1
     stochastic: bool = False
+
+    def draws(self, components: int) -> int:
+        """White-noise fields (B, C, *S) that a step uses on a state of so many components; most use one."""
+        return 1
 
     def check(self, dynamics: LinearDynamics) -> None:
         """Raise a ValueError where the scheme does not apply to the dynamics; most apply to all."""
@@ -60,7 +64,8 @@ class Solver(ABC):
             z: state (B, A, C, *S).
             t: present time (1,) float64.
             s: next time (1,) float64.
-            noise: white noise (B, C, *S), or None in the last step and for deterministic schemes.
+            noise: white noise (B, C, *S), or (B, draws, C, *S) for a scheme of several draws; None in the last step
+                and for deterministic schemes.
 
         Returns:
             The state at time s.

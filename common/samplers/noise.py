@@ -16,10 +16,19 @@ class NoiseSource:
         shape: shape of one sample (C, *S).
         device: where the numbers are drawn (CPU and CUDA generators differ).
         dtype: dtype of the numbers.
+        draws: white-noise fields per step, at least 1.
     """
 
-    def __init__(self, seeds: Sequence[int], shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        shape: tuple[int, ...],
+        device: torch.device,
+        dtype: torch.dtype,
+        draws: int = 1,
+    ) -> None:
         self.shape = tuple(shape)
+        self._step_shape = self.shape if draws == 1 else (draws, *self.shape)
         self._generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
         self._device, self._dtype = device, dtype
         self._chunk: Tensor | None = None
@@ -34,8 +43,8 @@ class NoiseSource:
         return self._draw((components, *self.shape))
 
     def step(self) -> Tensor:
-        """White noise of the next step, (B, C, *S)."""
+        """White noise of the next step: (B, C, *S), or (B, draws, C, *S) for several draws."""
         if self._chunk is None or self._position == CHUNK:
-            self._chunk, self._position = self._draw((CHUNK, *self.shape)), 0
+            self._chunk, self._position = self._draw((CHUNK, *self._step_shape)), 0
         self._position += 1
         return self._chunk[:, self._position - 1]

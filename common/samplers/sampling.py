@@ -13,6 +13,7 @@ from common.samplers.euler import Euler, EulerMaruyama
 from common.samplers.exponential import Exponential1, Exponential2
 from common.samplers.grids import Grid
 from common.samplers.noise import NoiseSource
+from common.samplers.predictor_corrector import PredictorCorrector
 
 Callback = Callable[[int, float, Tensor, Tensor], None]
 
@@ -21,6 +22,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "euler": Euler,
     "exp1": Exponential1,
     "exp2": Exponential2,
+    "pc": PredictorCorrector,
 }
 
 
@@ -29,7 +31,7 @@ class SampleResult:
     """What :func:`sample` returns.
 
     Attributes:
-        x: data component at t_end (B, C, *S).
+        x: data component at t_end (B, C, *S), or the denoised state where that was asked for.
         z: whole state at t_end (B, A, C, *S).
         nfe: number of denoiser calls.
     """
@@ -52,6 +54,7 @@ def sample(
     labels: Tensor | None = None,
     grid: Grid | None = None,
     t_end: float = 1e-3,
+    denoise_last: bool = False,
     callback: Callback | None = None,
 ) -> SampleResult:
     """Draw samples by reversing a dynamics; memory does not grow with the number of steps.
@@ -67,6 +70,8 @@ def sample(
         labels: classes (B,) int64, or None.
         grid: time grid; the solver's own choice where None.
         t_end: time at which sampling ends, in [dynamics.t_min, T).
+        denoise_last: return as x what the denoiser makes of the state at t_end (one more call), instead of its data
+            component, which still has the noise of t_end.
         callback: called after every step with (step, time, z, data component).
 
     Returns:
@@ -95,7 +100,8 @@ def sample(
     solver.check(dynamics)
 
     device = dynamics.device if init is None else init.device
-    source = NoiseSource(seeds, tuple(shape[1:]), device, torch.get_default_dtype() if init is None else init.dtype)
+    dtype = torch.get_default_dtype() if init is None else init.dtype
+    source = NoiseSource(seeds, tuple(shape[1:]), device, dtype, solver.draws(dynamics.num_components))
     z = dynamics.prior.sample(tuple(shape), source.start(dynamics.num_components)) if init is None else init
     times = (grid or solver.default_grid(dynamics))(dynamics, t_end, steps)
     readable = times.tolist()
@@ -107,4 +113,5 @@ def sample(
         z = solver.step(dynamics, posterior, z, t, s, noise)
         if callback is not None:
             callback(i, readable[i + 1], z, z[:, 0])
-    return SampleResult(x=z[:, 0], z=z, nfe=posterior.calls)
+    x = posterior(z, times[-1:]) if denoise_last else z[:, 0]
+    return SampleResult(x=x, z=z, nfe=posterior.calls)

@@ -56,8 +56,10 @@ def test_solver_steps_stay_on_the_device(moved):
     for scheme in SOLVERS.values():
         solver, state = scheme(), z
         solver.prepare(dynamics, times)
+        draws = solver.draws(dynamics.num_components)
+        noise = x0 if draws == 1 else x0.unsqueeze(1).expand(-1, draws, *x0.shape[1:])
         for i in range(2):
-            state = solver.step(dynamics, posterior, state, times[i : i + 1], times[i + 1 : i + 2], x0)
+            state = solver.step(dynamics, posterior, state, times[i : i + 1], times[i + 1 : i + 2], noise)
         assert state.device.type == "cuda"
 
 

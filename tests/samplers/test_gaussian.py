@@ -1,0 +1,212 @@
+"""Gaussian random fields with the exact denoiser: the law that each solver returns, mode by mode.
+
+Solvers that are linear are read off their transfer functions, without any sampling error (tests/samplers/fields.py);
+with Langevin corrections, whose steps depend on norms, many fields are drawn.
+"""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from common.dynamics import LinearDynamics, Prior
+from common.samplers import GRIDS, SOLVERS, PredictorCorrector, Solver, sample
+from fdp.dynamics import HeatSubVP
+from tests import oracles
+from tests.dynamics.members import build
+from tests.samplers.fields import Field, Law, frequencies, law_from_published_prior, returned_law, smooth_field
+
+LENGTH, END = 16, 1e-2
+FIELD = smooth_field((LENGTH,))
+PUBLISHED = {  # grids and constants of the published runs
+    "mnist": ((32, 32), {"beta_max": 5.0, "x_norm": 32, "energy_norm": 1}),
+    "uvit-celeba": ((64, 64), {"beta_max": 10.0, "x_norm": 64, "energy_norm": 64}),
+}
+
+
+def with_prior(dynamics: LinearDynamics, field: Field) -> LinearDynamics:
+    """The dynamics, started from the data's own law at T."""
+    dynamics.prior = Prior(dynamics, field.mean.unsqueeze(0), field.spectrum)
+    return dynamics
+
+
+def heat(field: Field) -> LinearDynamics:
+    """Heat dynamics on the field's grid, with its prior."""
+    return with_prior(HeatSubVP(field.shape, x_norm=LENGTH, energy_norm=1, beta_max=5.0), field)
+
+
+def under(name: str, field: Field = FIELD) -> LinearDynamics:
+    return heat(field) if name == "heat" else build(name)
+
+
+def distance(got: Law, want: Law) -> tuple[float, float]:
+    """Worst error of a mode's mean in its deviations, and worst relative error of a mode's variance."""
+    mean = (got.mean - want.mean).abs() / want.variance.sqrt()
+    return mean.max().item(), (got.variance / want.variance - 1).abs().max().item()
+
+
+def pc(predictor: str, *, factor: float = 1.0, stochastic: bool = True) -> Callable[[], Solver]:
+    return lambda: PredictorCorrector(predictor, "none", factor=factor, stochastic=stochastic)
+
+
+# -- the law of the data -----------------------------------------------------------------------------------------------
+
+SCHEMES: dict[str, tuple[Callable[[], Solver], float, float]] = {  # bounds of mean and variance after 100 steps
+    "em": (SOLVERS["em"], 0.03, 0.06),
+    "euler": (SOLVERS["euler"], 0.08, 0.14),
+    "exp1": (SOLVERS["exp1"], 0.02, 0.11),
+    "exp2": (SOLVERS["exp2"], 0.02, 0.003),
+    "pc-euler": (pc("euler"), 0.03, 0.09),
+    "pc-euler-2": (pc("euler", factor=2.0), 0.06, 0.13),
+    "pc-euler-ode": (pc("euler", stochastic=False), 0.06, 0.15),
+    "pc-reverse": (pc("reverse_diffusion"), 0.03, 0.06),
+    "pc-reverse-ode": (pc("reverse_diffusion", stochastic=False), 0.08, 0.14),
+    "pc-semianalytic": (pc("semianalytic"), 1e-5, 0.15),
+    "pc-semianalytic-ode": (pc("semianalytic", stochastic=False), 1e-3, 0.27),
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", ["heat", "vp", "fvp-0.9-2-path"])
+def test_solvers_return_the_mean_and_spectrum_of_the_data(name, scheme):
+    dynamics, (make, mean_bound, variance_bound) = under(name), SCHEMES[scheme]
+    got = returned_law(dynamics, FIELD, make(), 100, t_end=END, grid=GRIDS["log_time"])
+    mean, variance = distance(got, FIELD.at(dynamics, END))
+    assert mean < mean_bound
+    assert variance < variance_bound
+
+
+@pytest.mark.parametrize("name", ["fvp-0.9-2", "cld"])
+@pytest.mark.parametrize("scheme", ["em", "exp2", "pc-reverse"])
+def test_augmented_states_return_the_data_too(name, scheme):
+    dynamics = build(name)
+    got = returned_law(dynamics, FIELD, SCHEMES[scheme][0](), 100, t_end=END, grid=GRIDS["log_time"])
+    mean, variance = distance(got, FIELD.at(dynamics, END))
+    assert mean < 0.03
+    assert variance < 0.06
+
+
+@pytest.mark.parametrize("name", ["heat", "vp", "fvp-0.9-2"])
+def test_the_denoised_end_has_the_law_of_the_denoiser_there(name):
+    dynamics = under(name)
+    got = returned_law(dynamics, FIELD, SOLVERS["exp2"](), 200, t_end=0.05, grid=GRIDS["log_time"], denoise_last=True)
+    mean, variance = distance(got, FIELD.denoised_at(dynamics, 0.05))
+    assert mean < 0.015
+    assert variance < 0.02
+
+
+def test_transfer_functions_tell_what_sampling_does():
+    # the loop of `sample` itself, with its own noise: 4,000 fields
+    dynamics, count, steps = heat(FIELD), 4000, 30
+    runs = sample(
+        dynamics, FIELD.denoiser(dynamics), (count, 1, LENGTH), solver=pc("euler")(), steps=steps, seeds=range(count)
+    )
+    law = returned_law(dynamics, FIELD, pc("euler")(), steps)
+    error = FIELD.analysis(runs.x[:, 0].double()) - law.mean
+    assert (error.mean(0).abs() < 5 * (law.variance / count).sqrt()).all()
+    assert ((error.abs().square().mean(0) / law.variance - 1).abs() < 5 * math.sqrt(2 / count)).all()
+    assert (
+        distance(law, FIELD.at(dynamics, END))[1] > 0.3
+    )  # 40 steps are coarse: it is this scheme's law, not the data's
+
+
+# -- the prior ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_prior_is_off_by_what_theory_says(name):
+    shape, constants = PUBLISHED[name]
+    dynamics, field = HeatSubVP(shape, **constants), smooth_field(shape)
+    got = returned_law(dynamics, field, SOLVERS["exp2"](), 200, t_end=END, grid=GRIDS["log_time"])
+    mean, variance = distance(got, law_from_published_prior(dynamics, field, END, stochastic=False))
+    assert mean < 1e-2
+    assert variance < 2e-2
+
+
+def test_the_reverse_sde_forgets_the_prior_as_theory_says():
+    # a field strong enough to be seen at T
+    field = Field(3 * FIELD.mean, 30 * FIELD.spectrum)
+    dynamics = HeatSubVP(field.shape, x_norm=LENGTH, energy_norm=1, beta_max=5.0)
+    want = law_from_published_prior(dynamics, field, END, stochastic=True)
+    errors = []
+    for steps in (100, 200):
+        got = returned_law(dynamics, field, SOLVERS["em"](), steps, t_end=END, grid=GRIDS["log_time"])
+        errors.append(distance(got, want))
+    assert max(errors[1]) < 0.6 * max(errors[0]) < 0.03
+
+
+@pytest.mark.parametrize(("name", "gap"), [("mnist", (0.2, 0.015)), ("uvit-celeba", (1.0, 0.25))])
+def test_the_datas_prior_mends_mean_and_spectrum(name, gap):
+    shape, constants = PUBLISHED[name]
+    dynamics, field = HeatSubVP(shape, **constants), smooth_field(shape)
+
+    def error() -> tuple[float, float]:
+        got = returned_law(dynamics, field, SOLVERS["exp2"](), 200, t_end=END, grid=GRIDS["log_time"])
+        return distance(got, field.at(dynamics, END))
+
+    published = error()
+    with_prior(dynamics, field)
+    mended = error()
+    assert published[0] > gap[0]
+    assert published[1] > gap[1]
+    assert mended[0] < 1e-10
+    assert mended[1] < published[1] / 5
+
+
+# -- order, corrections ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "predictor", "stochastic", "factor", "counts", "tolerance"),
+    [
+        *(("heat", "euler", mode, factor, (50, 100), 0.15) for mode in (True, False) for factor in (0.0, 1.0)),
+        ("heat", "semianalytic", True, 0.0, (50, 100), 0.15),
+        ("heat", "semianalytic", True, 1.0, (50, 100), 0.15),
+        ("heat", "semianalytic", False, 1.0, (50, 100), 0.15),
+        ("heat", "semianalytic", False, 0.0, (400, 800), 0.25),  # half of the damping is not met by the score: slow
+        ("cld", "euler", True, 1.0, (100, 200), 0.25),
+        ("cld", "semianalytic", True, 0.0, (100, 200), 0.25),
+        ("fvp-0.9-2", "euler", True, 1.0, (100, 200), 0.3),
+        ("fvp-0.9-2", "euler", False, 1.0, (100, 200), 0.3),
+    ],
+)
+def test_predictors_have_weak_order_1(name, predictor, stochastic, factor, counts, tolerance):
+    field, end = smooth_field((8,) if name == "heat" else (2,)), 0.2 if name == "heat" else 0.3
+    dynamics = under(name, field)
+    errors = []
+    for steps in counts:
+        solver = pc(predictor, factor=factor, stochastic=stochastic)()
+        got = returned_law(dynamics, field, solver, steps, t_end=end, grid=GRIDS["uniform"])
+        errors.append(distance(got, field.at(dynamics, end))[1])
+    assert oracles.slope(list(counts), errors) == pytest.approx(1, abs=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("predictor", "stochastic"),
+    [("euler", True), ("euler", False), ("reverse_diffusion", True), ("semianalytic", True)],
+)
+def test_corrected_solvers_return_the_data_law(predictor, stochastic):
+    # 200 fields of 16 x 16; variances by bands of frequency, where Langevin leaves about 1 + snr^2
+    shape, count, steps, end, snr = (16, 16), 200, 80, 0.2, 0.1
+    field = smooth_field(shape)
+    dynamics = heat(field)
+    init = dynamics.prior.sample((count, 1, *shape), torch.randn(count, 1, 1, *shape, dtype=torch.float64))
+    solver = PredictorCorrector(predictor, snr=snr, stochastic=stochastic)
+    runs = sample(
+        dynamics,
+        field.denoiser(dynamics),
+        (count, 1, *shape),
+        solver=solver,
+        steps=steps,
+        seeds=range(count),
+        init=init,
+        t_end=end,
+    )
+    law, f = field.at(dynamics, end), frequencies(shape)
+    error = field.analysis(runs.x[:, 0]) - law.mean
+    assert (error.mean(0).abs() < 5 * (law.variance / count).sqrt()).all()
+    ratio = (error.abs().square() / law.variance).mean(0)
+    for low, high in ((0, 2), (2, 5), (5, 12)):
+        band = ratio[(f >= low) & (f < high)]
+        assert abs(band.mean().item() - 1) < 5 * math.sqrt(1 / (count * band.numel())) + 0.05, (low, band.mean())
