@@ -1,6 +1,8 @@
 """Networks of (x, t, labels) with t in [0, 1]. They know no dynamics, and any of them fits under any dynamics."""
 
 from common.backbones.embeddings import sinusoidal_embedding
+from common.backbones.inr import INR
 from common.backbones.unet import UNet
+from common.backbones.uvit import UViT
 
-__all__ = ["UNet", "sinusoidal_embedding"]
+__all__ = ["INR", "UNet", "UViT", "sinusoidal_embedding"]
