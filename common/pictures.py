@@ -1,12 +1,14 @@
-"""Pictures people look at: sample grids, the loss curve, the loss by noise level."""
+"""Pictures people look at: grids of images, curves and sounds, the loss curve, the loss by noise level."""
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")  # files only: runs on machines without a screen
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -16,6 +18,10 @@ from torchvision.utils import make_grid
 from common.checkpoints import atomic_write
 
 MIN_SIDE = 32  # smaller images are enlarged, pixel by pixel, until they can be seen
+MAX_POINTS = 1000  # of a curve; a longer one is drawn by what lies between its extremes
+SOUNDS = 20  # of a picture
+WINDOW = 0.032  # seconds of sound of which a spectrum is taken
+DYNAMIC_RANGE = 70.0  # decibels below the loudest that are still told apart
 
 
 def displayable(images: Tensor) -> Tensor:
@@ -53,22 +59,114 @@ def save_curves(path: Path, functions: Tensor, columns: int = 10) -> None:
     figure = Figure(figsize=(1.6 * columns, 1.2 * rows))
     plots = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for plot, function in zip(plots, values, strict=False):
-        plot.plot(function.T.numpy(), linewidth=0.8)
+        plot.plot(*outline(function), linewidth=0.8)
         plot.tick_params(labelsize=6)
     for plot in plots[len(values) :]:
         plot.axis("off")
     save_figure(path, figure)
 
 
-def save_samples(path: Path, samples: Tensor, columns: int = 10) -> None:
-    """Write samples as a picture people would look at: a grid of images, or of curves.
+def outline(function: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Points to draw a function with: all of few, else the smallest and largest value of every stretch.
+
+    Args:
+        function: (C, L).
+
+    Returns:
+        Positions (P,) from 0 to L - 1, and values (P, C) there.
+    """
+    length = function.shape[-1]
+    stretch = -(-2 * length // MAX_POINTS)  # two points each
+    if length <= MAX_POINTS:
+        return np.arange(length), function.T.numpy()
+    # the last value again until stretches are full
+    full = torch.nn.functional.pad(function, (0, -length % stretch), "replicate").unflatten(-1, (-1, stretch))
+    values = torch.stack(full.aminmax(dim=-1), -1).flatten(-2)
+    return np.linspace(0, length - 1, values.shape[-1]), values.T.numpy()
+
+
+def save_audio(path: Path, samples: Tensor, sample_rate: int, columns: int = 5) -> None:
+    """Write sounds as one PNG: the wave of each, its spectrogram below, all on the same scales.
 
     Args:
         path: the file.
-        samples: (N, C, H, W) in [0, 1], or 1-D functions (N, C, L).
-        columns: samples per row.
+        samples: (N, C, L) in [-1, 1]; the first 20 are drawn. The spectrogram is that of the mean of the channels.
+        sample_rate: points per second.
+        columns: sounds per row.
     """
-    (save_grid if samples.ndim == 4 else save_curves)(path, samples, columns)
+    waves = samples[:SOUNDS].float().cpu()
+    seconds, columns = waves.shape[-1] / sample_rate, min(columns, len(waves))
+    levels, top = spectrograms(waves.mean(1), sample_rate)
+    rows = -(-len(waves) // columns)
+    figure = Figure(figsize=(1.2 + 1.9 * columns, 0.4 + 2.3 * rows), layout="constrained")
+    plots = figure.subplots(2 * rows, columns, sharex=True, sharey="row", squeeze=False, height_ratios=[1, 2] * rows)
+    shown = None
+    for i, (wave, level) in enumerate(zip(waves, levels, strict=True)):
+        row, column = divmod(i, columns)
+        upper, lower = plots[2 * row, column], plots[2 * row + 1, column]
+        positions, values = outline(wave)
+        upper.plot(positions / sample_rate, values, linewidth=0.5)
+        upper.set(ylim=(-1.05, 1.05), xlim=(0, seconds))
+        shown = lower.imshow(
+            level.numpy(),
+            origin="lower",
+            aspect="auto",
+            extent=(0, seconds, 0, sample_rate / 2),
+            vmin=top - DYNAMIC_RANGE,
+            vmax=top,
+            cmap="magma",
+        )
+        if i + columns >= len(waves):
+            lower.set_xlabel("time [s]", fontsize=7)
+            lower.tick_params(labelbottom=True)
+    for plot in plots.ravel():
+        plot.tick_params(labelsize=6)
+    for row in range(rows):
+        plots[2 * row, 0].set_ylabel("value", fontsize=7)
+        plots[2 * row + 1, 0].set_ylabel("frequency [Hz]", fontsize=7)
+    for i in range(len(waves), rows * columns):
+        for plot in plots[2 * (i // columns) : 2 * (i // columns) + 2, i % columns]:
+            plot.axis("off")
+    if shown is not None:
+        bar = figure.colorbar(shown, ax=plots, fraction=0.02, pad=0.01)
+        bar.set_label("level [dB]", fontsize=7)
+        bar.ax.tick_params(labelsize=6)
+    save_figure(path, figure)
+
+
+def spectrograms(waves: Tensor, sample_rate: int) -> tuple[Tensor, float]:
+    """Levels of short-time spectra under a Hann window.
+
+    Args:
+        waves: (N, L).
+        sample_rate: points per second.
+
+    Returns:
+        Decibels (N, frequencies, times), where a full-scale sine has the level 0, and the largest of them.
+    """
+    size = min(2 ** round(math.log2(WINDOW * sample_rate)), waves.shape[-1])
+    window = torch.hann_window(size)
+    spectra = torch.stft(
+        waves, size, hop_length=max(1, size // 4), window=window, pad_mode="constant", return_complex=True
+    )
+    amplitudes = spectra.abs().nan_to_num(0, 0, 0) * (2 / window.sum())
+    levels = 20 * amplitudes.clamp_min(1e-6).log10()
+    return levels, float(levels.max())
+
+
+def save_samples(path: Path, samples: Tensor, columns: int = 10, sample_rate: int | None = None) -> None:
+    """Write samples as a picture people would look at: a grid of images, of curves, or of waves with spectrograms.
+
+    Args:
+        path: the file.
+        samples: (N, C, H, W) in [0, 1], or 1-D functions (N, C, L); sounds are in [-1, 1].
+        columns: samples per row.
+        sample_rate: points per second, where samples are sounds.
+    """
+    if sample_rate is not None:
+        save_audio(path, samples, sample_rate, columns)
+    else:
+        (save_grid if samples.ndim == 4 else save_curves)(path, samples, columns)
 
 
 def save_trajectory(path: Path, times: Sequence[float], states: Sequence[Tensor]) -> None:
@@ -92,7 +190,7 @@ def save_trajectory(path: Path, times: Sequence[float], states: Sequence[Tensor]
                 image = ((value - low) / (high - low).clamp_min(1e-12)).movedim(0, -1).squeeze(-1)
                 plot.imshow(image.numpy(), cmap="gray" if image.ndim == 2 else None)
             else:
-                plot.plot(value.T.numpy(), linewidth=0.8)
+                plot.plot(*outline(value), linewidth=0.8)
             plot.set(xticks=[], yticks=[])
         plots[0, column].set_title(f"t = {time:.3g}", fontsize=7)
     save_figure(path, figure)

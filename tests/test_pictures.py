@@ -128,3 +128,68 @@ def test_a_trajectory_has_a_row_per_sample_and_a_column_per_time(tmp_path, monke
         if plot.images:  # on its own scale
             assert plot.images[0].get_array().min() == pytest.approx(0, abs=1e-6)
             assert plot.images[0].get_array().max() == pytest.approx(1, abs=1e-6)
+
+
+# -- long functions and sounds ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list:
+    figures: list = []
+    monkeypatch.setattr("common.pictures.save_figure", lambda path, figure: figures.append(figure))
+    return figures
+
+
+@pytest.mark.parametrize("length", [1001, 8000, 12345])
+def test_a_long_function_is_drawn_between_its_extremes(tmp_path, drawn, length):
+    functions = torch.randn(2, 3, length)
+    functions[0, 0, 777] = 50  # one point of many is seen
+    save_samples(tmp_path / "a.png", functions)
+    for plot, function in zip(drawn[0].axes, functions, strict=False):
+        assert len(plot.lines) == 3
+        for line, channel in zip(plot.lines, function.numpy(), strict=True):
+            x, y = line.get_data()
+            assert len(x) == len(y) <= 1000
+            assert (x[0], x[-1]) == (0, length - 1)
+            pieces = np.split(channel, np.arange(0, length, -(-2 * length // 1000))[1:])
+            assert np.array_equal(y[::2], [piece.min() for piece in pieces])
+            assert np.array_equal(y[1::2], [piece.max() for piece in pieces])
+
+
+def test_a_tone_is_bright_where_it_sounds(tmp_path, drawn):
+    rate = 8000
+    time = torch.arange(rate) / rate
+    tones = torch.stack([torch.sin(2 * np.pi * frequency * time) for frequency in (500, 2000)]).unsqueeze(1)
+    tones[1, :, rate // 2 :] = 0
+    save_samples(tmp_path / "a.png", tones, columns=2, sample_rate=rate)
+    (figure,) = drawn
+    waves, spectra = [plot for plot in figure.axes if plot.lines], [plot for plot in figure.axes if plot.images]
+    assert (len(waves), len(spectra)) == (2, 2)
+    assert waves[0].lines[0].get_xdata()[-1] == pytest.approx(1, abs=1e-3)  # seconds
+    for plot, frequency, end in zip(spectra, (500, 2000), (1, 0.5), strict=True):
+        (image,) = plot.images
+        left, right, bottom, top = image.get_extent()
+        assert (left, right, bottom, top) == (0, 1, 0, rate / 2)
+        levels = np.asarray(image.get_array())
+        frequencies, times = np.linspace(bottom, top, len(levels)), np.linspace(left, right, levels.shape[1])
+        inside = levels[:, (times > 0.05) & (times < end - 0.05)]
+        assert (abs(frequencies[inside.argmax(0)] - frequency) < 20).all()
+        assert inside.max() == pytest.approx(0, abs=0.1)  # a full-scale sine: 0 dB
+        assert (levels[:, times > end + 0.05] < -100).all()
+        assert image.get_clim()[1] - image.get_clim()[0] == pytest.approx(70)
+    assert spectra[0].images[0].get_clim() == spectra[1].images[0].get_clim()
+    assert spectra[0].get_ylabel() == "frequency [Hz]"
+    assert spectra[1].get_xlabel() == "time [s]"
+
+
+@pytest.mark.parametrize(("count", "channels", "columns", "shown"), [(1, 1, 10, 1), (7, 2, 3, 7), (25, 1, 10, 20)])
+def test_sounds_are_drawn_up_to_twenty(tmp_path, drawn, count, channels, columns, shown):
+    save_samples(tmp_path / "a.png", torch.randn(count, channels, 300), columns, sample_rate=100)
+    assert sum(len(plot.lines) == channels for plot in drawn[0].axes) == shown
+    assert sum(len(plot.images) == 1 for plot in drawn[0].axes) == shown
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), 1e30])
+def test_silence_and_failures_have_a_picture_too(tmp_path, value):
+    save_samples(tmp_path / "a.png", torch.full((2, 1, 500), value), sample_rate=8000)
+    assert read(tmp_path / "a.png").size

@@ -19,6 +19,7 @@ Floats keep their own units: the extremes of the training part become -1 and 1.
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from common.data.source import DataOptions, DataSet, DataUnavailable, Source, Sp
 
 MAX_CHANNELS = 4
 SUFFIXES = (".npy", ".npz")
+KEYS = ("x", "y", "x_test", "y_test")
 
 
 class Arrays(Source):
@@ -158,20 +160,19 @@ class ArrayFile:
     Args:
         source: name of the source, for messages.
         path: the file.
+        keys: which arrays of an ``.npz`` file are read, where they are there.
 
     Raises:
         DataUnavailable: where it cannot be read.
     """
 
-    def __init__(self, source: str, path: Path) -> None:
-        self.source, self.path = source, path
+    def __init__(self, source: str, path: Path, keys: Sequence[str] = KEYS) -> None:
+        self.source, self.path, self._keys = source, path, keys
         try:
             self.arrays = self._open()
         # what NumPy raises for a cut or foreign file, a broken archive, or Python objects inside
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise self.refusal(f"cannot be read as {path.suffix} ({error})") from error
-        if "x" not in self.arrays:
-            raise self.refusal("has no array named x")
 
     def _open(self) -> dict[str, np.ndarray]:
         large = self.path.stat().st_size > reading.RESIDENT_LIMIT
@@ -179,7 +180,7 @@ class ArrayFile:
         if isinstance(content, np.ndarray):
             return {"x": content}
         with content:
-            return {key: content[key] for key in ("x", "y", "x_test", "y_test") if key in content.files}
+            return {key: content[key] for key in self._keys if key in content.files}
 
     def refusal(self, problem: str) -> DataUnavailable:
         """An error that names the source and the file."""
@@ -191,14 +192,16 @@ class ArrayFile:
         Raises:
             DataUnavailable: for arrays that are no samples or labels.
         """
-        array, labels = self.arrays[f"x{ending}"], self.arrays.get(f"y{ending}")
+        if (array := self.arrays.get(f"x{ending}")) is None:
+            raise self.refusal(f"has no array named x{ending}")
+        labels = self.arrays.get(f"y{ending}")
         channels_last, text = self._layout(f"x{ending}", array)
         images: Images = (
             Mapped(self.path, channels_last) if isinstance(array, np.memmap) else to_tensor(array, channels_last)
         )
         return Part(
             images,
-            None if labels is None else self._labels(f"y{ending}", labels, len(array)),
+            None if labels is None else self.labels(f"y{ending}", labels, len(array)),
             self._extremes(f"x{ending}", images) if images.dtype == torch.float32 else None,
             text,
         )
@@ -221,7 +224,12 @@ class ArrayFile:
         channels = array.shape[-1] if channels_last else 1
         return channels_last, f"{kind} was read as {len(array)} {what} with {channels} channel(s)"
 
-    def _labels(self, key: str, labels: np.ndarray, count: int) -> Tensor:
+    def labels(self, key: str, labels: np.ndarray, count: int) -> Tensor:
+        """Labels (N,) int64, checked.
+
+        Raises:
+            DataUnavailable: where they are no integers from 0 on, one for each of ``count`` samples.
+        """
         if labels.dtype.kind not in "iu" or labels.ndim != 1:
             raise self.refusal(f"{key} of {labels.dtype} {labels.shape}: labels are integers 0 .. n-1, one per sample")
         if len(labels) != count:

@@ -76,11 +76,14 @@ class _Batches(Dataset):
     def __init__(self, order: BatchOrder | Sequence[Tensor], part: Split | None) -> None:
         self.order, self.part = order, part
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor] | tuple[int, Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[int, Tensor] | tuple[int, Tensor, Tensor] | ValueError:
         indices = self.order[index]
         if self.part is None:
             return index, indices
-        return index, self.part.images[indices], self.part.labels[indices]
+        try:
+            return index, self.part.images[indices], self.part.labels[indices]
+        except ValueError as error:
+            return error  # raised inside the loader it would keep the loader, and its processes, alive
 
 
 class _From(Sampler[int]):
@@ -164,9 +167,18 @@ class DataModule(pl.LightningDataModule):
         )
 
     def transfer_batch_to_device(
-        self, batch: tuple[int, Tensor] | tuple[int, Tensor, Tensor], device: torch.device, dataloader_idx: int
+        self,
+        batch: tuple[int, Tensor] | tuple[int, Tensor, Tensor] | ValueError,
+        device: torch.device,
+        dataloader_idx: int,
     ) -> Batch:
-        """Look the samples up in the copy that lies on the device, or bring them there; scale and flip them there."""
+        """Look the samples up in the copy that lies on the device, or bring them there; scale and flip them there.
+
+        Raises:
+            DataUnavailable: where they could not be read.
+        """
+        if isinstance(batch, ValueError):
+            raise batch
         training = bool(self.trainer and self.trainer.training)
         if len(batch) == 2:
             micro_step, indices = batch

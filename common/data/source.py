@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -89,18 +90,33 @@ class DataOptions:
         image_size: side of the square images that are wanted; None takes them as they are.
         channels: channels that are wanted; None takes what there is.
         download: fetch what is missing, where the source can.
+        center_crop: side of the central square that is cut out before resizing, as a fraction of the shorter side, in
+            (0, 1]; None leaves it to the source: the whole square (1) where images are resized, 140/178 for celeba.
+        length: points of the functions that are wanted, cut or padded with zeros, where the source can; None takes
+            them as they are, 8,000 for spokendigits.
     """
 
     data_dir: Path
     image_size: int | None = None
     channels: int | None = None
     download: bool = False
+    center_crop: float | None = None
+    length: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "channels"):
+        for name in ("image_size", "channels", "length"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name} {value}: must be at least 1")
+        if self.center_crop is not None and not 0 < self.center_crop <= 1:
+            raise ValueError(f"--center_crop {self.center_crop}: must be above 0 and at most 1")
+
+
+class Spectrum(Protocol):
+    """A linear, norm-preserving transform of samples, as ``common.dynamics.Fourier``."""
+
+    def analysis(self, x: Tensor, /) -> Tensor:
+        """Samples (.., *S) to coefficients (.., *modes), real or complex."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +129,14 @@ class DataSet:
         num_classes: number of classes; None where there are no labels.
         value_range: what -1 and 1 stand for in generated arrays: (0, 1) for uint8 images; the extremes of the training
             part, in its own units, for floats.
+        sample_rate: points per second, where samples are sound.
     """
 
     train: Split
     held_out: Split
     num_classes: int | None
     value_range: tuple[float, float] = (0.0, 1.0)
+    sample_rate: int | None = None
 
     def __post_init__(self) -> None:
         train, held_out = self.train.images, self.held_out.images
@@ -158,8 +176,45 @@ class DataSet:
         counts, variances, means = (torch.tensor(column, dtype=torch.float64) for column in zip(*parts, strict=True))
         mean = counts @ means / len(rows)
         variance = counts @ (variances + (means - mean) ** 2) / len(rows)
-        low, high = (0.0, 255.0) if images.dtype == torch.uint8 else self.value_range
+        low, high = self._levels
         return float((mean - low) / (high - low) * 2 - 1), float(variance * (2 / (high - low)) ** 2)
+
+    def spectral_statistics(self, basis: Spectrum, limit: int = 10_000) -> tuple[Tensor, Tensor]:
+        """Mean function and variance of every mode on the network's scale [-1, 1], computed in float64.
+
+        One pass; means and sums of squares of the parts are joined as by Chan, Golub and LeVeque (1983), which does not
+        cancel where the mean is large.
+
+        Args:
+            basis: F, the basis of the modes.
+            limit: how many training samples to look at, evenly spaced over the set.
+
+        Returns:
+            The mean (C, *S) and the mean over samples and channels of abs(F(x - mean))^2, (*modes), both float64.
+        """
+        images, seen = self.train.images, 0
+        mean = torch.zeros(self.shape, dtype=torch.float64)
+        squares = torch.zeros((), dtype=torch.float64)
+        for part in chunks(images, spread(len(self.train.labels), limit), "data spectrum"):
+            samples = part.double()
+            part_mean, count = samples.mean(0), seen + len(samples)
+            shift = part_mean - mean
+            squares = squares + power(basis.analysis(samples - part_mean)).sum(0)
+            squares = squares + power(basis.analysis(shift)) * (seen * len(samples) / count)
+            mean, seen = mean + shift * (len(samples) / count), count
+        low, high = self._levels
+        variance = squares.mean(0) / seen  # over channels
+        return (mean - low) / (high - low) * 2 - 1, variance * (2 / (high - low)) ** 2
+
+    @property
+    def _levels(self) -> tuple[float, float]:
+        """The stored values that become -1 and 1."""
+        return (0.0, 255.0) if self.train.images.dtype == torch.uint8 else self.value_range
+
+
+def power(coefficients: Tensor) -> Tensor:
+    """Squared magnitude of real or complex numbers."""
+    return coefficients.real**2 + coefficients.imag**2 if coefficients.is_complex() else coefficients**2
 
 
 class Source(ABC):

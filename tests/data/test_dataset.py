@@ -12,6 +12,7 @@ from common.data import SOURCES, DataOptions, DataSet, DataUnavailable, Source, 
 from common.data.reading import Rows, num_readers
 from common.data.resize import Squares, fit
 from common.data.source import hold_out
+from common.dynamics.basis import Fourier
 
 
 class Lazy:
@@ -49,6 +50,39 @@ def test_statistics_are_those_of_the_network_scale(lazy, monkeypatch):
     mean, variance = of(floats[:, None], lazy=lazy, value_range=(low, high)).statistics()
     assert mean == pytest.approx(scaled.mean(), abs=1e-11)
     assert variance == pytest.approx(scaled.var(), abs=1e-11)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("shape", [(2, 6, 5), (1, 5, 8), (3, 9), (1, 10)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_the_spectrum_is_that_of_the_network_scale(lazy, shape, dtype, monkeypatch):
+    monkeypatch.setattr(reading, "CHUNK_BYTES", 500)  # many parts, of unequal size
+    grid, axes = shape[1:], tuple(range(-len(shape) + 1, 0))
+    samples = torch.randint(0, 200, (301, *shape), dtype=torch.uint8)
+    if dtype == torch.float32:
+        samples = samples / 40 + 1000  # a mean far from zero costs no digits
+    levels = (0.0, 255.0) if dtype == torch.uint8 else (float(samples.min()), float(samples.max()))
+    scaled = (samples.double().numpy() - levels[0]) / (levels[1] - levels[0]) * 2 - 1
+    value_range = (0.0, 1.0) if dtype == torch.uint8 else levels
+    mean, variance = of(samples, lazy=lazy, value_range=value_range).spectral_statistics(Fourier(grid))
+    assert mean.dtype == variance.dtype == torch.float64
+    assert np.allclose(mean, scaled.mean(0), rtol=0, atol=1e-11)
+    whole = (np.abs(np.fft.fftn(scaled - scaled.mean(0), axes=axes, norm="ortho")) ** 2).mean((0, 1))
+    assert variance.shape == Fourier(grid).modes
+    assert np.allclose(variance, whole[..., : grid[-1] // 2 + 1], rtol=1e-10, atol=1e-12)
+    twice = np.full(grid[-1] // 2 + 1, 2.0)  # of f and -f only one is there, but for 0 and, on even grids, the last
+    twice[[0, -1] if grid[-1] % 2 == 0 else [0]] = 1
+    # Parseval: the modes share the variance of all values around the mean function
+    assert (variance.numpy() * twice).sum() / np.prod(grid) == pytest.approx(scaled.var(0).mean(), rel=1e-10)
+
+
+def test_the_spectrum_may_look_at_some_samples():
+    functions = torch.randn(50, 1, 8)
+    mean, variance = of(functions, value_range=(-1.0, 1.0)).spectral_statistics(Fourier((8,)), limit=10)
+    some = functions[::5].double()
+    assert torch.allclose(mean, some.mean(0), atol=1e-14)
+    expected = torch.fft.rfft(some - some.mean(0), norm="ortho").abs().square().mean((0, 1))
+    assert torch.allclose(variance, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("count", "limit"), [(1000, 10), (1001, 10), (10, 10), (5, 10), (100, 99)])
@@ -147,11 +181,17 @@ def test_parts_that_do_not_fit_are_refused():
             DataSet(one, Split(other, labels), None)
 
 
-@pytest.mark.parametrize("name", ["image_size", "channels"])
+@pytest.mark.parametrize("name", ["image_size", "channels", "length"])
 @pytest.mark.parametrize("value", [0, -3])
 def test_sizes_below_one_are_refused(tmp_path, name, value):
     with pytest.raises(ValueError, match=f"--{name} {value}"):
         DataOptions(tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize("value", [0.0, -0.5, 1.01, float("nan")])
+def test_crops_that_are_no_share_are_refused(tmp_path, value):
+    with pytest.raises(ValueError, match=f"--center_crop {value}: must be above 0 and at most 1"):
+        DataOptions(tmp_path, center_crop=value)
 
 
 # -- size -------------------------------------------------------------------------------------------------------------
@@ -174,6 +214,45 @@ def test_images_are_cropped_and_resized(lazy, channels, height, width, size):
             assert np.abs(plane.numpy() - expected).max() <= 1
 
 
+def test_growing_images_are_interpolated_without_smoothing():
+    """28 to 32, as published for MNIST: plain bilinear, here from centre to centre by hand."""
+    images = torch.randint(0, 256, (20, 1, 28, 28), dtype=torch.uint8)
+    centres = np.clip((np.arange(32) + 0.5) * 28 / 32 - 0.5, 0, 27)
+    below = np.minimum(centres.astype(int), 26)
+    weights = np.zeros((32, 28))
+    weights[np.arange(32), below] = 1 - (centres - below)
+    weights[np.arange(32), below + 1] += centres - below
+    expected = weights @ images[:, 0].numpy() @ weights.T
+    floats = fit(of(images.float()), DataOptions("", image_size=32), "it").train.images
+    assert np.allclose(floats[:, 0], expected, atol=1e-3)
+    plain = torch.nn.functional.interpolate(images.float(), (32, 32), mode="bilinear", align_corners=False)
+    assert torch.allclose(floats, plain, atol=1e-3)
+    levels = fit(of(images), DataOptions("", image_size=32), "it").train.images
+    assert (levels - plain).abs().max() <= 1  # bytes are rounded
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(
+    ("height", "width", "center_crop", "side", "size"),
+    [
+        (218, 178, 140 / 178, 140, 64),
+        (9, 12, 1.0, 9, None),
+        (8, 8, 0.5, 4, None),
+        (10, 10, 0.3, 3, 6),
+        (4, 4, 0.01, 1, 2),
+    ],
+)
+def test_a_part_of_the_middle_is_cut_out(lazy, height, width, center_crop, side, size):
+    images = torch.randint(0, 256, (3, 1, height, width), dtype=torch.uint8)
+    data = fit(of(images, lazy=lazy), DataOptions("", image_size=size, center_crop=center_crop), "it")
+    assert data.shape == (1, size or side, size or side)
+    top, left = round((height - side) / 2), round((width - side) / 2)
+    for found, image in zip(data.train.read()[0], images, strict=True):
+        square = Image.fromarray(image[0, top : top + side, left : left + side].numpy())
+        expected = np.asarray(square.resize((size or side,) * 2, Image.Resampling.BILINEAR)).astype(int)
+        assert np.abs(found[0].numpy() - expected).max() <= (0 if size is None else 1)
+
+
 def test_resizing_keeps_floats_within_their_range():
     images = torch.rand(50, 1, 9, 9).round() * 7 - 3
     data = fit(of(images, value_range=(-3.0, 4.0)), DataOptions("", image_size=5), "it")
@@ -188,6 +267,8 @@ def test_the_own_size_is_left_alone():
     assert fit(square, DataOptions("", image_size=8, channels=1), "it") is square
     assert fit(square, DataOptions(""), "it") is square
     assert fit(oblong, DataOptions(""), "it") is oblong
+    assert fit(square, DataOptions("", center_crop=1.0), "it") is square
+    assert fit(square, DataOptions("", image_size=8, center_crop=0.5), "it") is not square
     assert fit(oblong, DataOptions("", image_size=8), "it").shape == (1, 8, 8)
 
 
@@ -215,6 +296,9 @@ def test_resizing_many_is_resizing_each():
         ((3, 1, 8, 8), {"channels": 3}, "--channels 3: it has 1"),
         ((3, 3, 8, 8), {"channels": 1}, "--channels 1: it has 3"),
         ((3, 1, 8), {"image_size": 8}, "--image_size 8: it has samples of shape"),
+        ((3, 1, 8), {"center_crop": 0.5}, "--center_crop 0.5: it has samples of shape"),
+        ((3, 1, 8), {"length": 4}, "--length 4: it cannot be cut"),
+        ((3, 1, 8, 8), {"length": 4}, "--length 4: it cannot be cut"),
     ],
 )
 def test_what_cannot_be_had_is_refused_by_name(shape, options, problem):
@@ -264,6 +348,7 @@ def test_a_source_of_ones_own(tmp_path, monkeypatch):
 def test_views_are_pickled():
     images = torch.randint(0, 256, (10, 1, 4, 4), dtype=torch.uint8)
     view = Squares(Rows(Lazy(images), torch.tensor([3, 1, 9])), 2)
+    assert Squares(images, None, 0.5).shape == (10, 1, 2, 2)
     assert view.shape == (3, 1, 2, 2)
     again = pickle.loads(pickle.dumps(view))
     rows = torch.tensor([2, 0])

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from common.data import DataModule, DataOptions, DataUnavailable, reading
-from common.data.folder import Files, Folder
+from common.data.folder import Folder
+from common.data.pictures import Pictures
 
 
 def load(folder, image_size=4, **options):
@@ -196,6 +197,14 @@ def test_the_central_square_is_cut_out(tmp_path, height, width):
     assert any(np.array_equal(found, square) for square in nearby)  # an odd rest may fall on either side
 
 
+def test_less_of_the_middle_is_cut_out(tmp_path):
+    pixels = noise(10, 20, 3)
+    write(tmp_path / "train" / "a.png", pixels)
+    write(tmp_path / "test" / "a.png", pixels)
+    found = load(tmp_path, image_size=4, center_crop=0.4).train.images[0]
+    assert np.array_equal(found.permute(1, 2, 0), pixels[3:7, 8:12])
+
+
 @pytest.mark.parametrize(("side", "size"), [(32, 8), (32, 20), (9, 4), (8, 16)])
 def test_resizing_is_antialiased(tmp_path, side, size):
     pixels = noise(side, side, 3)
@@ -304,7 +313,7 @@ def test_streamed_images_are_those_in_memory(tmp_path, monkeypatch):
     assert isinstance(load(tmp_path, image_size=5).train.images, torch.Tensor)
     monkeypatch.setattr(reading, "RESIDENT_LIMIT", nbytes - 1)
     streamed = load(tmp_path, image_size=5)
-    assert isinstance(streamed.train.images, Files)
+    assert isinstance(streamed.train.images, Pictures)
     for part in ("train", "held_out"):
         one, other = getattr(resident, part), getattr(streamed, part)
         assert other.images.shape == one.images.shape
@@ -330,7 +339,7 @@ def test_what_is_sent_to_a_worker_holds_no_images_and_one_object(tmp_path, monke
     sent = pickle.dumps(images)
     assert len(sent) < 20 * (len(str(tmp_path)) + 10) + 1000
     assert torch.equal(pickle.loads(sent)[torch.tensor([3])], images[torch.tensor([3])])
-    assert images._paths.dtype.kind == "S"
+    assert images._files._paths.dtype.kind == "S"
 
 
 # -- wrong input ------------------------------------------------------------------------------------------------------
@@ -364,10 +373,12 @@ def test_a_streamed_image_that_cannot_be_read_is_named(tmp_path, workers, monkey
         world_size=1,
         global_step=0,
         accumulate_grad_batches=1,
+        training=True,
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
+    batch = next(iter(module.train_dataloader()))
     with pytest.raises(DataUnavailable) as caught:
-        next(iter(module.train_dataloader()))
+        module.transfer_batch_to_device(batch, torch.device("cpu"), 0)
     assert str(caught.value).startswith(f"--data_name folder: {bad} cannot be read")
     assert "\n" not in str(caught.value)
 
@@ -375,6 +386,11 @@ def test_a_streamed_image_that_cannot_be_read_is_named(tmp_path, workers, monkey
 def test_image_size_is_needed(tmp_path):
     write(tmp_path / "a.png")
     assert "--image_size" in refused(tmp_path, image_size=None)
+
+
+def test_a_length_is_refused(tmp_path):
+    write(tmp_path / "a.png")
+    assert refused(tmp_path, length=7).startswith("--length 7: --data_name folder")
 
 
 @pytest.mark.parametrize("channels", [2, 4])

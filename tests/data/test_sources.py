@@ -69,4 +69,7 @@ def test_digits_touch_no_file(tmp_path):
 
 def test_sources_are_found_by_name():
     assert {name: source.name for name, source in SOURCES.items()} == {name: name for name in SOURCES}
-    assert set(SOURCES) == {"digits", "mnist", "fashionmnist", "cifar10", "cifar100", "folder", "arrays"}
+    assert set(SOURCES) == {
+        *("digits", "mnist", "fashionmnist", "cifar10", "cifar100"),
+        *("celeba", "spokendigits", "folder", "arrays"),
+    }

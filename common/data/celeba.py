@@ -1,0 +1,151 @@
+"""CelebA: 202,599 aligned photographs of faces, 178 wide and 218 high (Liu, Luo, Wang, Tang 2015), without labels.
+
+``data_dir`` is torchvision's layout (``celeba/img_align_celeba/*.jpg``), that folder itself, or another folder or zip
+file of images; archives are read without unpacking them. ``list_eval_partition.txt`` beside the images says what is
+held out: its test part, or its validation part where no test images are there. Without it one image in ten is held
+out, at most 1,000.
+
+The usual 64x64 set: the central 140x140 pixels, resized with antialiasing. Images of another size are cut in
+proportion.
+"""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path, PurePath
+
+import torch
+from torch import Tensor
+from torchvision.datasets import CelebA as Published
+from torchvision.datasets.utils import check_integrity
+
+from common.data.pictures import Form, picture_set
+from common.data.source import DataOptions, DataSet, DataUnavailable, Source, hold_out
+from common.data.trees import open_tree
+
+SIZE = 64
+CENTER_CROP = 140 / 178
+IMAGES, PARTITION = "img_align_celeba", "list_eval_partition.txt"
+TRAIN, VALIDATION, TEST = range(3)  # the numbers of the parts in that list
+BASE = Published.base_folder
+PLACES = tuple(Path(base, name) for base in (BASE, ".") for name in (IMAGES, f"{IMAGES}.zip"))
+SERVER = "https://drive.google.com/uc?id={}"
+SILENCE = 60.0  # seconds without a byte after which the server counts as gone
+
+
+class CelebA(Source):
+    """Faces, 64x64 unless another size is asked for."""
+
+    name = "celeba"
+
+    def load(self, options: DataOptions) -> DataSet:
+        form = Form.of(self.name, options, size=SIZE, center_crop=CENTER_CROP)
+        place = find(options.data_dir)
+        if place is None:
+            if not options.download:
+                raise DataUnavailable(
+                    f"--data_name {self.name}: no images in {options.data_dir}, nor {PLACES[0]} or {PLACES[1]} below "
+                    f"it. Fetch the set with --download True, or point --data_dir at a folder or zip file of images"
+                )
+            fetch(options.data_dir)
+            return self.load(replace(options, download=False))
+        tree = open_tree(self.name, place)
+        if not tree.images:
+            raise DataUnavailable(f"--data_name {self.name}: no images directly in {tree.path}")
+        listed = place.parent / PARTITION
+        try:
+            rows, held_rows = (by_list(listed, tree.images) if listed.is_file() else None) or hold_out(len(tree.images))
+        except DataUnavailable as error:
+            raise DataUnavailable(f"--data_name {self.name}: {tree.path}: {error}") from None
+        files, labels = tree.files(tree.images), torch.zeros(len(tree.images), dtype=torch.int64)
+        held_out = files.select(held_rows), labels[held_rows]
+        return picture_set((files.select(rows), labels[rows]), held_out, None, form)
+
+
+def find(data_dir: Path) -> Path | None:
+    """The folder or zip file with the images, where there is one.
+
+    Raises:
+        DataUnavailable: where several zip files might be meant.
+    """
+    if data_dir.is_file():
+        return data_dir
+    for place in PLACES:
+        if (data_dir / place).exists():
+            return data_dir / place
+    if not data_dir.is_dir():
+        return None
+    if open_tree(CelebA.name, data_dir).images:
+        return data_dir
+    archives = sorted(data_dir.glob("*celeba*.zip"))
+    if len(archives) > 1:
+        raise DataUnavailable(
+            f"--data_name {CelebA.name}: {' and '.join(map(str, archives))} are there; point --data_dir at one of them"
+        )
+    return archives[0] if archives else None
+
+
+def by_list(listed: Path, images: list[str]) -> tuple[Tensor, Tensor] | None:
+    """Which images the authors' list gives to training and to the held-out part.
+
+    Args:
+        listed: the list, a name and 0 (training), 1 (validation) or 2 (test) per line.
+        images: paths of the images.
+
+    Returns:
+        Rows int64 of the two; None where there are images of the training part only, as in a subset.
+
+    Raises:
+        DataUnavailable: for a list that is no such list, or without one of the images, or without training images.
+    """
+    parts: dict[str, int] = {}
+    for number, line in enumerate(listed.read_text(errors="replace").splitlines(), 1):
+        match line.split():
+            case []:
+                continue
+            case [name, ("0" | "1" | "2") as part]:
+                parts[name] = int(part)
+            case _:
+                raise DataUnavailable(f"{listed}, line {number}, is no name with 0, 1 or 2; bring or remove the list")
+    names = [PurePath(image).name for image in images]
+    if unknown := next((name for name in names if name not in parts), None):
+        raise DataUnavailable(f"{unknown} is not in {listed}; remove the image or the list")
+    part_of = torch.tensor([parts[name] for name in names])
+    rows = {part: (part_of == part).nonzero().flatten() for part in (TRAIN, VALIDATION, TEST)}
+    if not len(rows[TRAIN]):
+        raise DataUnavailable(f"{listed} has all of the images in its validation and test parts")
+    held_out = rows[TEST] if len(rows[TEST]) else rows[VALIDATION]
+    return (rows[TRAIN], held_out) if len(held_out) else None
+
+
+def fetch(data_dir: Path) -> None:
+    """Download the archive of the images and the list of the parts, by the ids and MD5 sums that torchvision keeps.
+
+    Raises:
+        DataUnavailable: where that fails; nothing is left behind.
+    """
+    wanted = [(file, md5, name) for file, md5, name in Published.file_list if name in (f"{IMAGES}.zip", PARTITION)]
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{CelebA.name}-", dir=data_dir) as scratch:
+            for file, md5, name in wanted:
+                download(SERVER.format(file), Path(scratch, name))
+                if not check_integrity(Path(scratch, name), md5):
+                    raise OSError(f"{name} is not the original (its MD5 sum is another: a quota page, or cut short)")
+            (data_dir / BASE).mkdir(exist_ok=True)
+            for _, _, name in reversed(wanted):  # the images last: they make the set count as there
+                Path(scratch, name).replace(data_dir / BASE / name)
+    except Exception as error:  # gdown's versions differ in what they raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataUnavailable(
+            f"--data_name {CelebA.name}: the download from {SERVER.format(wanted[0][0])} failed: {reason}. Try again, "
+            f"or bring {' and '.join(name for *_, name in wanted)} into {data_dir / BASE} from a machine with network "
+            "access (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html)"
+        ) from error
+
+
+def download(url: str, path: Path) -> None:
+    """Download a file with a progress bar."""
+    import gdown  # only here: it takes a while to import
+
+    # without the cookie file, which would lie outside of data_dir
+    gdown.download(url, str(path), use_cookies=False, timeout=SILENCE)
