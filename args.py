@@ -10,7 +10,7 @@ import inspect
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,30 @@ import torch
 from torch import nn
 
 from common import cli
-from common.backbones import UNet
+from common.backbones import INR, UNet, UViT
 from common.cli import Flag, at_least, boolean, integers, number, ranges, several
 from common.data import SOURCES, DataOptions, DataSet
 from common.denoiser import PREDICTIONS
 from common.dynamics import CLD, VE, VP, LinearDynamics, SubVP
 from common.pretrained import PRETRAINED
 from common.runs import class_path, parse_released_name
-from common.samplers import GRIDS, SOLVERS
+from common.samplers import CORRECTORS, GRIDS, PREDICTORS, SOLVERS
 from common.training.loggers import LOGGERS
+from common.training.module import REDUCTIONS
+from common.training.optimizers import OPTIMIZERS, SCHEDULERS
 from common.training.times import TIME_SAMPLINGS
 from common.training.weights import LOSS_WEIGHTS
+from fdp.dynamics import HeatSubVP
+from fdp.presets import PRESETS as FDP_PRESETS
 from gfdm.dynamics import FVE, FVP, MARGINALS
 from gfdm.presets import PRESETS as GFDM_PRESETS
 
 # What --dynamics and --model_name know; a --plugin may add to them, and to SOURCES, SOLVERS, GRIDS and PRESETS.
-DYNAMICS: dict[str, type[LinearDynamics]] = {"fvp": FVP, "fve": FVE, "vp": VP, "ve": VE, "subvp": SubVP, "cld": CLD}
-BACKBONES: dict[str, type[nn.Module]] = {"unet": UNet}
-PRESETS: dict[str, dict[str, object]] = {**GFDM_PRESETS}
+DYNAMICS: dict[str, type[LinearDynamics]] = {
+    "fvp": FVP, "fve": FVE, "vp": VP, "ve": VE, "subvp": SubVP, "cld": CLD, "heat": HeatSubVP
+}  # fmt: skip
+BACKBONES: dict[str, type[nn.Module]] = {"unet": UNet, "uvit": UViT, "inr": INR}
+PRESETS: dict[str, dict[str, object]] = {**GFDM_PRESETS, **FDP_PRESETS}
 
 DATA_DEFAULTS: dict[str, str] = {  # data set -> preset whose values it gets
     "digits": "digits",
@@ -45,12 +51,26 @@ DATA_DEFAULTS: dict[str, str] = {  # data set -> preset whose values it gets
     "cifar10": "gfdm-cifar10",
     "cifar100": "gfdm-cifar10",
 }
+HEAT_DEFAULTS: dict[tuple[str, str], str] = {  # under heat dynamics: data set and network -> preset
+    ("digits", "uvit"): "fdp-digits-uvit",
+    ("digits", "inr"): "fdp-digits-inr",
+    ("mnist", "inr"): "fdp-mnist-inr",
+    ("celeba", "uvit"): "fdp-celeba-uvit",
+    ("celeba", "inr"): "fdp-celeba-inr",
+    ("spokendigits", "uvit"): "fdp-audio-uvit",
+    ("spokendigits", "inr"): "fdp-audio-inr",
+}
 
 # -- the schema ------------------------------------------------------------------------------------------------------
 
 POSITIVE = number(0, open_low=True)
+PRIORS = ("zero", "data")
 SHARE = number(0, 1, open_high=True)
+# defaults that follow the dynamics or the network
 EMA_DECAY = {"fve": 0.999, "ve": 0.999}  # published: 0.999 (FVE), 0.9999 (all others)
+BETA_MAX = {"heat": 10.0}  # else 20
+PRIOR = {"heat": "data"}  # else zero: under heat dynamics the published one is wrong
+INNER_STEPS = {"inr": 3}  # else 0: a coordinate network learns what it shall denoise by adapting to it
 
 PLUGIN = Flag(
     "plugin",
@@ -76,16 +96,21 @@ DYNAMICS_FLAGS = (
     Flag("norm", boolean, True, "normalise the weights of the augmenting processes"),
     Flag("marginals", str, "exact", "law of the augmented process: its own, or the published one", MARGINALS),
     Flag("beta_min", number(0), 0.1, "beta(0) of fvp, vp, subvp"),
-    Flag("beta_max", POSITIVE, 20.0, "beta(1) of fvp, vp, subvp"),
+    Flag(
+        "beta_max", POSITIVE, None, "beta(1) of fvp, vp, subvp; twice B(1), nearly, of heat (default: 20; 10 for heat)"
+    ),
     Flag("sigma_min", POSITIVE, 0.01, "noise level at t = 0 of fve, ve"),
     Flag("sigma_max", POSITIVE, 50.0, "noise level at t = 1 of fve, ve"),
+    Flag("x_norm", POSITIVE, None, "frequency of heat at one cycle per sample point (default: side of the grid)"),
+    Flag("energy_norm", POSITIVE, 1.0, "divisor of the noise variance of heat"),
     Flag("dynamics_args", cli.keyword_values, None, "further arguments of the dynamics, e.g. mass=0.5 (default: none)"),
     Flag(
         "prior",
         str,
-        "zero",
-        "start of sampling: N(0, S(T)) as published, or with the data's mean and variance",
-        ("zero", "data"),
+        None,
+        "start of sampling: N(0, S(T)) as published, or with the data's mean and variance (under heat: its mean "
+        "function and spectrum) (default: data for heat, else zero)",
+        PRIORS,
     ),
 )
 NETWORK_FLAGS = (
@@ -95,6 +120,33 @@ NETWORK_FLAGS = (
     Flag("attn_resolutions", integers, (8,), "downsampling factors (not pixels) with attention, e.g. 4,2"),
     Flag("channel_mult", integers, (1, 2, 2, 2), "channel factor of each level, e.g. 1,2,4"),
     Flag("dropout", SHARE, 0.1, "dropout in the residual blocks"),
+    Flag("patch_size", at_least(1), 2, "side of the patches of uvit"),
+    Flag("embed_dim", at_least(8), 512, "width of uvit"),
+    Flag(
+        "depth", at_least(1), None, "blocks of uvit, an odd number, or hidden layers of inr (default: 13; 15 for inr)"
+    ),
+    Flag("num_heads", at_least(1), None, "attention heads (default: 1 for unet, 8 for uvit)"),
+    Flag("mlp_dim", at_least(1), None, "hidden width of the blocks of uvit (default: 4 times --embed_dim)"),
+    Flag("position", str, "sincos", "how uvit knows where a patch is", ("sincos", "learned")),
+    Flag("width", at_least(1), 256, "units of a hidden layer of inr"),
+    Flag("y_input", boolean, True, "inr sees the noisy value at each point, not the coordinates alone"),
+    Flag(
+        "inner_steps",
+        at_least(0),
+        None,
+        "gradient steps in which the network adapts to every noisy sample before it "
+        "answers; 0 for none (default: 3 for inr, else 0)",
+    ),
+    Flag(
+        "inner_lr",
+        POSITIVE,
+        None,
+        "learning rate of the inner steps (default: 0.01; 0.0005, to start from, if learned)",
+    ),
+    Flag("inner_clip", POSITIVE, 1.0, "largest element of a gradient in the inner steps"),
+    Flag("learned_rates", boolean, False, "learn one inner rate for every weight (Meta-SGD)"),
+    Flag("checkpointing", boolean, False, "compute blocks and inner steps again in the backward pass: saves memory"),
+    Flag("paper", boolean, False, "repeat the errors of FDP's published networks, for weights trained with them"),
     Flag("model_args", cli.keyword_values, None, "further arguments of the backbone, e.g. num_heads=4 (default: none)"),
     Flag("prediction", str, "auto", "what the network predicts", ("auto", *PREDICTIONS)),
 )
@@ -104,8 +156,26 @@ TRAIN_FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("data_name", str, "digits", "data set; digits is built in", SOURCES),
         DATA_DIR,
         Flag("download", boolean, False, "fetch the data set where it is missing"),
-        Flag("channels", at_least(1), None, "channels of the images (default: those of the data, 3 for folder)"),
-        Flag("image_size", at_least(1), None, "side of the images; others are resized (default: that of the data)"),
+        Flag(
+            "channels",
+            at_least(1),
+            None,
+            "channels of the images (default: those of the data, 3 for folder and celeba)",
+        ),
+        Flag(
+            "image_size",
+            at_least(1),
+            None,
+            "side of the images; others are resized (default: that of the data, 64 for celeba)",
+        ),
+        Flag(
+            "center_crop",
+            number(0, 1, open_low=True),
+            None,
+            "side of the central square that is cut out before resizing, as a share of the shorter side (default: 1; "
+            "140/178 for celeba, as published)",
+        ),
+        Flag("length", at_least(1), None, "points of functions and sounds, cut or padded (default: that of the data)"),
         Flag("num_classes", at_least(1), None, "number of classes; checked against the data"),
         Flag("conditioning", boolean, True, "give the network class labels, where the data has some"),
         Flag("label_dropout", SHARE, 0.0, "share of labels left out in training, for --guidance_scale in generation"),
@@ -119,10 +189,34 @@ TRAIN_FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("train_steps", at_least(2), 1000000, "optimiser steps"),
         Flag("batch_size", at_least(1), 128, "images per device and micro-step"),
         Flag("accumulate_grad_batches", at_least(1), 1, "micro-steps per optimiser step"),
-        Flag("lr", POSITIVE, 2e-4, "peak learning rate of the one-cycle schedule"),
-        Flag("clip_grad", number(0), 1.0, "largest gradient norm; 0 does not clip"),
+        Flag("lr", POSITIVE, 2e-4, "peak learning rate"),
+        Flag(
+            "optimizer", str, "adam", "optimiser; adam as published for GFDM, adamw and adabelief for FDP", OPTIMIZERS
+        ),
+        Flag("weight_decay", number(0), 0.0, "weight decay of the optimiser"),
+        Flag("lr_schedule", str, "onecycle", "course of the learning rate; onecycle as published for GFDM", SCHEDULERS),
+        Flag("warmup_steps", at_least(0), 0, "steps from 0 to --lr, with --lr_schedule warmup_cosine"),
+        Flag("decay_steps", at_least(0), 0, "step at which --lr_end is reached; 0 is the last one"),
+        Flag("lr_end", number(0), 0.0, "last learning rate of --lr_schedule warmup_cosine"),
+        Flag("clip_grad", number(0), 1.0, "largest gradient norm, or element; 0 does not clip"),
+        Flag(
+            "clip_by",
+            str,
+            "norm",
+            "what --clip_grad limits; value (every element) as published for FDP",
+            ("norm", "value"),
+        ),
+        Flag("t_min", number(1e-6, 1, open_high=True), 1e-5, "smallest training time; published: 1e-5, FDP 1e-3"),
+        Flag("time_warmup", at_least(0), 0, "steps over which the range of training times grows to 63 % of it"),
         Flag("time_sampling", str, "uniform", "law of the training times; uniform as published", TIME_SAMPLINGS),
         Flag("loss_weight", str, "own", "error that is averaged; own (the network's) as published", LOSS_WEIGHTS),
+        Flag(
+            "loss_reduction",
+            str,
+            "mean",
+            "of the squared error over the grid; sum makes the loss grow with it",
+            REDUCTIONS,
+        ),
         Flag("use_ema", boolean, True, "keep an exponential moving average of the weights and sample from it"),
         Flag(
             "ema_decay",
@@ -165,7 +259,11 @@ TRAIN_FLAGS: dict[str, tuple[Flag, ...]] = {
         PLUGIN,
     ),
 }
-OF_EVERY_CLASS = {"dynamics", "dynamics_args", "prior", "model_name", "model_args", "prediction"}
+OF_EVERY_CLASS = {"dynamics", "dynamics_args", "prior", "model_name", "model_args", "prediction", "inner_steps"}
+ADAPTATION = {  # flags of the inner loop -> arguments of MetaLearned
+    "inner_steps": "steps", "inner_lr": "rate", "inner_clip": "clip", "learned_rates": "learned_rates",
+    "checkpointing": "checkpointing", "paper": "paper",
+}  # fmt: skip
 BUILT_FROM = {flag.name for flags in (DYNAMICS_FLAGS, NETWORK_FLAGS) for flag in flags}
 
 # what a run folder without config.json (published code) does not say
@@ -193,11 +291,31 @@ GENERATE_FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("guidance_scale", number(0), 1.0, "classifier-free guidance, of runs with --label_dropout; 1 is none"),
     ),
     "how": (
-        Flag("mode", str, None, "published samplers: sde is --solver em, ode is --solver euler", ("sde", "ode")),
-        Flag("solver", str, None, "solver (default: exp2 for digits, else that of --mode sde, as published)", SOLVERS),
-        Flag("steps", at_least(1), None, "solver steps (default: 20 for exp1 and exp2, else 1000 as published)"),
+        Flag(
+            "mode",
+            str,
+            None,
+            "published samplers: sde is --solver em, ode is --solver euler; pc has both",
+            ("sde", "ode"),
+        ),
+        Flag("solver", str, None, "solver (default: exp2 for digits and under heat, else that of --mode sde)", SOLVERS),
+        Flag(
+            "steps",
+            at_least(1),
+            None,
+            "solver steps (default: 20 for exp1 and exp2, 100 for pc, else 1000 as published)",
+        ),
         Flag("grid", str, None, "time grid (default: the solver's own)", GRIDS),
         Flag("t_end", number(1e-6, 1, open_high=True), 1e-3, "time at which sampling ends"),
+        Flag("predictor", str, None, "predictor of pc (default: euler)", PREDICTORS),
+        Flag("corrector", str, None, "corrector of pc (default: langevin)", CORRECTORS),
+        Flag("snr", POSITIVE, None, "signal-to-noise ratio of the corrector of pc (default: 0.16)"),
+        Flag("factor", number(0), None, "re-noising of pc's euler and semianalytic, in steps; 0 for none (default: 1)"),
+        Flag("paper", boolean, None, "repeat the published details of pc: one correction for a batch, times beyond T"),
+        Flag(
+            "denoise_last", boolean, None, "give x0_hat at t_end, not the state there (default: for pc, as published)"
+        ),
+        Flag("prior", str, None, "start of sampling: as published, or the data's (default: that of the run)", PRIORS),
         Flag("clip_x0", boolean, None, "clip x0_hat to [-1, 1] (default: for exp1 and exp2, on images)"),
         Flag(
             "batch_size",
@@ -300,11 +418,14 @@ def data_folder(given: Path | None) -> Path:
     return given or Path(os.environ.get("DATA_ROOT") or "data")
 
 
+DATA_FLAGS = ("image_size", "channels", "center_crop", "length", "download")  # as DataOptions has them
+
+
 def load_data(settings: dict[str, Any]) -> DataSet:
     """The data set of a run.
 
     Args:
-        settings: values of ``data_name``, ``data_dir``, ``image_size``, ``channels`` and ``download``.
+        settings: values of ``data_name``, ``data_dir`` and ``DATA_FLAGS``.
 
     Raises:
         ValueError: where it is missing (with how to get it) or contradicts a flag.
@@ -312,12 +433,7 @@ def load_data(settings: dict[str, Any]) -> DataSet:
     name = settings["data_name"]
     if name not in SOURCES:
         raise ValueError(f"data_name {name} is unknown; there are {', '.join(SOURCES)} (own ones come with --plugin)")
-    options = DataOptions(
-        data_dir=data_folder(settings["data_dir"]),
-        image_size=settings["image_size"],
-        channels=settings["channels"],
-        download=settings["download"],
-    )
+    options = DataOptions(data_dir=data_folder(settings["data_dir"]), **{flag: settings[flag] for flag in DATA_FLAGS})
     return SOURCES[name]().load(options)
 
 
@@ -361,6 +477,18 @@ def preset_table() -> str:
     return "\n".join(lines)
 
 
+def following(data_name: str, settings: dict[str, Any]) -> dict[str, object]:
+    """The defaults that follow the data set: the published values for it, or none.
+
+    Args:
+        data_name: name of the data set.
+        settings: dynamics and network, given or by default.
+    """
+    preset = HEAT_DEFAULTS.get((data_name, settings["model_name"])) if settings["dynamics"] == "heat" else None
+    preset = preset or DATA_DEFAULTS.get(data_name)
+    return PRESETS[preset] if preset else {}
+
+
 def resolve_train(given: dict[str, Any]) -> dict[str, Any]:
     """Values of all training flags from those given on the command line; the key of a logger is not among them.
 
@@ -371,10 +499,16 @@ def resolve_train(given: dict[str, Any]) -> dict[str, Any]:
     base = cli.defaults(TRAIN_FLAGS)
     explicit = {key: value for key, value in given.items() if key in base}
     name = explicit.get("data_name") or preset.get("data_name") or base["data_name"]
-    following = PRESETS[DATA_DEFAULTS[str(name)]] if str(name) in DATA_DEFAULTS and not preset else {}
-    settings = {**base, **following, **preset, "data_name": name, **explicit}
+    settings = {**base, **({} if preset else following(str(name), {**base, **explicit})), **preset, "data_name": name}
+    settings |= explicit
     if settings["ema_decay"] is None:
         settings["ema_decay"] = (EMA_DECAY.get(settings["dynamics"], 0.9999),)
+    if settings["beta_max"] is None:
+        settings["beta_max"] = BETA_MAX.get(settings["dynamics"], 20.0)
+    if settings["prior"] is None:
+        settings["prior"] = PRIOR.get(settings["dynamics"], "zero")
+    if settings["inner_steps"] is None:
+        settings["inner_steps"] = INNER_STEPS.get(settings["model_name"], 0)
     if "wb_key" in explicit and "logger" not in explicit:
         settings["logger"] = "wandb"
     del settings["wb_key"]
@@ -399,9 +533,22 @@ def check_train(settings: dict[str, Any], explicit: dict[str, Any]) -> None:
         (NETWORK_FLAGS, BACKBONES, "model_name"),
     ):
         used = {ALIASES.get(name, name) for name in inspect.signature(classes[settings[chosen]]).parameters}
+        if settings["inner_steps"]:
+            used |= ADAPTATION.keys()
         for flag in flags:
             if flag.name in explicit and flag.name not in used | OF_EVERY_CLASS:
-                raise ValueError(f"{flag.name} has no effect on --{chosen} {settings[chosen]}; leave it out")
+                why = " without --inner_steps" if flag.name in ADAPTATION else ""
+                raise ValueError(f"{flag.name} has no effect on --{chosen} {settings[chosen]}{why}; leave it out")
+    if settings["learned_rates"] and "inner_clip" in explicit:
+        raise ValueError("inner_clip has no effect with --learned_rates True; leave it out")
+    if settings["lr_schedule"] != "warmup_cosine":
+        for name in ("warmup_steps", "decay_steps", "lr_end"):
+            if explicit.get(name):
+                raise ValueError(f"{name} has no effect on --lr_schedule {settings['lr_schedule']}; leave it out")
+    elif settings["warmup_steps"] >= (settings["decay_steps"] or settings["train_steps"]):
+        raise ValueError(
+            f"warmup_steps {settings['warmup_steps']} must be below --decay_steps or, without it, --train_steps"
+        )
 
 
 def arguments_of(cls: type, values: dict[str, Any], extra: dict[str, Any] | None, flag: str) -> dict[str, Any]:
@@ -421,6 +568,10 @@ def arguments_of(cls: type, values: dict[str, Any], extra: dict[str, Any] | None
         if name not in parameters:
             raise ValueError(f"{flag} {name}: {cls.__name__} has no such argument; it takes {', '.join(parameters)}")
     named = {name: values[ALIASES.get(name, name)] for name in parameters if ALIASES.get(name, name) in values}
+    # None: the class has a default of its own
+    named = {
+        name: v for name, v in named.items() if v is not None or parameters[name].default is inspect.Parameter.empty
+    }
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()}
     return {**plain, **(extra or {})}
 
@@ -432,7 +583,7 @@ def make_config(
     *,
     value_range: tuple[float, float] = (0.0, 1.0),
     samples: int | None = None,
-    prior: tuple[float, float] = (0.0, 0.0),
+    sample_rate: int | None = None,
 ) -> dict[str, Any]:
     """config.json of a run.
 
@@ -442,7 +593,7 @@ def make_config(
         num_classes: classes of the data, or None where it has no labels.
         value_range: what -1 and 1 stand for in generated arrays.
         samples: how many there are to learn from, where that is known.
-        prior: mean and variance of the data that sampling starts with; zeros as published.
+        sample_rate: of audio, in samples per second.
 
     Raises:
         ValueError: where a flag contradicts the data, or the network does not work on such data.
@@ -457,8 +608,16 @@ def make_config(
         if settings[flag] not in register:
             raise ValueError(f"{flag} {settings[flag]} is unknown; name the file that defines it with --plugin FILE")
     dynamics, backbone = DYNAMICS[settings["dynamics"]], BACKBONES[settings["model_name"]]
-    of_data = {"shape": shape, "image_size": shape[-1], "in_channels": shape[0], "out_channels": shape[0]}
+    grid = shape[1:]
+    of_data = {"shape": grid, "image_size": shape[-1], "in_channels": shape[0], "out_channels": shape[0]}
     values = {key: settings[key] for key in BUILT_FROM} | of_data | {"num_classes": classes}
+    values["x_norm"] = settings["x_norm"] or float(max(grid))
+    adapts = bool(settings["inner_steps"])
+    values["checkpointing"] &= not adapts  # then the inner steps are what is computed again, and blocks cannot be
+    if not adapts and "y_input" in inspect.signature(backbone).parameters and not settings["y_input"]:
+        raise ValueError(
+            "inner_steps 0 and --y_input False exclude each other: the network would not see the noisy data"
+        )
     if "image_size" in inspect.signature(backbone).parameters and (len(shape) != 3 or shape[1] != shape[2]):
         sides = "x".join(map(str, shape[1:]))
         raise ValueError(
@@ -472,11 +631,12 @@ def make_config(
             "class": class_path(dynamics),
             "arguments": arguments_of(dynamics, values, settings["dynamics_args"], "dynamics_args"),
         },
-        "prior": {"mean": prior[0], "variance": prior[1]},
+        "prior": {"mean": 0.0, "variance": 0.0},
         "backbone": {
             "class": class_path(backbone),
             "arguments": arguments_of(backbone, values, settings["model_args"], "model_args"),
         },
+        "adaptation": {name: settings[flag] for flag, name in ADAPTATION.items()} if adapts else None,
         "prediction": settings["prediction"],
         "data": {
             "name": name,
@@ -484,6 +644,7 @@ def make_config(
             "num_classes": classes,
             "range": list(value_range),
             "samples": samples,
+            "sample_rate": sample_rate,
         },
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in stored.items()},
     }
@@ -563,8 +724,11 @@ def parse_generate(argv: Sequence[str] | None) -> dict[str, Any]:
         ValueError: for flags that contradict each other.
     """
     given = parse("generate.py", "Draw samples from a trained run.", GENERATE_FLAGS, argv)
+    if given.get("solver") is not None and "mode" in given and "stochastic" not in solver_parameters(given["solver"]):
+        raise ValueError(
+            "mode and --solver exclude each other: --mode sde is --solver em, --mode ode is --solver euler"
+        )
     for one, other, hint in (
-        ("mode", "solver", ": --mode sde is --solver em, --mode ode is --solver euler"),
         ("pretrained", "run_id", ": --pretrained names a run of its own"),
         ("pretrained", "version", ": --pretrained names a version of its own"),
     ):
@@ -578,6 +742,31 @@ def parse_generate(argv: Sequence[str] | None) -> dict[str, Any]:
             raise ValueError(f"n_samples {given['n_samples']} contradicts --seeds, which names {count}; leave it out")
         given["n_samples"] = count
     return {**cli.defaults(GENERATE_FLAGS), **given}
+
+
+SOLVER_FLAGS = ("predictor", "corrector", "snr", "factor", "paper")
+
+
+def solver_parameters(name: str) -> Collection[str]:
+    """Names of the arguments a solver takes."""
+    return inspect.signature(SOLVERS[name]).parameters.keys()
+
+
+def solver_arguments(settings: dict[str, Any]) -> dict[str, Any]:
+    """Constructor arguments of the chosen solver: the flags of the same names that were given, and the mode.
+
+    Args:
+        settings: values of all flags of generate.py, with the solver chosen.
+
+    Raises:
+        ValueError: for a flag the solver has no use for.
+    """
+    taken = solver_parameters(settings["solver"])
+    given = {flag: settings[flag] for flag in SOLVER_FLAGS if settings[flag] is not None}
+    for flag in given:
+        if flag not in taken:
+            raise ValueError(f"{flag} has no effect on --solver {settings['solver']}; leave it out")
+    return given | ({"stochastic": settings["mode"] != "ode"} if "stochastic" in taken else {})
 
 
 def parse_evaluate(argv: Sequence[str] | None) -> dict[str, Any]:

@@ -63,8 +63,8 @@ def data_settings(config: dict[str, Any], settings: dict[str, Any]) -> dict[str,
     """What :func:`args.load_data` needs to find the data a run was trained on."""
     stored = config["settings"]
     folder = settings["data_dir"] or (Path(stored["data_dir"]) if stored.get("data_dir") else None)
-    given = {key: stored.get(key) for key in ("image_size", "channels")}
-    return {"data_name": config["data"].get("name"), "data_dir": folder, "download": False, **given}
+    given = {key: stored.get(key) for key in args.DATA_FLAGS}
+    return {**given, "data_name": config["data"].get("name"), "data_dir": folder, "download": False}
 
 
 def samples_folder(run: Path, settings: dict[str, Any]) -> Path:

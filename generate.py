@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import args
+from common.audio import write_wav
 from common.checkpoints import write_json
 from common.denoiser import Clipped, Guided
+from common.dynamics import Prior
 from common.generation import generate, grid_columns, labels_for, read_samples
 from common.pictures import save_samples, save_trajectory
 from common.pretrained import PRETRAINED, fetch
@@ -21,7 +24,9 @@ from common.samplers import GRIDS, SOLVERS
 
 MODES = {"sde": "em", "ode": "euler"}
 EXPONENTIAL = ("exp1", "exp2")
+STEPS = {"pc": 100}  # as published for the UViT on faces
 GRID_IMAGES = 100
+AUDIO_FILES = 20  # sounds that are also written as .wav
 TRAJECTORY_ROWS, TRAJECTORY_COLUMNS = 4, 10
 
 
@@ -33,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = find_and_load(settings)
         check_published(settings, run)
         choose_solver(settings, run)
+        choose_prior(run, settings["prior"])
         num_classes = run.data["num_classes"]
         labels_for([0], settings["labels"], num_classes)
         denoiser = wrapped(run, settings).to(device)
@@ -40,12 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the scalar path is the better one wherever it exists
         scalar = settings["solver"] in EXPONENTIAL and dynamics.is_monotone
         path = dynamics.scalar_path() if scalar else dynamics
-        SOLVERS[settings["solver"]]().check(path)
+        make_solver = partial(SOLVERS[settings["solver"]], **args.solver_arguments(settings))
+        make_solver().check(path)
         if settings["grid"]:
             GRIDS[settings["grid"]](path, settings["t_end"], settings["steps"])
     seeds = settings["seeds"] or tuple(range(settings["n_samples"]))
     folder = target_folder(run, settings, seeds)
     count, steps = len(seeds), settings["steps"]
+    sample_rate = run.data.get("sample_rate")
     value_range = tuple(run.data.get("range", (0.0, 1.0)))
     print(f"{count} samples from {run.folder.name} ({run.version}): {settings['solver']}, {steps} steps, on {device}")
     trajectory = Trajectory(steps) if settings["trajectory"] else None
@@ -71,10 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             num_classes=num_classes,
             block=settings["batch_size"],
             value_range=value_range,
-            solver=settings["solver"],
+            solver=make_solver,
             steps=steps,
             grid=GRIDS[settings["grid"]] if settings["grid"] else None,
             t_end=settings["t_end"],
+            denoise_last=settings["denoise_last"],
             on_step=on_step,
             on_kept=lambda: bar.update(steps) and None,
             redraw=bool(trajectory),
@@ -87,7 +96,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if first.ndim == 4:
         low, high = value_range
         first = (first - low) / (high - low)
-    save_samples(folder / "grid.png", first, grid_columns(num_classes, len(first)))
+    if sample_rate:
+        first = first[:AUDIO_FILES]
+        for i, sound in enumerate(first):
+            write_wav(folder / "audio" / f"audio_{i:06d}.wav", sound, sample_rate)
+        print(f"audio     {folder / 'audio'}")
+    save_samples(folder / "grid.png", first, grid_columns(num_classes, len(first)), sample_rate)
     print(f"arrays    {folder / 'data'}\ngrid      {folder / 'grid.png'}")
     return 0
 
@@ -118,6 +132,20 @@ def find_and_load(settings: dict[str, Any]) -> Run:
         decay=settings["ema_decay"],
         config=args.released_config(folder, settings) if released else None,
     )
+
+
+def choose_prior(run: Run, prior: str | None) -> None:
+    """Start sampling where the run does, or as published.
+
+    Raises:
+        ValueError: for the data's moments, of a run that does not know them.
+    """
+    if prior == "data" and not run.dynamics.prior.variance.any():
+        raise ValueError(
+            f"prior data: {run.folder.name} was trained with --prior zero: it does not know its data's mean"
+        )
+    if prior == "zero":
+        run.dynamics.prior = Prior(run.dynamics)
 
 
 def wrapped(run: Run, settings: dict[str, Any]) -> nn.Module:
@@ -171,13 +199,17 @@ def check_published(settings: dict[str, Any], run: Run) -> None:
 
 
 def choose_solver(settings: dict[str, Any], run: Run) -> None:
-    """Fill in solver, steps and clipping: the built-in digits get the fast path, all else the published sampler."""
+    """Fill in what was not given: the built-in digits and heat dynamics get the fast path, all else the published
+    sampler."""
     if settings["solver"] is None:
-        fast = settings["mode"] is None and run.data["name"] == "digits" and run.dynamics.is_monotone
+        suited = run.data["name"] == "digits" or bool(run.dynamics.basis.modes)
+        fast = settings["mode"] is None and suited and run.dynamics.is_monotone
         settings["solver"] = "exp2" if fast else MODES[settings["mode"] or "sde"]
     exponential = settings["solver"] in EXPONENTIAL
     if settings["steps"] is None:
-        settings["steps"] = 20 if exponential else 1000
+        settings["steps"] = 20 if exponential else STEPS.get(settings["solver"], 1000)
+    if settings["denoise_last"] is None:
+        settings["denoise_last"] = settings["solver"] == "pc"
     if settings["clip_x0"] is None:
         settings["clip_x0"] = exponential and len(run.data["shape"]) == 3
 
@@ -188,10 +220,16 @@ def target_folder(run: Run, settings: dict[str, Any], seeds: tuple[int, ...]) ->
     solver, steps = settings["solver"], settings["steps"]
     name = f"{modes[solver]}{steps}" if solver in modes else f"{solver}-{steps}"
     keys = ("guidance_scale", "solver", "steps", "grid", "t_end", "clip_x0", "batch_size")
+    # what came later is left out where it is not used, so that samples drawn before are found again
+    later = {
+        **{key: settings[key] for key in ("denoise_last", "prior")},
+        "solver_arguments": args.solver_arguments(settings),
+    }
     chosen = {
         "weights": run.weights.name,
         "labels": settings["labels"] or None,
         **{key: settings[key] for key in keys},
+        **{key: value for key, value in later.items() if value},
         "device": run.dynamics.device.type,  # a CPU and a GPU draw other noise from the same seed
         "seeds": list(seeds),
     }

@@ -14,15 +14,18 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
 
 import args
 from common import cli
-from common.checkpoints import UNREADABLE, atomic_write, write_json
+from common.checkpoints import UNREADABLE, atomic_write, save_safetensors, write_json
 from common.data import DataModule, DataSet, DataUnavailable
 from common.runs import (
     CONFIG,
+    PRIOR,
     RunNotFound,
     build_denoiser,
+    build_dynamics,
     choose_weights,
     find,
     is_released,
@@ -36,7 +39,7 @@ from common.training.loggers import close_loggers, make_loggers
 from common.training.module import DiffusionModule, NonFiniteLoss, Recipe
 from common.training.trainer import LAST, Hardware, make_trainer
 
-GRID_STEPS, GRID_SAMPLES = 20, 50  # of the sample grids drawn while training
+GRID_STEPS, GRID_SAMPLES, SOUNDS = 20, 50, 8  # of the sample grids drawn while training; sounds are long
 RUN_ID_VARIABLE = "DIFFUSION_RUN_ID"  # how the processes of one run agree on a random id
 
 
@@ -64,15 +67,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             dataset.num_classes,
             value_range=dataset.value_range,
             samples=len(dataset.train.labels),
-            prior=dataset.statistics() if settings["prior"] == "data" else (0.0, 0.0),
+            sample_rate=dataset.sample_rate,
         )
+        prior = prior_of_data(config, dataset) if settings["prior"] == "data" else None
         weights = None
         if checkpoint:
             check_same_data(config["data"], folder)
         elif settings["init_from"] is not None and is_first_process():  # DDP gives the others the same weights
             weights = initial_weights(settings["init_from"], settings)
             config["settings"]["init_from"] = str(weights)
-        module, data = build(settings, config, dataset, weights)
+        module, data = build(settings, config, dataset, weights, prior)
         resume_step = checkpoint_step(checkpoint, module) if checkpoint else 0
     config["prediction"] = module.prediction
     steps, batch = settings["train_steps"], settings["batch_size"] * settings["accumulate_grad_batches"]
@@ -104,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if is_first_process():
             if not checkpoint:
+                if prior:
+                    save_safetensors(folder / PRIOR, prior, {"format": "pt"})
                 write_json(folder / CONFIG, config)
             note_environment(folder / "environment.txt", command)
         code = fit(trainer, module, data, checkpoint, folder, given.get("plugin", ()))
@@ -283,7 +289,11 @@ def checkpoint_step(checkpoint: Path, module: DiffusionModule) -> int:
 
 
 def build(
-    settings: dict[str, Any], config: dict[str, Any], dataset: DataSet, weights: Path | None = None
+    settings: dict[str, Any],
+    config: dict[str, Any],
+    dataset: DataSet,
+    weights: Path | None = None,
+    prior: dict[str, Tensor] | None = None,
 ) -> tuple[DiffusionModule, DataModule]:
     """Network with its training recipe, and the data module.
 
@@ -292,6 +302,7 @@ def build(
         config: the run's config.
         dataset: what to learn from.
         weights: a file of weights to start from.
+        prior: mean function and spectrum of the data, where sampling starts from those.
 
     Raises:
         ValueError: where parts do not fit together, or --init_from does not fit the network.
@@ -302,8 +313,17 @@ def build(
     recipe = Recipe(
         train_steps=settings["train_steps"],
         lr=settings["lr"],
+        optimizer=settings["optimizer"],
+        weight_decay=settings["weight_decay"],
+        lr_schedule=settings["lr_schedule"],
+        warmup_steps=settings["warmup_steps"],
+        decay_steps=settings["decay_steps"],
+        lr_end=settings["lr_end"],
+        t_min=settings["t_min"],
+        time_warmup=settings["time_warmup"],
         time_sampling=settings["time_sampling"],
         loss_weight=settings["loss_weight"],
+        loss_reduction=settings["loss_reduction"],
         label_dropout=settings["label_dropout"],
         ema_decays=tuple(settings["ema_decay"]) if settings["use_ema"] else (),
         ema_every=settings["ema_every"],
@@ -318,7 +338,7 @@ def build(
         val_samples=settings["val_samples"],
         num_workers=settings["num_workers"],
     )
-    denoiser = build_denoiser(config)
+    denoiser = build_denoiser(config, prior)
     if settings["time_sampling"] != "uniform" and not denoiser.dynamics.is_monotone:
         raise ValueError(
             f"time_sampling {settings['time_sampling']} needs a noise level that rises, which it does not under "
@@ -330,6 +350,25 @@ def build(
     if settings["compile"]:
         module.network.compile()  # in place: names in checkpoints stay those of the plain network
     return module, data
+
+
+def prior_of_data(config: dict[str, Any], dataset: DataSet) -> dict[str, Tensor] | None:
+    """Put the mean and variance of the data into the config: as numbers, or the name of the file they go to.
+
+    Args:
+        config: the run's config; its section ``prior`` is set.
+        dataset: what to learn from.
+
+    Returns:
+        Mean function and spectrum, where the dynamics has modes; None where the numbers are in the config.
+    """
+    basis = build_dynamics(config).basis
+    if not basis.modes:
+        mean, variance = dataset.statistics()
+        config["prior"] = {"mean": mean, "variance": variance}
+        return None
+    config["prior"] = {"file": PRIOR}
+    return dict(zip(("mean", "variance"), dataset.spectral_statistics(basis), strict=True))
 
 
 def initial_weights(source: str, settings: dict[str, Any]) -> Path:
@@ -371,8 +410,9 @@ def build_trainer(
         num_classes=config["data"]["num_classes"],
         solver="exp2" if module.dynamics.is_monotone else "em",
         steps=GRID_STEPS,
-        count=GRID_SAMPLES,
+        count=SOUNDS if config["data"]["sample_rate"] else GRID_SAMPLES,
         clip=len(config["data"]["shape"]) == 3,
+        sample_rate=config["data"]["sample_rate"],
     )
     hardware = Hardware(
         accelerator=device.type,
@@ -392,6 +432,7 @@ def build_trainer(
         keep=settings["keep"],
         weights_every=settings["log_model_every_n"],
         gradient_clip=settings["clip_grad"],
+        clip_by=settings["clip_by"],
         accumulate=settings["accumulate_grad_batches"],
         deadline=deadline,
         sanity_steps=settings["num_sanity_val_steps"],

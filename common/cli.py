@@ -235,8 +235,8 @@ def with_flags(message: str, names: Collection[str], aliases: Mapping[str, str])
     line = " ".join(message.split())
     for argument, flag in aliases.items():
         line = re.sub(rf"(?<![\w-]){argument}(?!\w)", flag, line)
-    if re.split(r"\W", line)[0] in names:
-        line = f"--{line}"
+    # the first word, or that after the name of a class
+    line = re.sub(r"^([A-Z]\w*: )?(\w+)", lambda m: f"{m[1] or ''}--{m[2]}" if m[2] in names else m[0], line)
     # words such as "steps" are also English: beyond the first word only names with an underscore are taken for flags
     compound = "|".join(sorted(name for name in names if "_" in name))
     return re.sub(rf"(?<![\w./-])({compound})(?![\w./])", r"--\1", line)

@@ -4,6 +4,7 @@ A network is trained on v = m x0 + sc eps and may predict the noise, the data, o
 :class:`Prediction`; :class:`Denoiser` joins one with a network and a dynamics. Wrappers have the same call.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -142,20 +143,40 @@ class Denoiser(nn.Module):
         self.prediction = prediction
         self._rule = PREDICTIONS[prediction]
 
-    def forward(self, v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, v: Tensor, t: Tensor, labels: Tensor | None = None, *, out_shape: tuple[int, ...] | None = None
+    ) -> Tensor:
         """Posterior mean of the data.
 
         Args:
             v: noisy data (B, C, *S), as :meth:`LinearDynamics.perturb` or ``statistic`` give it.
             t: times (B,).
             labels: classes (B,) int64, or None.
+            out_shape: another grid to give x0_hat on, for coordinate networks that predict x0; None takes that of v.
 
         Returns:
-            x0_hat, (B, C, *S).
+            x0_hat, (B, C, *S), or (B, C, *out_shape).
+
+        Raises:
+            ValueError: for an ``out_shape`` that network or prediction cannot serve.
         """
+        if out_shape is not None:
+            return self._on_grid(v, t, labels, out_shape)
         law = self.dynamics.moments(t)
         output = self.backbone(self._rule.input(self.dynamics, law, v), t, labels)
         return self._rule.x0(self.dynamics, law, v, output.to(v.dtype))
+
+    def _on_grid(self, v: Tensor, t: Tensor, labels: Tensor | None, out_shape: tuple[int, ...]) -> Tensor:
+        name = type(self.backbone).__name__
+        if self.prediction != "x0":
+            raise ValueError(
+                f"out_shape {out_shape}: only x0 is known on other grids than that of v, not what {name} "
+                f"predicts ({self.prediction})"
+            )
+        if "out_shape" not in inspect.signature(self.backbone.forward).parameters:
+            raise ValueError(f"out_shape {out_shape}: {name} works on one grid; a coordinate network (INR) on any")
+        output: Tensor = self.backbone(v, t, labels, out_shape=out_shape)
+        return output.to(v.dtype)
 
     def error(
         self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None, *, weight: Tensor | None = None

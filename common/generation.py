@@ -12,7 +12,7 @@ from torch import Tensor
 from common.checkpoints import atomic_write
 from common.denoiser import X0Denoiser
 from common.dynamics import LinearDynamics
-from common.samplers import Grid, sample
+from common.samplers import Grid, Solver, sample
 
 StepCallback = Callable[[float, Tensor], None]
 
@@ -117,10 +117,11 @@ def generate(
     num_classes: int | None,
     block: int,
     value_range: tuple[float, float],
-    solver: str,
+    solver: Callable[[], Solver],
     steps: int,
     grid: Grid | None,
     t_end: float,
+    denoise_last: bool = False,
     on_step: StepCallback,
     on_kept: Callable[[], None],
     redraw: bool = False,
@@ -139,10 +140,11 @@ def generate(
         num_classes: number of classes; None where the network takes no labels.
         block: samples per block, computed together.
         value_range: what -1 and 1 stand for in the arrays; images are clipped to it, functions are not.
-        solver: name of a solver.
+        solver: makes the solver; every block takes a fresh one.
         steps: its steps.
         grid: time grid, or None for the solver's own.
         t_end: time at which sampling ends.
+        denoise_last: give the denoiser's x0_hat at t_end, not the state there.
         on_step: called once per solver step with the time reached and the data component (B, C, *S) of its block.
         on_kept: called for every block that is kept.
         redraw: draw the first block also where it is there (the result is the same; ``on_step`` sees it again).
@@ -161,12 +163,13 @@ def generate(
             dynamics,
             denoiser,
             (len(indices), *shape),
-            solver=solver,
+            solver=solver(),
             steps=steps,
             seeds=[seeds[i] for i in indices],
             labels=None if wanted is None else wanted.to(dynamics.device),
             grid=grid,
             t_end=t_end,
+            denoise_last=denoise_last,
             callback=lambda _, time, __, x: on_step(time, x),
         )
         nfe = result.nfe

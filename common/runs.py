@@ -1,7 +1,8 @@
 """Run folders: naming, finding, reading. ``load`` gives back what was trained.
 
-config.json holds plain data: the class and constructor arguments of dynamics and backbone, the prediction, the prior
-and the data's shape. Nothing is unpickled; a named class is used only if it is of the kind that belongs there.
+config.json holds plain data: the class and constructor arguments of dynamics and backbone, how the network adapts, the
+prediction, the prior (its numbers, or the name of the file with its functions) and the data's shape. Nothing is
+unpickled; a named class is used only if it is of the kind that belongs there.
 
 Folders of the published GFDM code ("released") hold weights alone, ``{id}_{data}_H{hurst}_K{num_aug}/model/*.pth``.
 They are found like our own, and loaded with a config that the caller makes.
@@ -20,8 +21,10 @@ from torch import Tensor, nn
 from common.checkpoints import load_state, save_safetensors
 from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics, Prior
+from common.meta import MetaLearned
 
 CONFIG = "config.json"
+PRIOR = "prior.safetensors"  # mean function and spectrum of the data, where sampling starts from those
 SECTIONS = ("dynamics", "prior", "backbone", "prediction", "data", "settings")
 OWN_PACKAGES = ("common", "gfdm", "fdp")
 PLAIN, AVERAGED = "model", "ema_model"  # kinds of weights; further averages are ema{decay:g}_model
@@ -96,11 +99,42 @@ def build(spec: dict[str, Any], kind: type) -> Any:
         raise ValueError(f"{CONFIG}: {name} cannot be made from its arguments: {error}") from error
 
 
-def build_denoiser(config: dict[str, Any]) -> Denoiser:
-    """Dynamics with its prior, fresh backbone and prediction of a config."""
-    dynamics = build(config["dynamics"], LinearDynamics)
-    dynamics.prior = Prior(dynamics, **config["prior"])
-    return Denoiser(build(config["backbone"], nn.Module), dynamics, config["prediction"])
+def build_dynamics(config: dict[str, Any]) -> LinearDynamics:
+    """The dynamics of a config, with the published prior."""
+    dynamics: LinearDynamics = build(config["dynamics"], LinearDynamics)
+    return dynamics
+
+
+def build_denoiser(config: dict[str, Any], prior: dict[str, Tensor] | None = None) -> Denoiser:
+    """Dynamics with its prior, fresh network and prediction of a config.
+
+    Args:
+        config: as :func:`read_config` gives it.
+        prior: ``mean`` and ``variance`` of the data where they are functions, which stand in no config.
+
+    Raises:
+        ValueError: where a part cannot be made.
+    """
+    dynamics = build_dynamics(config)
+    dynamics.prior = Prior(dynamics, **(config["prior"] if prior is None else prior))
+    network = build(config["backbone"], nn.Module)
+    if config.get("adaptation"):
+        network = MetaLearned(network, dynamics.basis, dynamics.metric, **config["adaptation"])
+    return Denoiser(network, dynamics, config["prediction"])
+
+
+def read_prior(folder: Path, config: dict[str, Any]) -> dict[str, Tensor] | None:
+    """Mean and variance of the data in a run folder, where its config names a file of them.
+
+    Raises:
+        ValueError: where the file is missing or holds something else.
+    """
+    if config["prior"] != {"file": PRIOR}:
+        return None
+    tensors = load_state(folder / PRIOR)
+    if tensors.keys() != {"mean", "variance"}:
+        raise ValueError(f"{folder / PRIOR} must hold mean and variance, got {', '.join(sorted(tensors))}")
+    return tensors
 
 
 def run_folders(output_dir: Path) -> list[Path]:
@@ -325,7 +359,7 @@ def load(
     decays = config["settings"].get("ema_decay") if decay is not None else None
     decays = list(decays) if isinstance(decays, list | tuple) else [decays] if decays is not None else []
     use, weights = choose_weights(folder, version, averaged, decay, decays)
-    denoiser = build_denoiser(config)
+    denoiser = build_denoiser(config, read_prior(folder, config))
     load_weights(denoiser.backbone, weights)
     return Run(denoiser.eval(), denoiser.dynamics, config, config["data"], folder, version, use, weights)
 

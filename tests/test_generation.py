@@ -7,6 +7,7 @@ from torch import Tensor
 
 from common.dynamics import VP
 from common.generation import blocks, generate, grid_columns, labels_for, read_samples
+from common.samplers import SOLVERS
 
 SHAPE = (2, 3, 4)
 
@@ -24,12 +25,12 @@ class Point:
 
 
 def draw(folder, denoiser=None, shape=SHAPE, **changes) -> int:
-    settings = {
+    settings = changes | {"solver": SOLVERS[changes.get("solver", "em")]}
+    defaults = {
         "seeds": range(7),
         "labels": None,
         "num_classes": 10,
         "block": 3,
-        "solver": "em",
         "steps": 4,
         "grid": None,
         "t_end": 1e-3,
@@ -37,7 +38,7 @@ def draw(folder, denoiser=None, shape=SHAPE, **changes) -> int:
         "on_step": lambda time, x: None,
         "on_kept": lambda: None,
     }
-    return generate(folder, VP(), denoiser or Point(), shape, **{**settings, **changes})
+    return generate(folder, VP(), denoiser or Point(), shape, **{**defaults, **settings})
 
 
 def files(folder) -> dict[str, bytes]:

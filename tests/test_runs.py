@@ -129,7 +129,7 @@ def test_what_was_trained_comes_back(tmp_path, dynamics, num_classes, prediction
     assert run.dynamics is run.denoiser.dynamics
     t = torch.tensor([0.3])
     assert torch.equal(run.dynamics.moments(t).cov, made["model-final"].dynamics.moments(t).cov)
-    assert run.dynamics.prior.config() == {"mean": -0.25, "variance": 0.5}
+    assert run.dynamics.prior.tensors() == {"mean": -0.25, "variance": 0.5}
     assert run.config == json.loads((tmp_path / "5_x" / CONFIG).read_text())
     assert run.data == content["data"]
     assert (run.folder, run.version) == (tmp_path / "5_x", "final")

@@ -94,6 +94,7 @@ class SampleGrid(Callback):
         steps: its steps.
         count: samples per grid.
         clip: clip x0_hat to [-1, 1].
+        sample_rate: of audio, in samples per second; None for anything else.
     """
 
     def __init__(
@@ -106,9 +107,11 @@ class SampleGrid(Callback):
         steps: int,
         count: int,
         clip: bool,
+        sample_rate: int | None = None,
     ) -> None:
         self.folder, self.shape, self.num_classes = folder, shape, num_classes
         self.solver, self.steps, self.count, self.clip = solver, steps, count, clip
+        self.sample_rate = sample_rate
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw and write the grid (first process only; the samples do not depend on it)."""
@@ -132,7 +135,8 @@ class SampleGrid(Callback):
         )
         denoiser.backbone.train(was_training)
         picture = self.folder / f"step-{trainer.global_step:07d}.png"
-        save_samples(picture, (result.x + 1) / 2)
+        shown = result.x if self.sample_rate else (result.x + 1) / 2
+        save_samples(picture, shown, sample_rate=self.sample_rate)
         log_picture(trainer.loggers, "samples", picture, trainer.global_step)
 
 

@@ -2,25 +2,30 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics import MeanMetric
 
 from common.data.module import Batch
 from common.denoiser import Denoiser
 from common.labels import NULL_LABEL
+from common.meta import MetaLearned
 from common.seeding import DROPOUT, LABELS, NOISE, TIMES, StepRandomness, mix
 from common.training.ema import NetworkAverage
-from common.training.times import TIME_SAMPLINGS
+from common.training.optimizers import OPTIMIZERS, SCHEDULERS, Schedule
+from common.training.times import TIME_SAMPLINGS, growth
 from common.training.weights import LOSS_WEIGHTS
 
 LEVELS = 24  # bins of the noise level in the loss-by-level picture
 LEVEL_MEMORY = 0.999  # share of the past that the picture keeps per step
+
+# factor on the mean squared error of a sample on a grid; FDP sums over the points, so that the loss grows with them
+REDUCTIONS: dict[str, Callable[[tuple[int, ...]], float]] = {"mean": lambda grid: 1.0, "sum": math.prod}
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,18 @@ class Recipe:
 
     Attributes:
         train_steps: optimiser steps, at least 2.
-        lr: peak learning rate of OneCycleLR (a 25th of it at the start, peak at 30 %).
+        lr: peak learning rate.
+        optimizer: a name of ``OPTIMIZERS``.
+        weight_decay: of the optimiser, at least 0.
+        lr_schedule: course of the learning rate, a name of ``SCHEDULERS``.
+        warmup_steps: steps to the peak (warmup_cosine).
+        decay_steps: step at which ``lr_end`` is reached; 0 is the last one (warmup_cosine).
+        lr_end: last learning rate (warmup_cosine).
         t_min: smallest training time.
+        time_warmup: steps over which the range of training times grows, to 63 % of it; 0 has all times at once.
         time_sampling: law of the training times on [t_min, T], a name of ``TIME_SAMPLINGS``.
         loss_weight: the error that is averaged, a name of ``LOSS_WEIGHTS``.
+        loss_reduction: of the squared error over the points of the grid, a name of ``REDUCTIONS``.
         label_dropout: share of labels replaced by the null label, in [0, 1).
         ema_decays: largest decay of each average; the first one is used for sampling. Empty trains without.
         ema_every: optimiser steps between updates of the average.
@@ -42,9 +55,17 @@ class Recipe:
 
     train_steps: int
     lr: float
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    lr_schedule: str = "onecycle"
+    warmup_steps: int = 0
+    decay_steps: int = 0
+    lr_end: float = 0.0
     t_min: float = 1e-5
+    time_warmup: int = 0
     time_sampling: str = "uniform"
     loss_weight: str = "own"
+    loss_reduction: str = "mean"
     label_dropout: float = 0.0
     ema_decays: tuple[float, ...] = (0.9999,)
     ema_every: int = 10
@@ -124,7 +145,8 @@ class DiffusionModule(pl.LightningModule):
     def errors(self, denoiser: Denoiser, images: Tensor, t: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
         """Weighted squared error of every sample, (B,): what training averages."""
         weight = None if self._weight is None else self._weight(self.dynamics.log_sigma(t))
-        return denoiser.error(images, t, noise, labels, weight=weight)
+        factor = REDUCTIONS[self.recipe.loss_reduction](tuple(images.shape[2:]))
+        return factor * denoiser.error(images, t, noise, labels, weight=weight)
 
     def _randomness(self, micro_step: int, batch: int, device: torch.device) -> StepRandomness:
         return StepRandomness(
@@ -135,7 +157,7 @@ class DiffusionModule(pl.LightningModule):
         """Mean loss of one micro-step; nothing here waits for the device."""
         images, labels, micro_step = batch
         draws = self._randomness(micro_step, len(images), images.device)
-        t = self.times(draws.uniform(TIMES))
+        t = self.times(draws.uniform(TIMES) * growth(self.trainer.global_step, self.recipe.time_warmup))
         noise = draws.normal(NOISE, tuple(images.shape[1:]))
         if self.recipe.label_dropout:
             labels = labels.masked_fill(draws.uniform(LABELS) < self.recipe.label_dropout, NULL_LABEL)
@@ -171,6 +193,9 @@ class DiffusionModule(pl.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step the optimiser, then the averages: a checkpoint taken after the step holds all."""
         super().optimizer_step(*args, **kwargs)
+        for module in self.network.modules():
+            if isinstance(module, MetaLearned):
+                module.clamp_rates()
         for average in self.averages:
             average.update(self.network, self.trainer.global_step + 1)  # type: ignore[operator]  # counted later
 
@@ -240,10 +265,12 @@ class DiffusionModule(pl.LightningModule):
     # -- optimiser ----------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        """Adam under OneCycleLR, whose beta_1 cycles 0.95 -> 0.85 -> 0.95 as in the published runs."""
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.recipe.lr, betas=(0.9, 0.999))
-        schedule = OneCycleLR(optimizer, max_lr=self.recipe.lr, total_steps=self.recipe.train_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """Optimiser and learning rate of the recipe."""
+        recipe = self.recipe
+        optimizer = OPTIMIZERS[recipe.optimizer](self.network.parameters(), recipe.lr, recipe.weight_decay)
+        schedule = Schedule(recipe.lr, recipe.train_steps, recipe.warmup_steps, recipe.decay_steps, recipe.lr_end)
+        scheduler = SCHEDULERS[recipe.lr_schedule](optimizer, schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def loss_by_level(self) -> list[tuple[float, float]]:
         """(log sigma, recent mean loss) for every bin of the noise level that has been met."""

@@ -12,6 +12,19 @@ NODES = 4096  # of the inverse of the noise level; times only set where training
 LOGNORMAL_MEAN, LOGNORMAL_DEVIATION = -1.2, 1.2  # of log sigma (EDM, arXiv 2206.00364, table 1)
 
 
+def growth(step: int, warmup: int) -> float:
+    """Share of the training times that is in use at a step: it grows as 1 - exp(-(step + 1) / warmup).
+
+    FDP's schedule for its INR, which first learns to repeat almost clean data. (The published one multiplies the
+    times themselves, so that every t is 0 in its first step; here the share is taken of the range [t_min, T].)
+
+    Args:
+        step: optimiser steps done.
+        warmup: its time constant in steps; 0 has all times from the start.
+    """
+    return -math.expm1(-(step + 1) / warmup) if warmup else 1.0
+
+
 class TimeSampling(nn.Module):
     """A law of training times.
 

@@ -73,6 +73,7 @@ def make_trainer(
     keep: int,
     weights_every: int,
     gradient_clip: float,
+    clip_by: str = "norm",
     accumulate: int,
     deadline: float | None = None,
     sanity_steps: int = 0,
@@ -89,7 +90,8 @@ def make_trainer(
         checkpoint_every: optimiser steps between checkpoints.
         keep: how many ``step-*.ckpt`` to keep beside ``last.ckpt``.
         weights_every: optimiser steps between kept weights (v0, v1, ..).
-        gradient_clip: largest norm of the gradient.
+        gradient_clip: largest norm of the gradient, or largest of its elements; 0 does not clip.
+        clip_by: ``norm`` or ``value``: which of both.
         accumulate: micro-steps per optimiser step.
         deadline: when the run stops, resumably, on the clock ``time.monotonic``; None for no limit.
         sanity_steps: validation batches tried before training starts.
@@ -134,6 +136,7 @@ def make_trainer(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=sanity_steps,
         gradient_clip_val=gradient_clip or None,
+        gradient_clip_algorithm=clip_by,
         accumulate_grad_batches=accumulate,
         use_distributed_sampler=False,
         enable_model_summary=False,

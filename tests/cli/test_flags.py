@@ -12,10 +12,14 @@ import args
 import train
 from common import cli as cli_tools
 from common.runs import build
+from gfdm.presets import PRESETS as GFDM_PRESETS
 from tests.data.idx import write_mnist
 from tests.training import tiny
 
-SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashionmnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+SHAPES = {
+    "digits": (1, 8, 8), "mnist": (1, 28, 28), "fashionmnist": (1, 28, 28), "cifar10": (3, 32, 32),
+    "celeba": (3, 32, 32), "spokendigits": (1, 8000),
+}  # fmt: skip
 
 
 def resolve(*words: str) -> dict:
@@ -149,7 +153,7 @@ def test_dry_run(cli, tmp_path, name):
     assert sorted(path.name for path in Path().iterdir()) == ["data"]
 
 
-@pytest.mark.parametrize("name", args.PRESETS)
+@pytest.mark.parametrize("name", GFDM_PRESETS)  # the others: test_functional.py
 def test_presets_make_a_network(name):
     settings = {**resolve("--preset", name), "wb_id": "x"}
     config = json.loads(json.dumps(args.make_config(settings, SHAPES[settings["data_name"]], 10)))  # plain data

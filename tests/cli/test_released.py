@@ -26,7 +26,7 @@ from common.checkpoints import save
 from common.denoiser import Denoiser
 from common.generation import read_samples
 from common.pretrained import PRETRAINED, Pretrained
-from common.samplers import sample
+from common.samplers import SOLVERS, sample
 from gfdm.dynamics import FVP
 from scripts import export
 from tests import oracles
@@ -181,7 +181,7 @@ def test_cifar10_small(cli, seen, small, golden, run, layout):
     dynamics = seen["dynamics"]
     assert (dynamics.hurst, dynamics.num_aug, dynamics.marginals, dynamics.normalize) == (*run[1:3], "paper", True)
     assert dynamics.gamma_max == 20
-    assert (seen["solver"], seen["steps"], seen["t_end"]) == ("em", 2, 1e-3)
+    assert (seen["solver"].func, seen["steps"], seen["t_end"]) == (SOLVERS["em"], 2, 1e-3)
     images, labels = read_samples(folder / "generated_data" / f"model-{run[3]}" / "sde2")
     # the same from the parts, without any file
     network = UNet(**golden_config("cifar_small")).eval()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.dynamics import VE, VP
-from common.training.times import TIME_SAMPLINGS
+from common.training.times import TIME_SAMPLINGS, growth
 from fdp.dynamics import HeatSubVP
 from gfdm.dynamics import FVP
 
@@ -64,3 +64,20 @@ def test_the_ends_are_times(name):
 def test_a_noise_level_that_falls_is_refused():
     with pytest.raises(ValueError, match=r"monotone|falls"):
         TIME_SAMPLINGS["log_sigma"](FVP(0.1, 3, marginals="paper"), T_MIN)
+
+
+def test_growth_of_the_times_is_63_percent_after_its_time_constant():
+    assert growth(0, 0) == growth(10**6, 0) == 1.0
+    assert growth(9999, 10000) == pytest.approx(1 - math.exp(-1))
+    assert growth(0, 10000) == pytest.approx(1e-4, rel=1e-3)
+    shares = [growth(step, 100) for step in range(2000)]
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < shares[-1] <= 1
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize("name", TIME_SAMPLINGS)
+def test_no_time_is_below_the_smallest_one_in_the_first_step(name, member):
+    """The published schedule multiplies the times, so that its first step sees clean data only."""
+    t = TIME_SAMPLINGS[name](MEMBERS[member](), T_MIN)(U * growth(0, 10000))
+    assert float(t.min()) >= T_MIN
