@@ -20,7 +20,14 @@ SIGMA_DATA = 0.5  # deviation of the data that EDM's scalings assume
 
 
 class Prediction(ABC):
-    """What a network's output means, given the law of v | x0."""
+    """What a network's output means, given the law of v | x0.
+
+    Attributes:
+        normalised: whether input and output are scaled to about unit variance in every mode. Errors then need no
+            metric: under heat dynamics b / r would weight some of the equally large modes a hundred times more.
+    """
+
+    normalised: bool = False
 
     def input(self, dynamics: LinearDynamics, law: Moments, v: Tensor) -> Tensor:
         """The network's input; v itself unless a member rescales it."""
@@ -68,6 +75,8 @@ class Data(Prediction):
 class Velocity(Prediction):
     """v: the rotation c eps - s x0 with c = m / r, s = sc / r, r^2 = m^2 + sc^2 (arXiv 2202.00512, section 4)."""
 
+    normalised = True
+
     @staticmethod
     def _angle(law: Moments) -> tuple[Tensor, Tensor, Tensor]:
         radius = (law.scale.square() + law.std.square()).sqrt()
@@ -90,6 +99,8 @@ class Velocity(Prediction):
 
 class Preconditioned(Prediction):
     """edm: x0_hat = c_skip u + c_out F(c_in u), u = v / m (EDM, arXiv 2206.00364, table 1)."""
+
+    normalised = True
 
     @staticmethod
     def _scalings(law: Moments) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,6 +127,21 @@ class Preconditioned(Prediction):
         return self._scalings(law)[1]
 
 
+def choose_prediction(prediction: str, dynamics: LinearDynamics) -> str:
+    """The prediction that ``auto`` stands for: eps, or x0 where the scale vanishes at T; any other name as it is.
+
+    Raises:
+        ValueError: for an unknown prediction, or eps where the scale vanishes.
+    """
+    if prediction == "auto":
+        return "x0" if dynamics.scale_vanishes else "eps"
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"prediction must be auto or one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+    if prediction == "eps" and dynamics.scale_vanishes:
+        raise ValueError(f"prediction=eps cannot be turned into data under {dynamics}: its scale vanishes; use x0")
+    return prediction
+
+
 PREDICTIONS: dict[str, Prediction] = {"eps": Noise(), "x0": Data(), "v": Velocity(), "edm": Preconditioned()}
 
 
@@ -133,15 +159,9 @@ class Denoiser(nn.Module):
 
     def __init__(self, backbone: nn.Module, dynamics: LinearDynamics, prediction: str = "auto") -> None:
         super().__init__()
-        if prediction == "auto":
-            prediction = "x0" if dynamics.scale_vanishes else "eps"
-        if prediction not in PREDICTIONS:
-            raise ValueError(f"prediction must be auto or one of {', '.join(PREDICTIONS)}, got {prediction!r}")
-        if prediction == "eps" and dynamics.scale_vanishes:
-            raise ValueError(f"prediction=eps cannot be turned into data under {dynamics}: its scale vanishes; use x0")
         self.backbone, self.dynamics = backbone, dynamics
-        self.prediction = prediction
-        self._rule = PREDICTIONS[prediction]
+        self.prediction = choose_prediction(prediction, dynamics)
+        self._rule = PREDICTIONS[self.prediction]
 
     def forward(
         self, v: Tensor, t: Tensor, labels: Tensor | None = None, *, out_shape: tuple[int, ...] | None = None
@@ -181,7 +201,7 @@ class Denoiser(nn.Module):
     def error(
         self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None, *, weight: Tensor | None = None
     ) -> Tensor:
-        """Squared error in the metric of the dynamics, mean over entries: (B,).
+        """Squared error, mean over entries: (B,); that of x0_hat, or of a network's x0, is in the dynamics' metric.
 
         Args:
             x0: clean data (B, C, *S).
@@ -200,8 +220,9 @@ class Denoiser(nn.Module):
             # weight and gain are multiplied in float64: one may overflow float32 where their product is moderate
             factor = self._rule.gain(law) * align(weight.double().sqrt(), law.scale)
             difference = basis.scale(factor, difference)
-        weighted = basis.scale(self.dynamics.metric.sqrt().unsqueeze(0), difference) if basis.modes else difference
-        return weighted.square().flatten(1).mean(1)
+        if basis.modes and (weight is not None or not self._rule.normalised):
+            difference = basis.scale(self.dynamics.metric.sqrt().unsqueeze(0), difference)
+        return difference.square().flatten(1).mean(1)
 
 
 class Clipped(nn.Module):

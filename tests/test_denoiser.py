@@ -94,6 +94,22 @@ def test_error_under_heat_dynamics_is_the_weighted_spectral_distance(name):
     assert torch.allclose(Denoiser(Recorder(output), dynamics, "x0").error(x0, t, noise), want, rtol=1e-6)
 
 
+@pytest.mark.parametrize("prediction", ["v", "edm"])
+@pytest.mark.parametrize("name", HEATS)
+def test_scaled_predictions_have_no_metric_of_their_own(name, prediction):
+    """Their outputs have unit variance in every mode; b / r belongs to errors of the data."""
+    dynamics, x0, t, noise, _ = problem(name)
+    rule, law = PREDICTIONS[prediction], dynamics.moments(t)
+    output = torch.randn_like(x0)
+    denoiser = Denoiser(Recorder(output), dynamics, prediction)
+    own = (output - rule.target(dynamics, law, x0, noise)).square().flatten(1).mean(1)
+    assert torch.allclose(denoiser.error(x0, t, noise), own, rtol=1e-6)
+    # with a weight it is the error of x0_hat that counts, and so its metric
+    x0_hat = denoiser(dynamics.perturb(x0, t, noise), t)
+    as_data = Denoiser(Recorder(x0_hat), dynamics, "x0").error(x0, t, noise)
+    assert torch.allclose(denoiser.error(x0, t, noise, weight=torch.ones_like(t)), as_data, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["vp", "ve", "fvp-0.9-2"])
 def test_v_prediction_is_the_rotation(name):
     # under VP the network's input is v itself and its target m eps - sc x0 (arXiv 2202.00512, eq. 11)
