@@ -127,21 +127,6 @@ class Preconditioned(Prediction):
         return self._scalings(law)[1]
 
 
-def choose_prediction(prediction: str, dynamics: LinearDynamics) -> str:
-    """The prediction that ``auto`` stands for: eps, or x0 where the scale vanishes at T; any other name as it is.
-
-    Raises:
-        ValueError: for an unknown prediction, or eps where the scale vanishes.
-    """
-    if prediction == "auto":
-        return "x0" if dynamics.scale_vanishes else "eps"
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"prediction must be auto or one of {', '.join(PREDICTIONS)}, got {prediction!r}")
-    if prediction == "eps" and dynamics.scale_vanishes:
-        raise ValueError(f"prediction=eps cannot be turned into data under {dynamics}: its scale vanishes; use x0")
-    return prediction
-
-
 PREDICTIONS: dict[str, Prediction] = {"eps": Noise(), "x0": Data(), "v": Velocity(), "edm": Preconditioned()}
 
 
@@ -159,9 +144,15 @@ class Denoiser(nn.Module):
 
     def __init__(self, backbone: nn.Module, dynamics: LinearDynamics, prediction: str = "auto") -> None:
         super().__init__()
+        if prediction == "auto":
+            prediction = "x0" if dynamics.scale_vanishes else "eps"
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"prediction must be auto or one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+        if prediction == "eps" and dynamics.scale_vanishes:
+            raise ValueError(f"prediction=eps cannot be turned into data under {dynamics}: its scale vanishes; use x0")
         self.backbone, self.dynamics = backbone, dynamics
-        self.prediction = choose_prediction(prediction, dynamics)
-        self._rule = PREDICTIONS[self.prediction]
+        self.prediction = prediction
+        self._rule = PREDICTIONS[prediction]
 
     def forward(
         self, v: Tensor, t: Tensor, labels: Tensor | None = None, *, out_shape: tuple[int, ...] | None = None

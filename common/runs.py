@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from common.checkpoints import load_state, save_safetensors
-from common.denoiser import PREDICTIONS, Denoiser, choose_prediction
+from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics, Prior
 from common.meta import MetaLearned
 
@@ -119,12 +118,9 @@ def build_denoiser(config: dict[str, Any], prior: dict[str, Tensor] | None = Non
     dynamics = build_dynamics(config)
     dynamics.prior = Prior(dynamics, **(config["prior"] if prior is None else prior))
     network = build(config["backbone"], nn.Module)
-    prediction = choose_prediction(config["prediction"], dynamics)
     if config.get("adaptation"):
-        # a network adapts to its input: to v in the metric of the dynamics, or to v scaled to unit variance
-        metric = torch.ones_like(dynamics.metric) if PREDICTIONS[prediction].normalised else dynamics.metric
-        network = MetaLearned(network, dynamics.basis, metric, **config["adaptation"])
-    return Denoiser(network, dynamics, prediction)
+        network = MetaLearned(network, dynamics.basis, dynamics.metric, **config["adaptation"])
+    return Denoiser(network, dynamics, config["prediction"])
 
 
 def read_prior(folder: Path, config: dict[str, Any]) -> dict[str, Tensor] | None:

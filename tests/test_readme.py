@@ -11,10 +11,10 @@ from PIL import Image
 from tests.documents import PROGRAMS, ROOT, blocks, commands, run
 
 README = (ROOT / "README.md").read_text()
-# a network of the same kind that trains in seconds
-SHORT = shlex.split(
-    "--train_steps 4 --model_channels 16 --channel_mult 1,1 --attn_resolutions 2 --val_check_interval 4 --device cpu"
-)
+# networks of the same kind that train in seconds
+SHORT = "--train_steps 4 --val_check_interval 4 --device cpu"
+SMALL = {"fdp-digits-inr": "--width 16 --depth 2"}
+SMALL_UNET = "--model_channels 16 --channel_mult 1,1 --attn_resolutions 2"
 
 
 def test_readme_has_commands_of_every_program() -> None:
@@ -31,7 +31,9 @@ def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for command in commands(README):
         starts_run = command[0] == "train.py" and "--resume" not in command
         # as many steps as the sampler needs to be one, not to be good
-        run(command, *(SHORT if starts_run else []), *(["--steps", "3"] if "--steps" in command else []))
+        preset = command[command.index("--preset") + 1] if "--preset" in command else None
+        short = shlex.split(f"{SHORT} {SMALL.get(preset, SMALL_UNET)}") if starts_run else []
+        run(command, *short, *(["--steps", "3"] if "--steps" in command else []))
     assert list(tmp_path.glob("runs/first_digits_H0.9_K2/generated_data/model-final/*/grid.png"))
     for block in blocks(README, "python"):
         exec(compile(block, "README.md", "exec"), {})
