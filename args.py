@@ -24,6 +24,7 @@ from common.cli import Flag, at_least, boolean, integers, number, ranges, severa
 from common.data import SOURCES, DataOptions, DataSet
 from common.denoiser import PREDICTIONS
 from common.dynamics import CLD, VE, VP, LinearDynamics, SubVP
+from common.meta import COMMON_RATE, LEARNED_START
 from common.pretrained import PRETRAINED
 from common.runs import class_path, parse_released_name
 from common.samplers import CORRECTORS, GRIDS, PREDICTORS, SOLVERS
@@ -120,16 +121,16 @@ NETWORK_FLAGS = (
     Flag("attn_resolutions", integers, (8,), "downsampling factors (not pixels) with attention, e.g. 4,2"),
     Flag("channel_mult", integers, (1, 2, 2, 2), "channel factor of each level, e.g. 1,2,4"),
     Flag("dropout", SHARE, 0.1, "dropout in the residual blocks"),
-    Flag("patch_size", at_least(1), 2, "side of the patches of uvit"),
-    Flag("embed_dim", at_least(8), 512, "width of uvit"),
+    Flag("patch_size", at_least(1), None, "side of the patches of uvit (default: 2)"),
+    Flag("embed_dim", at_least(8), None, "width of uvit (default: 512)"),
     Flag(
         "depth", at_least(1), None, "blocks of uvit, an odd number, or hidden layers of inr (default: 13; 15 for inr)"
     ),
     Flag("num_heads", at_least(1), None, "attention heads (default: 1 for unet, 8 for uvit)"),
     Flag("mlp_dim", at_least(1), None, "hidden width of the blocks of uvit (default: 4 times --embed_dim)"),
-    Flag("position", str, "sincos", "how uvit knows where a patch is", ("sincos", "learned")),
-    Flag("width", at_least(1), 256, "units of a hidden layer of inr"),
-    Flag("y_input", boolean, True, "inr sees the noisy value at each point, not the coordinates alone"),
+    Flag("position", str, None, "how uvit knows where a patch is (default: sincos)", ("sincos", "learned")),
+    Flag("width", at_least(1), None, "units of a hidden layer of inr (default: 256)"),
+    Flag("y_input", boolean, None, "inr sees the noisy value at each point, not the coordinates alone (default: True)"),
     Flag(
         "inner_steps",
         at_least(0),
@@ -145,8 +146,13 @@ NETWORK_FLAGS = (
     ),
     Flag("inner_clip", POSITIVE, 1.0, "largest element of a gradient in the inner steps"),
     Flag("learned_rates", boolean, False, "learn one inner rate for every weight (Meta-SGD)"),
-    Flag("checkpointing", boolean, False, "compute blocks and inner steps again in the backward pass: saves memory"),
-    Flag("paper", boolean, False, "repeat the errors of FDP's published networks, for weights trained with them"),
+    Flag(
+        "checkpointing",
+        boolean,
+        None,
+        "compute blocks or inner steps again in the backward pass, which saves memory (default: False)",
+    ),
+    Flag("paper", boolean, None, "repeat the errors of FDP's published networks, for their weights (default: False)"),
     Flag("model_args", cli.keyword_values, None, "further arguments of the backbone, e.g. num_heads=4 (default: none)"),
     Flag("prediction", str, "auto", "what the network predicts", ("auto", *PREDICTIONS)),
 )
@@ -260,10 +266,7 @@ TRAIN_FLAGS: dict[str, tuple[Flag, ...]] = {
     ),
 }
 OF_EVERY_CLASS = {"dynamics", "dynamics_args", "prior", "model_name", "model_args", "prediction", "inner_steps"}
-ADAPTATION = {  # flags of the inner loop -> arguments of MetaLearned
-    "inner_steps": "steps", "inner_lr": "rate", "inner_clip": "clip", "learned_rates": "learned_rates",
-    "checkpointing": "checkpointing", "paper": "paper",
-}  # fmt: skip
+ADAPTATION = {"inner_steps", "inner_lr", "inner_clip", "learned_rates", "checkpointing", "paper"}
 BUILT_FROM = {flag.name for flags in (DYNAMICS_FLAGS, NETWORK_FLAGS) for flag in flags}
 
 # what a run folder without config.json (published code) does not say
@@ -534,13 +537,20 @@ def check_train(settings: dict[str, Any], explicit: dict[str, Any]) -> None:
     ):
         used = {ALIASES.get(name, name) for name in inspect.signature(classes[settings[chosen]]).parameters}
         if settings["inner_steps"]:
-            used |= ADAPTATION.keys()
+            used |= ADAPTATION
         for flag in flags:
             if flag.name in explicit and flag.name not in used | OF_EVERY_CLASS:
                 why = " without --inner_steps" if flag.name in ADAPTATION else ""
                 raise ValueError(f"{flag.name} has no effect on --{chosen} {settings[chosen]}{why}; leave it out")
     if settings["learned_rates"] and "inner_clip" in explicit:
         raise ValueError("inner_clip has no effect with --learned_rates True; leave it out")
+    if settings["learned_rates"] and (settings["inner_lr"] or 0) > 1:
+        raise ValueError(f"inner_lr {settings['inner_lr']:g}: learned rates lie in [0, 1]")
+    repeats = settings["learned_rates"] or "paper" in inspect.signature(BACKBONES[settings["model_name"]]).parameters
+    if settings["paper"] and not repeats:
+        raise ValueError(f"paper has no effect on --model_name {settings['model_name']} without --learned_rates True")
+    if settings["lr_end"] > settings["lr"]:
+        raise ValueError(f"lr_end {settings['lr_end']:g} is above --lr {settings['lr']:g}, where it ends")
     if settings["lr_schedule"] != "warmup_cosine":
         for name in ("warmup_steps", "decay_steps", "lr_end"):
             if explicit.get(name):
@@ -613,8 +623,9 @@ def make_config(
     values = {key: settings[key] for key in BUILT_FROM} | of_data | {"num_classes": classes}
     values["x_norm"] = settings["x_norm"] or float(max(grid))
     adapts = bool(settings["inner_steps"])
-    values["checkpointing"] &= not adapts  # then the inner steps are what is computed again, and blocks cannot be
-    if not adapts and "y_input" in inspect.signature(backbone).parameters and not settings["y_input"]:
+    if adapts:
+        values["checkpointing"] = None  # it is the inner steps that are computed again, blocks inside them cannot be
+    if not adapts and settings["y_input"] is False:
         raise ValueError(
             "inner_steps 0 and --y_input False exclude each other: the network would not see the noisy data"
         )
@@ -636,7 +647,7 @@ def make_config(
             "class": class_path(backbone),
             "arguments": arguments_of(backbone, values, settings["model_args"], "model_args"),
         },
-        "adaptation": {name: settings[flag] for flag, name in ADAPTATION.items()} if adapts else None,
+        "adaptation": adaptation(settings) if adapts else None,
         "prediction": settings["prediction"],
         "data": {
             "name": name,
@@ -647,6 +658,19 @@ def make_config(
             "sample_rate": sample_rate,
         },
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in stored.items()},
+    }
+
+
+def adaptation(settings: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``MetaLearned``, all of them, so that its defaults may change without changing old runs."""
+    learned = settings["learned_rates"]
+    return {
+        "steps": settings["inner_steps"],
+        "rate": settings["inner_lr"] or (LEARNED_START if learned else COMMON_RATE),
+        "clip": settings["inner_clip"],
+        "learned_rates": learned,
+        "checkpointing": bool(settings["checkpointing"]),
+        "paper": bool(settings["paper"]) and learned,
     }
 
 
@@ -766,6 +790,10 @@ def solver_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     for flag in given:
         if flag not in taken:
             raise ValueError(f"{flag} has no effect on --solver {settings['solver']}; leave it out")
+    if settings["predictor"] == "reverse_diffusion" and settings["factor"]:
+        raise ValueError("factor has no effect on --predictor reverse_diffusion, which has one stage; leave it out")
+    if settings["corrector"] == "none" and settings["snr"] is not None:
+        raise ValueError("snr has no effect on --corrector none; leave it out")
     return given | ({"stochastic": settings["mode"] != "ode"} if "stochastic" in taken else {})
 
 

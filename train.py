@@ -69,7 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             samples=len(dataset.train.labels),
             sample_rate=dataset.sample_rate,
         )
-        prior = prior_of_data(config, dataset) if settings["prior"] == "data" else None
+        prior = None
+        if checkpoint:  # what it is made of stays as it was, also where defaults have changed since
+            config |= stored_parts(folder)
+        if settings["prior"] == "data":
+            prior = prior_of_data(config, dataset)
         weights = None
         if checkpoint:
             check_same_data(config["data"], folder)
@@ -107,9 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = 1
     try:
         if is_first_process():
+            if prior and not (folder / PRIOR).exists():
+                save_safetensors(folder / PRIOR, prior, {"format": "pt"})
             if not checkpoint:
-                if prior:
-                    save_safetensors(folder / PRIOR, prior, {"format": "pt"})
                 write_json(folder / CONFIG, config)
             note_environment(folder / "environment.txt", command)
         code = fit(trainer, module, data, checkpoint, folder, given.get("plugin", ()))
@@ -134,6 +138,12 @@ def check_same_data(data: dict[str, Any], folder: Path) -> None:
             raise ValueError(
                 f"data_dir: the data is not what {folder.name} was trained on: {key} is {found}, was {stored[key]}"
             )
+
+
+def stored_parts(folder: Path) -> dict[str, Any]:
+    """Dynamics and network of a run, as its config has them."""
+    stored = read_config(folder)
+    return {key: stored[key] for key in ("dynamics", "backbone", "adaptation") if key in stored}
 
 
 def keep_final_weights(module: DiffusionModule, checkpoint: Path, folder: Path) -> int:
@@ -239,7 +249,8 @@ def resumed(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     config = read_config(folder)
     stored, shape = config["settings"], config["data"]["shape"]
     resolved = {"channels": shape[0], "image_size": shape[-1], "num_classes": config["data"]["num_classes"]}
-    resolved["prediction"] = config["prediction"]
+    resolved |= {"length": shape[-1], "prediction": config["prediction"]}
+    resolved = {**config["dynamics"]["arguments"], **config["backbone"]["arguments"], **resolved}
     known = {key: value for key, value in cli.defaults(args.TRAIN_FLAGS).items() if key != "wb_key"}
     settings = {**known, **{key: tuple(v) if isinstance(v, list) else v for key, v in stored.items()}}
     settings["data_dir"] = Path(settings["data_dir"]) if settings["data_dir"] else None

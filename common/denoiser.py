@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from common.broadcast import align
 from common.dynamics import LinearDynamics, Moments
 from common.labels import NULL_LABEL
 
+LossWeight = Callable[[Tensor], Tensor]
 X0Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 SIGMA_DATA = 0.5  # deviation of the data that EDM's scalings assume
 
@@ -190,7 +190,7 @@ class Denoiser(nn.Module):
         return output.to(v.dtype)
 
     def error(
-        self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None, *, weight: Tensor | None = None
+        self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None, *, weight: LossWeight | None = None
     ) -> Tensor:
         """Squared error, mean over entries: (B,); that of x0_hat, or of a network's x0, is in the dynamics' metric.
 
@@ -200,7 +200,7 @@ class Denoiser(nn.Module):
             noise: white noise (B, C, *S).
             labels: classes (B,) int64, or None.
             weight: None takes the error of the network's own output (under eps-prediction GFDM's loss, arXiv
-                2310.17638, eq. 24); weights (B,) take that of x0_hat, times the weight.
+                2310.17638, eq. 24); a function takes that of x0_hat, every mode times what it gives for its log sigma.
         """
         law = self.dynamics.moments(t)
         basis = self.dynamics.basis
@@ -209,7 +209,7 @@ class Denoiser(nn.Module):
         difference = output.to(v.dtype) - self._rule.target(self.dynamics, law, x0, noise)
         if weight is not None:
             # weight and gain are multiplied in float64: one may overflow float32 where their product is moderate
-            factor = self._rule.gain(law) * align(weight.double().sqrt(), law.scale)
+            factor = self._rule.gain(law) * weight(law.log_sigma).sqrt()
             difference = basis.scale(factor, difference)
         if basis.modes and (weight is not None or not self._rule.normalised):
             difference = basis.scale(self.dynamics.metric.sqrt().unsqueeze(0), difference)

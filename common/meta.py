@@ -182,7 +182,8 @@ class MetaLearned(nn.Module):
         """The network with the weights given on one sample (C, *S)."""
         batch = (x.unsqueeze(0), t.unsqueeze(0), None if label is None else label.unsqueeze(0))
         grid = {} if out_shape is None else {"out_shape": out_shape}
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
+        # fused attention has no second derivatives, half precision none worth having
+        with torch.autocast(x.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
             output: Tensor = functional_call(self.network, weights, batch, grid)
         return output.squeeze(0)
 

@@ -131,9 +131,14 @@ def read_prior(folder: Path, config: dict[str, Any]) -> dict[str, Tensor] | None
     """
     if config["prior"] != {"file": PRIOR}:
         return None
-    tensors = load_state(folder / PRIOR)
-    if tensors.keys() != {"mean", "variance"}:
-        raise ValueError(f"{folder / PRIOR} must hold mean and variance, got {', '.join(sorted(tensors))}")
+    path = folder / PRIOR
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is missing: the mean and spectrum that sampling starts from; --resume writes it again"
+        )
+    tensors = load_state(path)
+    if tensors.keys() != {"mean", "variance"} or list(tensors["mean"].shape) != config["data"]["shape"]:
+        raise ValueError(f"{path} must hold mean and variance of samples of shape {config['data']['shape']}")
     return tensors
 
 

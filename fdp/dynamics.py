@@ -14,6 +14,7 @@ NOISE_SCALE = 4096 / 23.27
 NOISE_FLOOR = 2.0
 DAMPING_FLOOR = 0.3
 DAMPING_SCALE = 33.0**2
+DAMPED = 300.0  # exponent from which on a mode counts as gone: sigma stays a float64 number
 
 
 class HeatSubVP(ClosedForm):
@@ -89,11 +90,15 @@ class HeatSubVP(ClosedForm):
         return self._per_mode(2 * self.beta(t), self.r).sqrt()
 
     def log_scale(self, t: Tensor) -> Tensor:
-        return -self._per_mode(self.total(t), self.b)
+        return -self._damping(t)
+
+    def _damping(self, t: Tensor) -> Tensor:
+        """b B(t), (B, *modes)."""
+        return self._per_mode(self.total(t), self.b).clamp_max(DAMPED)
 
     def noise_level(self, t: Tensor) -> Tensor:
         # sigma^2 = (r / b) (1 - m^2) / m^2
-        return (self.r / self.b).log() / 2 + self._log_expm1(2 * self._per_mode(self.total(t), self.b)) / 2
+        return (self.r / self.b).log() / 2 + self._log_expm1(2 * self._damping(t)) / 2
 
     @staticmethod
     def _log_expm1(x: Tensor) -> Tensor:

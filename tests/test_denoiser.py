@@ -107,7 +107,7 @@ def test_scaled_predictions_have_no_metric_of_their_own(name, prediction):
     # with a weight it is the error of x0_hat that counts, and so its metric
     x0_hat = denoiser(dynamics.perturb(x0, t, noise), t)
     as_data = Denoiser(Recorder(x0_hat), dynamics, "x0").error(x0, t, noise)
-    assert torch.allclose(denoiser.error(x0, t, noise, weight=torch.ones_like(t)), as_data, rtol=1e-5)
+    assert torch.allclose(denoiser.error(x0, t, noise, weight=torch.ones_like), as_data, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["vp", "ve", "fvp-0.9-2"])

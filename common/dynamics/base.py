@@ -187,7 +187,7 @@ class LinearDynamics(nn.Module, ABC):
     @property
     def metric(self) -> Tensor:
         """Weight of the data-space squared error per mode (*modes): 1 unless a member says otherwise."""
-        return torch.ones(self.basis.modes, dtype=torch.float64)
+        return torch.ones(self.basis.modes, dtype=torch.float64, device=self.device)
 
     # -- the full state ---------------------------------------------------------------------------------------------
 
@@ -328,7 +328,8 @@ class Prior(nn.Module):
 
     With mean and variance zero this is N(0, S(T)), as both papers have it. With the data's own mean and variance it
     is N(M(T) mean, S(T) + M M' variance), which is right also where sigma(T) is small (large K) or some modes still
-    hold a good part of the data at T (heat dynamics: up to a third of it).
+    hold a good part of the data at T (heat dynamics: up to a third of it). Channels share one variance; what they have
+    in common is left out.
 
     Args:
         dynamics: the dynamics whose end it is.

@@ -144,9 +144,8 @@ class DiffusionModule(pl.LightningModule):
 
     def errors(self, denoiser: Denoiser, images: Tensor, t: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
         """Weighted squared error of every sample, (B,): what training averages."""
-        weight = None if self._weight is None else self._weight(self.dynamics.log_sigma(t))
         factor = REDUCTIONS[self.recipe.loss_reduction](tuple(images.shape[2:]))
-        return factor * denoiser.error(images, t, noise, labels, weight=weight)
+        return factor * denoiser.error(images, t, noise, labels, weight=self._weight)
 
     def _randomness(self, micro_step: int, batch: int, device: torch.device) -> StepRandomness:
         return StepRandomness(

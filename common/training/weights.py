@@ -1,15 +1,11 @@
 """How errors at different noise levels are weighted: from log sigma to a weight on the squared error of x0_hat."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from common.denoiser import SIGMA_DATA
+from common.denoiser import SIGMA_DATA, LossWeight
 
 MIN_SNR_GAMMA = 5.0
-
-LossWeight = Callable[[Tensor], Tensor]
 
 
 def flat(log_sigma: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import wave
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import args
 from common.data import DataOptions
@@ -176,6 +177,9 @@ def test_published_presets(name):
         ("--dynamics heat --prediction eps", "--prediction=eps cannot be turned into data"),
         ("--lr_schedule onecycle --warmup_steps 3", "--warmup_steps has no effect on --lr_schedule onecycle"),
         ("--lr_schedule warmup_cosine --warmup_steps 9 --decay_steps 9", "--warmup_steps 9 must be below"),
+        ("--lr_end 0.1 --lr 0.01", "--lr_end 0.1 is above --lr 0.01"),
+        ("--model_name inr --learned_rates True --inner_lr 2", "--inner_lr 2: learned rates lie in [0, 1]"),
+        ("--model_name inr --paper True", "--paper has no effect on --model_name inr without --learned_rates True"),
         ("--optimizer lion", "--optimizer"),
         ("--center_crop 0", "--center_crop"),
         ("--center_crop 1.5", "--center_crop"),
@@ -200,6 +204,8 @@ def test_wrong_flags_of_training(cli, words, message):
         ("--solver pc --predictor rk4", "--predictor"),
         ("--solver pc --snr 0", "--snr"),
         ("--solver pc --factor -1", "--factor"),
+        ("--solver pc --predictor reverse_diffusion --factor 2", "--factor has no effect on --predictor"),
+        ("--solver pc --corrector none --snr 0.3", "--snr has no effect on --corrector none"),
         ("--prior data", "--prior"),
     ],
 )
@@ -209,3 +215,65 @@ def test_wrong_flags_of_generation(cli, words, message):
     assert (result.code, result.written) == (2, [])
     assert message in result.err
     assert len(result.err.splitlines()) == 1
+
+
+OWN_NETWORK = """
+from torch import nn
+
+from args import BACKBONES
+
+
+class Own(nn.Module):
+    def __init__(self, in_channels, out_channels, width=6, depth=2, position="here"):
+        super().__init__()
+        assert position == "here"
+        self.layers = nn.Sequential(nn.Conv2d(in_channels, width, 1), *[nn.Conv2d(width, width, 1)] * depth,
+                                    nn.Conv2d(width, out_channels, 1))
+
+    def forward(self, x, t, labels=None):
+        return self.layers(x)
+
+
+BACKBONES["own"] = Own
+"""
+
+
+def test_flags_of_our_networks_leave_the_defaults_of_others(cli, tmp_path):
+    (tmp_path / "own_network.py").write_text(OWN_NETWORK)
+    short = {key: HEAT[key] for key in ("train_steps", "batch_size", "val_samples", "val_check_interval", "wb_id")}
+    words = tiny.command(**short, plugin="own_network.py", model_name="own", checkpoint_every=2)
+    assert cli("train", *words).code == 0
+    folder = tmp_path / "runs" / "h_digits_H0.9_K2"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["backbone"]["arguments"] == {"in_channels": 1, "out_channels": 1}
+    # a default that has changed since does not change the network that is resumed
+    config["backbone"]["arguments"]["depth"] = 2
+    (folder / "config.json").write_text(json.dumps(config))
+    (tmp_path / "own_network.py").write_text(OWN_NETWORK.replace("depth=2", "depth=3"))
+    step = folder / "checkpoints" / "step-0000002.ckpt"
+    result = cli("train", "--resume", step, "--plugin", "own_network.py", "--depth", 2)
+    assert result.code == 0, result.err
+    result = cli("train", "--resume", step, "--plugin", "own_network.py", "--depth", 3)
+    assert (result.code, result.written) == (2, [])
+    assert "--depth 3 contradicts the run h_digits_H0.9_K2, which has 2" in result.err
+
+
+def test_a_prior_of_other_data_is_named_and_a_missing_one_written_again(cli, tmp_path):
+    assert cli("train", *tiny.command(**UVIT)).code == 0
+    path = tmp_path / "runs" / "h_digits_heat_uvit" / PRIOR
+    content = load_file(path)
+    save_file({**content, "mean": content["mean"][:, :4].contiguous()}, path)
+    result = cli("generate", "--run_id", "h", "--n_samples", 2)
+    assert (result.code, result.written) == (2, [])
+    assert "must hold mean and variance of samples of shape [1, 8, 8]" in result.err
+    path.unlink()
+    assert cli("train", "--resume", path.parent / "checkpoints" / "step-0000002.ckpt").code == 0
+    again = load_file(path)
+    assert all(torch.equal(content[name], again[name]) for name in content)
+
+
+@pytest.mark.parametrize("flags", [UVIT, INR], ids=["uvit", "inr"])
+def test_half_precision_and_adaptation(cli, flags):
+    more = {"precision": "bf16-mixed", "inner_steps": 2, "train_steps": 3, "checkpointing": True}
+    result = cli("train", *tiny.command(**{**flags, **more}))
+    assert result.code == 0, result.err
