@@ -160,7 +160,11 @@ PRESETS: dict[str, Preset] = {
         "learned_rates": True,
         "inner_lr": 1e-2,
         "prediction": "x0",  # to adapt to the noisy data is a step towards the data, not towards EDM's target
-        "lr": 1e-3,
+        "lr": 5e-4,  # at 1e-3 the learned rates grow until the inner loop diverges
+        "train_steps": 800,
+        "val_check_interval": 400,
+        "log_model_every_n": 800,
+        "checkpoint_every": 200,
     },
     "fdp-celeba-small": {  # 3.6 M parameters
         **SMALL,
