@@ -152,7 +152,7 @@ PRESETS: dict[str, Preset] = {
         "depth": 5,
         "num_heads": 4,
     },
-    "fdp-digits-inr": {  # 16,193 parameters and as many rates
+    "fdp-digits-inr": {  # 16,197 parameters and as many rates
         **DIGITS,
         "model_name": "inr",
         "width": 64,
