@@ -12,6 +12,7 @@ from common import generation
 from common.data import DataOptions
 from common.data.digits import Digits
 from common.generation import read_samples
+from common.samplers import SOLVERS
 from tests.training import tiny
 
 SHORT = ("--run_id", "tiny", "--steps", 2)
@@ -82,7 +83,7 @@ def test_published_steps_are_the_default_of_published_samplers(cli, run, monkeyp
     for mode, solver in (("sde", "em"), ("ode", "euler")):
         with pytest.raises(KeyboardInterrupt):
             cli("generate", "--run_id", "tiny", "--mode", mode)
-        assert (seen["solver"], seen["steps"], seen["t_end"]) == (solver, 1000, 1e-3)
+        assert (seen["solver"].func, seen["steps"], seen["t_end"]) == (SOLVERS[solver], 1000, 1e-3)
 
 
 def test_ways_to_name_the_run(cli, run):

@@ -90,6 +90,7 @@ def test_config_and_environment(tiny_run):
         "num_classes": 10,
         "range": [0.0, 1.0],
         "samples": 1500,
+        "sample_rate": None,
     }
     assert config["prediction"] in PREDICTIONS  # auto is resolved
     text = (tiny_run / "environment.txt").read_text()
