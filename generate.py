@@ -16,7 +16,7 @@ from common.audio import write_wav
 from common.checkpoints import write_json
 from common.denoiser import Clipped, Guided
 from common.dynamics import Prior
-from common.generation import generate, grid_columns, labels_for, read_samples
+from common.generation import generate, grid_columns, labels_for, not_finite, read_samples
 from common.pictures import save_samples, save_trajectory
 from common.pretrained import PRETRAINED, fetch
 from common.runs import CONFIG, Run, find, is_released, load, versions
@@ -92,7 +92,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if trajectory and trajectory.times:
         save_trajectory(folder / "trajectory.png", trajectory.times, trajectory.states)
         print(f"path      {folder / 'trajectory.png'}")
-    first = torch.from_numpy(read_samples(folder, GRID_IMAGES)[0]).movedim(-1, 1)
+    whole = count - len(broken := not_finite(folder))
+    if broken:
+        which = ", ".join(str(seeds[i]) for i in broken[:10])
+        print(
+            f"generate.py: warning: {len(broken)} of {count} samples have NaN or infinite values (seeds {which}"
+            f"{', ..' if len(broken) > 10 else ''}); the network is not trained enough, or its inner steps diverge",
+            file=sys.stderr,
+        )
+    first = torch.from_numpy(read_samples(folder, GRID_IMAGES)[0]).movedim(-1, 1).nan_to_num()
     if first.ndim == 4:
         low, high = value_range
         first = (first - low) / (high - low)
@@ -103,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"audio     {folder / 'audio'}")
     save_samples(folder / "grid.png", first, grid_columns(num_classes, len(first)), sample_rate)
     print(f"arrays    {folder / 'data'}\ngrid      {folder / 'grid.png'}")
-    return 0
+    return 0 if whole else 1
 
 
 def find_and_load(settings: dict[str, Any]) -> Run:

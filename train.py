@@ -89,6 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(f"network   {settings['model_name']}, {module.parameter_count:,} parameters, on {device}")
     say(f"data      {settings['data_name']}, {len(dataset.train.labels):,} samples of {shape}")
     say(f"training  {steps:,} steps of {batch} samples per device")
+    for flag in ("warmup_steps", "time_warmup"):
+        if settings[flag] >= steps:
+            say(f"note      --{flag} {settings[flag]:,} is not over when training ends; lower it, or train longer")
     if given.get("dry_run"):
         return dry_run(module, data, device)
 

@@ -106,6 +106,16 @@ def read_samples(folder: Path, limit: int | None = None) -> tuple[np.ndarray, np
     return images, np.concatenate([read_array(name) for name in names])[:limit]
 
 
+def not_finite(folder: Path) -> list[int]:
+    """Indices of samples in a folder, as :func:`generate` left it, with NaN or infinite values."""
+    found: list[int] = []
+    for file in (folder / "data").glob("data_*.npy"):
+        block = read_array(file)
+        whole = np.isfinite(block.reshape(len(block), -1)).all(1)
+        found += (int(file.stem.removeprefix("data_")) + np.flatnonzero(~whole)).tolist()
+    return sorted(found)
+
+
 def generate(
     folder: Path,
     dynamics: LinearDynamics,

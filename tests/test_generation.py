@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from common.dynamics import VP
-from common.generation import blocks, generate, grid_columns, labels_for, read_samples
+from common.generation import blocks, generate, grid_columns, labels_for, not_finite, read_samples
 from common.samplers import SOLVERS
 
 SHAPE = (2, 3, 4)
@@ -209,3 +209,18 @@ def test_arrays_are_in_the_units_of_the_data(tmp_path, shape, clipped):
     assert values.shape == (7, *shape[1:], 1)
     assert np.allclose(values, 30.0 if clipped else 35.0, atol=0.5)
     assert not clipped or values.max() <= 30.0
+
+
+def test_samples_that_are_not_finite_are_found(tmp_path):
+    calls = []
+
+    def denoiser(v, t, labels):
+        calls.append(0)
+        x0 = torch.zeros_like(v)
+        if len(calls) == 2:  # in the second block of three, the last sample
+            x0[2, 0, 0] = torch.nan
+        return x0
+
+    draw(tmp_path, denoiser, solver="exp1", steps=1)
+    assert len(calls) == 3
+    assert not_finite(tmp_path) == [5]

@@ -277,3 +277,16 @@ def test_half_precision_and_adaptation(cli, flags):
     more = {"precision": "bf16-mixed", "inner_steps": 2, "train_steps": 3, "checkpointing": True}
     result = cli("train", *tiny.command(**{**flags, **more}))
     assert result.code == 0, result.err
+
+
+def test_samples_that_are_not_finite_are_reported(cli, tmp_path, monkeypatch):
+    assert cli("train", *tiny.command(**UVIT)).code == 0
+    monkeypatch.setattr("generate.not_finite", lambda folder: [1])
+    result = cli("generate", "--run_id", "h", "--seeds", "7,9", "--steps", 2)
+    assert result.code == 0
+    assert "warning: 1 of 2 samples have NaN or infinite values (seeds 9)" in result.err
+
+
+def test_a_warm_up_longer_than_the_training_is_noted(cli):
+    result = cli("train", *tiny.command(**UVIT, time_warmup=100), "--dry_run")
+    assert "--time_warmup 100 is not over when training ends" in result.out
