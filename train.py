@@ -31,6 +31,7 @@ from common.runs import (
     is_released,
     load_weights,
     read_config,
+    read_prior,
     versions,
 )
 from common.training.callbacks import SampleGrid, Stopped, write_weights
@@ -69,11 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             samples=len(dataset.train.labels),
             sample_rate=dataset.sample_rate,
         )
-        prior = None
         if checkpoint:  # what it is made of stays as it was, also where defaults have changed since
             config |= stored_parts(folder)
-        if settings["prior"] == "data":
-            prior = prior_of_data(config, dataset)
+        if checkpoint and (config["prior"] != {"file": PRIOR} or (folder / PRIOR).is_file()):
+            prior = read_prior(folder, config)
+        else:
+            prior = prior_of_data(config, dataset) if settings["prior"] == "data" else None
         weights = None
         if checkpoint:
             check_same_data(config["data"], folder)
@@ -144,9 +146,9 @@ def check_same_data(data: dict[str, Any], folder: Path) -> None:
 
 
 def stored_parts(folder: Path) -> dict[str, Any]:
-    """Dynamics and network of a run, as its config has them."""
+    """Dynamics, prior and network of a run, as its config has them."""
     stored = read_config(folder)
-    return {key: stored[key] for key in ("dynamics", "backbone", "adaptation") if key in stored}
+    return {key: stored[key] for key in ("dynamics", "prior", "backbone", "adaptation") if key in stored}
 
 
 def keep_final_weights(module: DiffusionModule, checkpoint: Path, folder: Path) -> int:

@@ -14,13 +14,12 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.timing import median_seconds
 from common.backbones import INR
 from common.meta import MetaLearned
 from fdp.dynamics import HeatSubVP
@@ -30,17 +29,6 @@ BATCH, POINTS = 16, 32**2  # of the recorded figures
 RECORDED = {"step_s": 8.012, "call_s": 1.917, "peak_mb": 3470.0}
 BAR_TIME, BAR_MB = 0.3, 5 * 1024.0
 MATRIX = 1024
-
-
-def median_seconds(call: Callable[[], object], repeats: int, device: torch.device) -> float:
-    times = []
-    for _ in range(repeats + 1):  # the first is warm-up
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
 
 
 def peak_megabytes(device: torch.device) -> float:

@@ -6,15 +6,13 @@ The step is that of preset gfdm-mnist (forward, backward, clipping, Adam, averag
 """
 
 import argparse
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.timing import median_seconds
 from common.backbones import UNet
 from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics
@@ -23,17 +21,6 @@ from gfdm.dynamics import FVP
 from gfdm.presets import PRESETS
 
 BAR = 0.01
-
-
-def median_seconds(call: Callable[[], object], repeats: int, device: torch.device) -> float:
-    times = []
-    for _ in range(repeats + 1):  # the first is warm-up
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
 
 
 def main() -> int:

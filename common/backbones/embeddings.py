@@ -1,9 +1,11 @@
-"""Features of the diffusion time."""
+"""Features of the diffusion time and of labels."""
 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from common.labels import NULL_LABEL
 
 
 def sinusoidal_embedding(position: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
@@ -32,3 +34,12 @@ def sinusoidal_embedding(position: Tensor, dim: int, max_period: float = 10_000.
     index = torch.arange(half, device=position.device, dtype=position.dtype)
     angle = position.unsqueeze(-1) * torch.exp(-math.log(max_period) / half * index)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class LabelEmbedding(nn.Embedding):
+    """An embedding in which a row without a label (-1) is zero."""
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Map labels (B,) int64 to (B, embedding_dim)."""
+        known = labels != NULL_LABEL
+        return super().forward(labels * known) * known.unsqueeze(-1)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.labels import NULL_LABEL
+from common.backbones.embeddings import LabelEmbedding
 
 
 class INR(nn.Module):
@@ -71,7 +71,7 @@ class INR(nn.Module):
         inputs = len(shape) + in_channels * y_input + 1
         self.hidden = nn.ModuleList(Affine(width * (i > 0) + inputs, width) for i in range(depth))
         self.out = Affine(width + inputs, out_channels)
-        self.label_emb = None if num_classes is None else nn.Embedding(num_classes, depth * width)
+        self.label_emb = None if num_classes is None else LabelEmbedding(num_classes, depth * width)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -135,8 +135,7 @@ class INR(nn.Module):
         """What the label adds before each activation, depth times (B, width)."""
         if self.label_emb is None or labels is None:
             return None
-        known = labels != NULL_LABEL
-        shifts: Tensor = self.label_emb(labels * known) * known.unsqueeze(-1)
+        shifts: Tensor = self.label_emb(labels)
         return shifts.chunk(len(self.hidden), dim=1)
 
     def _check_shapes(self, x: Tensor, t: Tensor, labels: Tensor | None, out_shape: Sequence[int] | None) -> None:

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.backbones.embeddings import sinusoidal_embedding
-from common.labels import NULL_LABEL
+from common.backbones.embeddings import LabelEmbedding, sinusoidal_embedding
 
 GROUPS = 8
 TIME_SCALE = 999.0
@@ -80,7 +79,7 @@ class UNet(nn.Module):
         self.time_embed = nn.Sequential(
             nn.Linear(model_channels, emb_width), nn.SiLU(), nn.Linear(emb_width, emb_width)
         )
-        self.label_emb = None if num_classes is None else nn.Embedding(num_classes, emb_width)
+        self.label_emb = None if num_classes is None else LabelEmbedding(num_classes, emb_width)
 
         encoder = [Stage([_conv3(in_channels, model_channels)])]
         skips = [model_channels]
@@ -146,11 +145,7 @@ class UNet(nn.Module):
         """(B, 4 * model_channels), the embedding of time plus that of the label where there is one."""
         time = t.to(torch.promote_types(t.dtype, torch.float32)) * TIME_SCALE
         emb: Tensor = self.time_embed(sinusoidal_embedding(time, self.model_channels).to(dtype))
-        if self.label_emb is None or labels is None:
-            return emb
-        known = labels != NULL_LABEL
-        label_emb: Tensor = self.label_emb(labels * known)
-        return emb + label_emb * known.unsqueeze(-1)
+        return emb if self.label_emb is None or labels is None else emb + self.label_emb(labels)
 
     def _check_shapes(self, x: Tensor, t: Tensor, labels: Tensor | None) -> None:
         # messages are put together only where one is needed: a compiler would trace them

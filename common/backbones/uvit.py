@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from common.labels import NULL_LABEL
+from common.backbones.embeddings import LabelEmbedding
 
 TIME_SCALE = 999.0
 POSITION_SCALE = 64.0  # the fastest wave of a position table turns by this angle from one end of the grid to the other
@@ -117,7 +117,7 @@ class UViT(nn.Module):
         self.time_embed = nn.Sequential(
             nn.Linear(embed_dim, 4 * embed_dim), nn.SiLU(), nn.Linear(4 * embed_dim, embed_dim)
         )
-        self.label_emb = None if num_classes is None else nn.Embedding(num_classes, embed_dim)
+        self.label_emb = None if num_classes is None else LabelEmbedding(num_classes, embed_dim)
         self.position = POSITIONS[position](grid, embed_dim, paper)
         self.in_blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_dim) for _ in range(depth // 2))
         self.mid_block = Block(embed_dim, num_heads, mlp_dim)
@@ -172,11 +172,7 @@ class UViT(nn.Module):
         index = torch.arange(half, device=t.device, dtype=time.dtype)
         frequency = torch.exp(-math.log(MAX_PERIOD) / (half - 1) * index)
         emb: Tensor = self.time_embed(_waves(time, frequency).to(dtype))
-        if self.label_emb is None or labels is None:
-            return emb
-        known = labels != NULL_LABEL
-        label_emb: Tensor = self.label_emb(labels * known)
-        return emb + label_emb * known.unsqueeze(-1)
+        return emb if self.label_emb is None or labels is None else emb + self.label_emb(labels)
 
     def _run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
         recompute = self.checkpointing and torch.is_grad_enabled()
