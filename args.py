@@ -18,15 +18,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from common import cli
 from common.backbones import INR, UNet, UViT
-from common.cli import Flag, at_least, boolean, integers, number, ranges, several
+from common.config import flags as cli
+from common.config.flags import Flag, at_least, boolean, integers, number, ranges, several
 from common.data import SOURCES, DataOptions, DataSet
 from common.denoiser import PREDICTIONS
 from common.dynamics import CLD, VE, VP, LinearDynamics, SubVP
 from common.meta import COMMON_RATE, LEARNED_START
-from common.pretrained import PRETRAINED
 from common.runs import class_path, parse_released_name
+from common.runs.pretrained import PRETRAINED
 from common.samplers import CORRECTORS, GRIDS, PREDICTORS, SOLVERS
 from common.training.loggers import LOGGERS
 from common.training.module import REDUCTIONS

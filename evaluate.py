@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import args
-from common.checkpoints import write_json
+from common.files import write_json
 from common.generation import read_samples
 from common.metrics import ClassAgreement, NearestRatio, PixelClassifier
 from common.runs import find, is_released, read_config

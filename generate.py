@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import args
-from common.audio import write_wav
-from common.checkpoints import write_json
-from common.denoiser import Clipped, Guided
+from common.denoiser import Clipped
 from common.dynamics import Prior
+from common.files import write_json
 from common.generation import generate, grid_columns, labels_for, not_finite, read_samples
-from common.pictures import save_samples, save_trajectory
-from common.pretrained import PRETRAINED, fetch
+from common.guidance import ClassifierFree
+from common.media.audio import write_wav
+from common.media.pictures import save_samples, save_trajectory
 from common.runs import CONFIG, Run, find, is_released, load, versions
+from common.runs.pretrained import PRETRAINED, fetch
 from common.samplers import GRIDS, SOLVERS
 
 MODES = {"sde": "em", "ode": "euler"}
@@ -169,7 +170,7 @@ def wrapped(run: Run, settings: dict[str, Any]) -> nn.Module:
                 f"guidance_scale {settings['guidance_scale']:g}: {run.folder.name} was trained without "
                 "--label_dropout, so it knows no sample without a label"
             )
-        denoiser = Guided(denoiser, settings["guidance_scale"])
+        denoiser = ClassifierFree(denoiser, settings["guidance_scale"])
     return Clipped(denoiser) if settings["clip_x0"] else denoiser
 
 

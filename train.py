@@ -17,9 +17,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 import args
-from common import cli
-from common.checkpoints import UNREADABLE, atomic_write, save_safetensors, write_json
+from common.config import flags as cli
 from common.data import DataModule, DataSet, DataUnavailable
+from common.files import UNREADABLE, atomic_write, save_safetensors, write_json
 from common.runs import (
     CONFIG,
     PRIOR,

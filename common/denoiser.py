@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from common.dynamics import LinearDynamics, Moments
-from common.labels import NULL_LABEL
+from common.refusal import Refusal
 
 LossWeight = Callable[[Tensor], Tensor]
 X0Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -147,9 +147,9 @@ class Denoiser(nn.Module):
         if prediction == "auto":
             prediction = "x0" if dynamics.scale_vanishes else "eps"
         if prediction not in PREDICTIONS:
-            raise ValueError(f"prediction must be auto or one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+            raise Refusal(f"must be auto or one of {', '.join(PREDICTIONS)}, got {prediction!r}", "prediction")
         if prediction == "eps" and dynamics.scale_vanishes:
-            raise ValueError(f"prediction=eps cannot be turned into data under {dynamics}: its scale vanishes; use x0")
+            raise Refusal(f"eps cannot be turned into data under {dynamics}: its scale vanishes; use x0", "prediction")
         self.backbone, self.dynamics = backbone, dynamics
         self.prediction = prediction
         self._rule = PREDICTIONS[prediction]
@@ -180,12 +180,13 @@ class Denoiser(nn.Module):
     def _on_grid(self, v: Tensor, t: Tensor, labels: Tensor | None, out_shape: tuple[int, ...]) -> Tensor:
         name = type(self.backbone).__name__
         if self.prediction != "x0":
-            raise ValueError(
-                f"out_shape {out_shape}: only x0 is known on other grids than that of v, not what {name} "
-                f"predicts ({self.prediction})"
+            raise Refusal(
+                f"{out_shape}: only x0 is known on other grids than that of v, not what {name} predicts "
+                f"({self.prediction})",
+                "out_shape",
             )
         if "out_shape" not in inspect.signature(self.backbone.forward).parameters:
-            raise ValueError(f"out_shape {out_shape}: {name} works on one grid; a coordinate network (INR) on any")
+            raise Refusal(f"{out_shape}: {name} works on one grid; a coordinate network (INR) on any", "out_shape")
         output: Tensor = self.backbone(v, t, labels, out_shape=out_shape)
         return output.to(v.dtype)
 
@@ -234,32 +235,3 @@ class Clipped(nn.Module):
     def forward(self, v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """x0_hat in [low, high], (B, C, *S)."""
         return self.denoiser(v, t, labels).clamp(self.low, self.high)
-
-
-class Guided(nn.Module):
-    """Classifier-free guidance (arXiv 2207.12598): x0_hat = x0_null + scale (x0_label - x0_null).
-
-    Both come from one call of the denoiser with twice the batch. In the paper's notation scale = 1 + w; 1 is no
-    guidance, 0 ignores the labels.
-
-    Args:
-        denoiser: any callable (v, t, labels) to x0_hat that was trained with label dropout.
-        scale: at least 0.
-
-    Raises:
-        ValueError: for a negative scale, or a call without labels.
-    """
-
-    def __init__(self, denoiser: X0Denoiser, scale: float) -> None:
-        super().__init__()
-        if not scale >= 0:
-            raise ValueError(f"scale must be at least 0, got {scale}")
-        self.denoiser, self.scale = denoiser, scale
-
-    def forward(self, v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Guided x0_hat, (B, C, *S)."""
-        if labels is None:
-            raise ValueError("guidance needs labels")
-        both = torch.cat([labels, torch.full_like(labels, NULL_LABEL)])
-        with_label, without = self.denoiser(torch.cat([v, v]), torch.cat([t, t]), both).chunk(2)
-        return without + self.scale * (with_label - without)

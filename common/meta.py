@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from common.dynamics.basis import Basis
+from common.refusal import Refusal, require
 
 Weights = dict[str, Tensor]
 
@@ -74,14 +75,14 @@ class MetaLearned(nn.Module):
         paper: bool = False,
     ) -> None:
         super().__init__()
-        _require(tuple(metric.shape) == basis.modes, "metric", f"of shape {basis.modes}", tuple(metric.shape))
-        _require(bool((metric >= 0).all()), "metric", "nowhere negative", float(metric.min()))
-        _require(steps >= 1, "steps", "at least 1", steps)
+        require(tuple(metric.shape) == basis.modes, "metric", f"of shape {basis.modes}", tuple(metric.shape))
+        require(bool((metric >= 0).all()), "metric", "nowhere negative", float(metric.min()))
+        require(steps >= 1, "steps", "at least 1", steps)
         rate = (LEARNED_START if learned_rates else COMMON_RATE) if rate is None else rate
-        _require(0 < rate < math.inf, "rate", "above 0 and finite", rate)
-        _require(rate <= 1 or not learned_rates, "rate", "at most 1 where rates are learned", rate)
-        _require(clip > 0, "clip", "above 0", clip)
-        _require(learned_rates or not paper, "paper", "False without learned_rates, which it is about", paper)
+        require(0 < rate < math.inf, "rate", "above 0 and finite", rate)
+        require(rate <= 1 or not learned_rates, "rate", "at most 1 where rates are learned", rate)
+        require(clip > 0, "clip", "above 0", clip)
+        require(learned_rates or not paper, "paper", "False without learned_rates, which it is about", paper)
         self.network, self.basis = network, basis
         self.steps, self.rate, self.clip, self.checkpointing, self.paper = steps, rate, clip, checkpointing, paper
         self.register_buffer("root_metric", metric.detach().sqrt(), persistent=False)
@@ -108,7 +109,7 @@ class MetaLearned(nn.Module):
         """
         if out_shape is not None and "out_shape" not in inspect.signature(self.network.forward).parameters:
             name = type(self.network).__name__
-            raise ValueError(f"out_shape {out_shape}: {name} works on one grid; a coordinate network (INR) on any")
+            raise Refusal(f"{out_shape}: {name} works on one grid; a coordinate network (INR) on any", "out_shape")
         weights, _ = self.adapt(x, t, labels)
         answer = vmap(self._call, (0, 0, 0, _axis(labels), None), randomness="different")
         output: Tensor = answer(weights, x, t, labels, None)
@@ -195,8 +196,3 @@ def _axis(labels: Tensor | None) -> int | None:
 def _key(name: str) -> str:
     """What a weight's rate is kept under: dots are not allowed there, and dashes do not occur in the name."""
     return name.replace(".", "-")
-
-
-def _require(ok: bool, name: str, allowed: str, given: object) -> None:
-    if not ok:
-        raise ValueError(f"MetaLearned: {name} must be {allowed}, got {given!r}")

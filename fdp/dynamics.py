@@ -8,6 +8,7 @@ from torch import Tensor
 from common.dynamics.basis import Fourier
 from common.dynamics.classic import check_range
 from common.dynamics.closed_form import ClosedForm
+from common.refusal import Refusal
 
 # Constants of the published spectra (its code, sdetools): r is scaled for a 64 x 64 grid, b is bounded below.
 NOISE_SCALE = 4096 / 23.27
@@ -53,11 +54,11 @@ class HeatSubVP(ClosedForm):
         super().__init__()
         shape = tuple(shape)
         if len(shape) not in (1, 2) or min(shape) < 2:
-            raise ValueError(f"shape must be one or two sizes of at least 2, got {shape}")
-        check_range("HeatSubVP", beta_min, beta_max, low_name="beta_min", high_name="beta_max", strict=False)
+            raise Refusal(f"must be one or two sizes of at least 2, got {shape}", "shape")
+        check_range(beta_min, beta_max, low_name="beta_min", high_name="beta_max", strict=False)
         for name, value in (("beta_max", beta_max), ("const", const), ("x_norm", x_norm), ("energy_norm", energy_norm)):
             if not 0 < value < math.inf:
-                raise ValueError(f"{name} must be above 0 and finite, got {value}")
+                raise Refusal(f"must be above 0 and finite, got {value}", name)
         self.basis = Fourier(shape)
         self.shape, self.beta_min, self.beta_max, self.const = shape, beta_min, beta_max, const
         self.x_norm, self.energy_norm = x_norm, energy_norm

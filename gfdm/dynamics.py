@@ -13,6 +13,7 @@ from torch import Tensor
 from common.dynamics.classic import LinearBeta, check_range
 from common.dynamics.propagator import propagate
 from common.dynamics.tabulated import Tabulated
+from common.refusal import Refusal
 from gfdm.ma_fbm import gamma_grid, optimal_omega
 
 MARGINALS = ("exact", "paper")
@@ -51,11 +52,11 @@ class Fractional(Tabulated):
         data_var: float,
     ) -> None:
         if not 0 < hurst < 1:
-            raise ValueError(f"hurst must lie in (0, 1), got {hurst}")
+            raise Refusal(f"must lie in (0, 1), got {hurst}", "hurst")
         if marginals not in MARGINALS:
-            raise ValueError(f"marginals must be one of {', '.join(MARGINALS)}, got {marginals!r}")
+            raise Refusal(f"must be one of {', '.join(MARGINALS)}, got {marginals!r}", "marginals")
         if not 0 < aug_init_var < math.inf:
-            raise ValueError(f"aug_init_var must be above 0 and finite, got {aug_init_var}")
+            raise Refusal(f"must be above 0 and finite, got {aug_init_var}", "aug_init_var")
         gamma = gamma_grid(num_aug, gamma_max)
         omega = optimal_omega(gamma, hurst)
         super().__init__(num_components=num_aug + 1, rate=float(gamma.max()) if num_aug else 0.0)
@@ -185,7 +186,7 @@ class FVE(Fractional):
         marginals: str = "exact",
         aug_init_var: float = 1e-4,
     ) -> None:
-        check_range("FVE", sigma_min, sigma_max, low_name="sigma_min", high_name="sigma_max")
+        check_range(sigma_min, sigma_max, low_name="sigma_min", high_name="sigma_max")
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.log_ratio = math.log(sigma_max / sigma_min)
         super().__init__(

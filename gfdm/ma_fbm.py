@@ -8,6 +8,8 @@ type-II (Riemann-Liouville) fractional Brownian motion on [0, horizon]; the weig
 import torch
 from torch import Tensor
 
+from common.refusal import Refusal
+
 CONDITION_LIMIT = 1e12  # of the weights' normal equations: beyond it only a few digits of them are left
 
 
@@ -25,9 +27,9 @@ def gamma_grid(num_aug: int, gamma_max: float = 20.0) -> Tensor:
         ValueError: for K < 0 or gamma_max <= 1.
     """
     if num_aug < 0:
-        raise ValueError(f"num_aug must be at least 0, got {num_aug}")
+        raise Refusal(f"must be at least 0, got {num_aug}", "num_aug")
     if not 1 < gamma_max < float("inf"):
-        raise ValueError(f"gamma_max must be above 1 and finite, got {gamma_max}")
+        raise Refusal(f"must be above 1 and finite, got {gamma_max}", "gamma_max")
     if num_aug <= 1:
         return torch.ones(num_aug, dtype=torch.float64)
     k = torch.arange(1, num_aug + 1, dtype=torch.float64)
@@ -50,18 +52,19 @@ def optimal_omega(gamma: Tensor, hurst: float, horizon: float = 1.0) -> Tensor:
             keep only a few digits.
     """
     if not 0 < hurst < 1:
-        raise ValueError(f"hurst must lie in (0, 1), got {hurst}")
+        raise Refusal(f"must lie in (0, 1), got {hurst}", "hurst")
     if not 0 < horizon < float("inf"):
-        raise ValueError(f"horizon must be above 0 and finite, got {horizon}")
+        raise Refusal(f"must be above 0 and finite, got {horizon}", "horizon")
     gamma = gamma.double()
     if len(gamma) == 0:
         return gamma
     pair = gamma.unsqueeze(0) + gamma.unsqueeze(1)
     matrix = (horizon + torch.expm1(-pair * horizon) / pair) / pair
     if torch.linalg.cond(matrix) > CONDITION_LIMIT:
-        raise ValueError(
-            f"num_aug={len(gamma)} is too large: the optimal weights would lose all precision in float64 "
-            "(with gamma_max=20 up to 6 keep six digits or more)"
+        raise Refusal(
+            f"{len(gamma)} is too large: the optimal weights would lose all precision in float64 "
+            "(with gamma_max=20 up to 6 keep six digits or more)",
+            "num_aug",
         )
     low, high = hurst + 0.5, hurst + 1.5
     order = torch.tensor([low, high], dtype=torch.float64)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import args
-from common import cli
+from common.config import flags as cli
 from common.runs import export_safetensors
 from generate import find_and_load
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.audio import read_wav, write_wav
+from common.media.audio import read_wav, write_wav
 
 
 def riff(content: bytes, *, channels=1, rate=8000, bits=16, kind=1, declared=None) -> bytes:

@@ -10,8 +10,9 @@ import pytest
 import safetensors
 import torch
 
-from common import checkpoints
-from common.checkpoints import AtomicCheckpointIO, atomic_write, load_state, save, save_safetensors, write_json
+from common import files
+from common.files import atomic_write, load_state, save, save_safetensors, write_json
+from common.training.trainer import AtomicCheckpointIO
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.zeros(2)}
 
@@ -104,7 +105,7 @@ def test_lightning_checkpoints_are_atomic(tmp_path, monkeypatch):
         file.write(b"half a checkpoint")
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoints.torch, "save", half)
+    monkeypatch.setattr(files.torch, "save", half)
     with pytest.raises(OSError, match="disk full"):
         saver.save_checkpoint({"global_step": 2}, path)
     monkeypatch.undo()

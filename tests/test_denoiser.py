@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.denoiser import PREDICTIONS, Clipped, Denoiser, Guided
+from common.denoiser import PREDICTIONS, Clipped, Denoiser
+from common.guidance import ClassifierFree
 from tests import oracles
 from tests.dynamics.members import EVERY, HEATS, build, data_shape
 
@@ -279,7 +280,7 @@ def test_guidance_is_the_papers_formula(scale):
     """x0 = (1 + w) x0(label) - w x0(null), scale = 1 + w, in one call of twice the batch."""
     v, t, labels = torch.randn(3, 1, 2, 2), torch.tensor([0.1, 0.5, 0.9]), torch.tensor([2, 7, 4])
     network = ByLabel()
-    found = Guided(network, scale)(v, t, labels)
+    found = ClassifierFree(network, scale)(v, t, labels)
     assert network.batches == [6]
     with_label, without = ByLabel()(v, t, labels), ByLabel()(v, t, torch.full((3,), -1))
     weight = scale - 1
@@ -288,7 +289,7 @@ def test_guidance_is_the_papers_formula(scale):
 
 def test_guidance_needs_labels_and_a_scale():
     with pytest.raises(ValueError, match="labels"):
-        Guided(ByLabel(), 2.0)(torch.zeros(1, 1, 2, 2), torch.ones(1))
+        ClassifierFree(ByLabel(), 2.0)(torch.zeros(1, 1, 2, 2), torch.ones(1))
     for scale in (-0.1, float("nan")):
         with pytest.raises(ValueError, match="scale"):
-            Guided(ByLabel(), scale)
+            ClassifierFree(ByLabel(), scale)

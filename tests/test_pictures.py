@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from common.data import to_unit_range
-from common.pictures import loss_figure, save_figure, save_grid, save_samples, save_trajectory
+from common.media.pictures import loss_figure, save_figure, save_grid, save_samples, save_trajectory
 
 PAD, GREY = 2, (127, 128)  # frame of two pixels in middle grey
 
@@ -106,7 +106,7 @@ def test_other_numbers_of_channels_are_shown_as_far_as_they_go(tmp_path, channel
 
 def test_functions_are_drawn_as_curves(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("common.pictures.save_figure", lambda path, figure: drawn.append(figure))
+    monkeypatch.setattr("common.media.pictures.save_figure", lambda path, figure: drawn.append(figure))
     functions = torch.randn(7, 2, 30)
     save_samples(tmp_path / "a.png", functions, columns=3)
     plots = [plot for plot in drawn[0].axes if plot.lines]
@@ -118,7 +118,7 @@ def test_functions_are_drawn_as_curves(tmp_path, monkeypatch):
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (2, 8, 8), (4, 8, 8), (2, 20)])
 def test_a_trajectory_has_a_row_per_sample_and_a_column_per_time(tmp_path, monkeypatch, shape):
     drawn = []
-    monkeypatch.setattr("common.pictures.save_figure", lambda path, figure: drawn.append(figure))
+    monkeypatch.setattr("common.media.pictures.save_figure", lambda path, figure: drawn.append(figure))
     save_trajectory(tmp_path / "a.png", [0.9, 0.5, 0.1], [torch.randn(2, *shape) * 10**i for i in range(3)])
     (figure,) = drawn
     assert len(figure.axes) == 6
@@ -136,7 +136,7 @@ def test_a_trajectory_has_a_row_per_sample_and_a_column_per_time(tmp_path, monke
 @pytest.fixture
 def drawn(monkeypatch) -> list:
     figures: list = []
-    monkeypatch.setattr("common.pictures.save_figure", lambda path, figure: figures.append(figure))
+    monkeypatch.setattr("common.media.pictures.save_figure", lambda path, figure: figures.append(figure))
     return figures
 
 

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from common import pretrained
-from common.pretrained import ORIGIN, PRETRAINED, Pretrained, fetch
-from common.runs import find, is_released, parse_released_name, versions
+from common.runs import find, is_released, parse_released_name, pretrained, versions
+from common.runs.pretrained import ORIGIN, PRETRAINED, Pretrained, fetch
 
 NAME = "gfdm-cifar10-h0.9-k2"
 RUN = "1299582_cifar10_H0.9_K2"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import args
-from common import cli
+from common.config import flags as cli
 from common.denoiser import Denoiser
 from common.runs import build_denoiser
 from common.samplers import sample

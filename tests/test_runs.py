@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from common.backbones import UNet
-from common.checkpoints import save, write_json
 from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics
+from common.files import save, write_json
 from common.runs import (
     CONFIG,
     Run,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.backbones.embeddings import LabelEmbedding
+from common.refusal import require
 
 
 class INR(nn.Module):
@@ -57,14 +58,14 @@ class INR(nn.Module):
     ) -> None:
         super().__init__()
         shape = tuple(shape)
-        _require(is_grid(shape), "shape", "sizes of at least 1, the largest at least 2", shape)
-        _require(in_channels >= 1, "in_channels", "at least 1", in_channels)
-        _require(out_channels >= 1, "out_channels", "at least 1", out_channels)
-        _require(width >= 1, "width", "at least 1", width)
-        _require(depth >= 1, "depth", "at least 1", depth)
-        _require(0 < frequency < math.inf, "frequency", "above 0 and finite", frequency)
-        _require(0 <= decay < math.inf, "decay", "at least 0 and finite", decay)
-        _require(num_classes is None or num_classes >= 1, "num_classes", "at least 1, or None", num_classes)
+        require(is_grid(shape), "shape", "sizes of at least 1, the largest at least 2", shape)
+        require(in_channels >= 1, "in_channels", "at least 1", in_channels)
+        require(out_channels >= 1, "out_channels", "at least 1", out_channels)
+        require(width >= 1, "width", "at least 1", width)
+        require(depth >= 1, "depth", "at least 1", depth)
+        require(0 < frequency < math.inf, "frequency", "above 0 and finite", frequency)
+        require(0 <= decay < math.inf, "decay", "at least 0 and finite", decay)
+        require(num_classes is None or num_classes >= 1, "num_classes", "at least 1, or None", num_classes)
         self.shape, self.in_channels, self.out_channels = shape, in_channels, out_channels
         self.frequency, self.decay = float(frequency), float(decay)
         self.y_input, self.num_classes = y_input, num_classes
@@ -260,8 +261,3 @@ class _WindowedSine(torch.autograd.Function):
 def is_grid(shape: Sequence[int]) -> bool:
     """Whether coordinates can be laid on a grid: at least one axis, and one with more than a point."""
     return len(shape) >= 1 and min(shape) >= 1 and max(shape) >= 2
-
-
-def _require(ok: bool, name: str, allowed: str, given: object) -> None:
-    if not ok:
-        raise ValueError(f"INR: {name} must be {allowed}, got {given!r}")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.backbones.embeddings import LabelEmbedding, sinusoidal_embedding
+from common.refusal import require
 
 GROUPS = 8
 TIME_SCALE = 999.0
@@ -59,11 +60,11 @@ class UNet(nn.Module):
         num_heads: int = 1,
     ) -> None:
         super().__init__()
-        _require(in_channels >= 1, "in_channels", "at least 1", in_channels)
-        _require(out_channels >= 1, "out_channels", "at least 1", out_channels)
-        _require(num_res_blocks >= 1, "num_res_blocks", "at least 1", num_res_blocks)
-        _require(0 <= dropout < 1, "dropout", "in [0, 1)", dropout)
-        _require(num_classes is None or num_classes >= 1, "num_classes", "at least 1, or None", num_classes)
+        require(in_channels >= 1, "in_channels", "at least 1", in_channels)
+        require(out_channels >= 1, "out_channels", "at least 1", out_channels)
+        require(num_res_blocks >= 1, "num_res_blocks", "at least 1", num_res_blocks)
+        require(0 <= dropout < 1, "dropout", "in [0, 1)", dropout)
+        require(num_classes is None or num_classes >= 1, "num_classes", "at least 1, or None", num_classes)
         factors = _downsampling_factors(image_size, channel_mult)
         widths = _level_widths(model_channels, channel_mult)
         _check_attention(attention_resolutions, num_heads, dict(zip(factors, widths, strict=True)))
@@ -276,14 +277,14 @@ def _zero(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def _downsampling_factors(image_size: int, channel_mult: Sequence[int]) -> list[int]:
-    _require(
+    require(
         len(channel_mult) > 0 and min(channel_mult) >= 1,
         "channel_mult",
         "one width of at least 1 per level, for one level or more",
         channel_mult,
     )
     factors = [2**level for level in range(len(channel_mult))]
-    _require(
+    require(
         image_size >= 1 and image_size % factors[-1] == 0,
         "image_size",
         f"a positive multiple of {factors[-1]} = 2**(levels - 1), for the {len(factors)} levels of channel_mult",
@@ -293,7 +294,7 @@ def _downsampling_factors(image_size: int, channel_mult: Sequence[int]) -> list[
 
 
 def _level_widths(model_channels: int, channel_mult: Sequence[int]) -> list[int]:
-    _require(
+    require(
         model_channels >= 1 and model_channels % GROUPS == 0,
         "model_channels",
         f"a positive multiple of {GROUPS}, the groups of GroupNorm",
@@ -303,21 +304,16 @@ def _level_widths(model_channels: int, channel_mult: Sequence[int]) -> list[int]
 
 
 def _check_attention(attention_resolutions: Collection[int], num_heads: int, width_at: dict[int, int]) -> None:
-    _require(
+    require(
         set(attention_resolutions) <= set(width_at),
         "attention_resolutions",
         f"downsampling factors (not pixels) out of {list(width_at)}, the levels of channel_mult",
         attention_resolutions,
     )
     attended = sorted({width_at[factor] for factor in [*attention_resolutions, max(width_at)]})
-    _require(
+    require(
         num_heads >= 1 and all(width % num_heads == 0 for width in attended),
         "num_heads",
         f"at least 1 and a divisor of the widths with attention, {attended}",
         num_heads,
     )
-
-
-def _require(ok: bool, name: str, allowed: str, given: object) -> None:
-    if not ok:
-        raise ValueError(f"UNet: {name} must be {allowed}, got {given!r}")

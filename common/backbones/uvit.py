@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.backbones.embeddings import LabelEmbedding
+from common.refusal import Refusal, require
 
 TIME_SCALE = 999.0
 POSITION_SCALE = 64.0  # the fastest wave of a position table turns by this angle from one end of the grid to the other
@@ -81,31 +82,32 @@ class UViT(nn.Module):
         super().__init__()
         mlp_dim = 4 * embed_dim if mlp_dim is None else mlp_dim
         axes = len(shape)
-        _require(patch_size >= 1, "patch_size", "at least 1", patch_size)
-        _require(
+        require(patch_size >= 1, "patch_size", "at least 1", patch_size)
+        require(
             axes in CONVOLUTIONS and all(size >= 1 and size % patch_size == 0 for size in shape),
             "shape",
             f"one or two positive multiples of patch_size = {patch_size}",
             shape,
         )
-        _require(in_channels >= 1, "in_channels", "at least 1", in_channels)
-        _require(out_channels >= 1, "out_channels", "at least 1", out_channels)
-        _require(num_heads >= 1, "num_heads", "at least 1", num_heads)
-        _require(
+        require(in_channels >= 1, "in_channels", "at least 1", in_channels)
+        require(out_channels >= 1, "out_channels", "at least 1", out_channels)
+        require(num_heads >= 1, "num_heads", "at least 1", num_heads)
+        require(
             embed_dim >= 1 and embed_dim % math.lcm(4, num_heads) == 0,
             "embed_dim",
             f"a positive multiple of 4 and of num_heads = {num_heads}",
             embed_dim,
         )
-        _require(depth >= 1 and depth % 2 == 1, "depth", "odd and at least 1", depth)
-        _require(mlp_dim >= 1, "mlp_dim", "at least 1, or None", mlp_dim)
-        _require(position in POSITIONS, "position", f"one of {', '.join(POSITIONS)}", position)
-        _require(num_classes is None or num_classes >= 1, "num_classes", "at least 1, or None", num_classes)
+        require(depth >= 1 and depth % 2 == 1, "depth", "odd and at least 1", depth)
+        require(mlp_dim >= 1, "mlp_dim", "at least 1, or None", mlp_dim)
+        require(position in POSITIONS, "position", f"one of {', '.join(POSITIONS)}", position)
+        require(num_classes is None or num_classes >= 1, "num_classes", "at least 1, or None", num_classes)
         over_batch = paper and axes == 1
         if over_batch and (in_channels, out_channels) != (1, 1):
-            raise ValueError(
-                "UViT: paper is defined for in_channels = out_channels = 1 on sequences, "
-                f"got in_channels {in_channels} and out_channels {out_channels}"
+            raise Refusal(
+                "is defined for in_channels = out_channels = 1 on sequences, "
+                f"got in_channels {in_channels} and out_channels {out_channels}",
+                "paper",
             )
         self.axes, self.in_channels, self.out_channels = axes, in_channels, out_channels
         self.patch_size, self.embed_dim, self.num_classes = patch_size, embed_dim, num_classes
@@ -410,8 +412,3 @@ def _lecun_normal(weight: Tensor) -> Tensor:
     """Normal numbers cut at two deviations, of variance 1 / fan-in after the cut."""
     deviation = 1 / math.sqrt(weight[0].numel()) / 0.87962566103423978  # of a standard normal cut at +-2
     return nn.init.trunc_normal_(weight, std=deviation, a=-2 * deviation, b=2 * deviation)
-
-
-def _require(ok: bool, name: str, allowed: str, given: object) -> None:
-    if not ok:
-        raise ValueError(f"UViT: {name} must be {allowed}, got {given!r}")

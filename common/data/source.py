@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from common.data.reading import Images, chunks, gather, spread
+from common.refusal import Refusal
 
 HELD_OUT_SHARE = 10  # one sample in ten is held out of a set without a held-out part,
 HELD_OUT_LIMIT = 1000  # but no more than these
 
 
-class DataUnavailable(ValueError):
+class DataUnavailable(Refusal):
     """The data is not where it was looked for, or not as asked; the message says what is wrong and what to do."""
 
     def __init__(self, message: str) -> None:
@@ -107,9 +108,9 @@ class DataOptions:
         for name in ("image_size", "channels", "length"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"--{name} {value}: must be at least 1")
+                raise Refusal(f"must be at least 1, got {value}", name)
         if self.center_crop is not None and not 0 < self.center_crop <= 1:
-            raise ValueError(f"--center_crop {self.center_crop}: must be above 0 and at most 1")
+            raise Refusal(f"must be above 0 and at most 1, got {self.center_crop}", "center_crop")
 
 
 class Spectrum(Protocol):

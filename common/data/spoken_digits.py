@@ -16,10 +16,10 @@ import torch
 from scipy.signal import resample_poly
 from torch import Tensor
 
-from common.audio import read_wav
 from common.data.arrays import ArrayFile
 from common.data.resize import fit
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source, Split, hold_out
+from common.media.audio import read_wav
 
 SAMPLE_RATE = 8000
 LENGTH = 8000

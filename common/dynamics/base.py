@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from common.dynamics.basis import Basis, Pixel
 from common.dynamics.propagator import propagate
+from common.refusal import Refusal
 
 BISECTIONS = 64  # halvings of log t: past double precision for any interval of times
 VANISHING_SCALE = 1e-3  # below this share of the data left at T, dividing by the scale amplifies a network's error
@@ -285,7 +286,7 @@ class LinearDynamics(nn.Module, ABC):
     def require_monotone(self, purpose: str) -> None:
         """Raise a ValueError where sigma is not monotone in t, naming what it was needed for."""
         if not self.is_monotone:
-            raise ValueError(
+            raise Refusal(
                 f"{purpose} needs a noise level that never falls in time; that of {self} does. "
                 "Use marginals='exact', or a solver on the augmented state."
             )

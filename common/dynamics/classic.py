@@ -7,15 +7,17 @@ from torch import Tensor
 
 from common.dynamics.closed_form import ClosedForm
 from common.dynamics.tabulated import Tabulated
+from common.refusal import Refusal
 
 
-def check_range(name: str, low: float, high: float, *, low_name: str, high_name: str, strict: bool = True) -> None:
+def check_range(low: float, high: float, *, low_name: str, high_name: str, strict: bool = True) -> None:
     """Refuse a pair of bounds that is not 0 < low < high (or 0 <= low <= high)."""
     ok = 0 < low < high < math.inf if strict else 0 <= low <= high < math.inf
     if not ok:
         relation = "0 < {} < {}" if strict else "0 <= {} <= {}"
-        raise ValueError(
-            f"{name} needs {relation.format(low_name, high_name)}, got {low_name}={low}, {high_name}={high}"
+        raise Refusal(
+            f"must be finite, and {relation.format(low_name, high_name)}; got {low_name}={low}, {high_name}={high}",
+            low_name,
         )
 
 
@@ -31,9 +33,9 @@ class LinearBeta:
     """
 
     def __init__(self, beta_min: float, beta_max: float) -> None:
-        check_range("beta", beta_min, beta_max, low_name="beta_min", high_name="beta_max", strict=False)
+        check_range(beta_min, beta_max, low_name="beta_min", high_name="beta_max", strict=False)
         if beta_max == 0:
-            raise ValueError("beta_max must be above 0, got 0")
+            raise Refusal("must be above 0, got 0", "beta_max")
         self.beta_min, self.beta_max = beta_min, beta_max
 
     def __call__(self, t: Tensor) -> Tensor:
@@ -102,7 +104,7 @@ class VE(ClosedForm):
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
         super().__init__()
-        check_range("VE", sigma_min, sigma_max, low_name="sigma_min", high_name="sigma_max")
+        check_range(sigma_min, sigma_max, low_name="sigma_min", high_name="sigma_max")
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.log_ratio = math.log(sigma_max / sigma_min)
 
@@ -144,7 +146,7 @@ class CLD(Tabulated):
     def __init__(self, beta: float = 4.0, mass: float = 0.25, initial_share: float = 0.04) -> None:
         for name, value in (("beta", beta), ("mass", mass), ("initial_share", initial_share)):
             if not 0 < value < math.inf:
-                raise ValueError(f"{name} must be above 0 and finite, got {value}")
+                raise Refusal(f"must be above 0 and finite, got {value}", name)
         friction = 2 * math.sqrt(mass)
         super().__init__(num_components=2, rate=beta * friction / mass)
         self.beta, self.mass, self.initial_share = beta, mass, initial_share

@@ -9,6 +9,7 @@ from common.dynamics.base import LinearDynamics, Prior
 from common.dynamics.closed_form import ClosedForm
 from common.dynamics.propagator import gauss_step
 from common.dynamics.tables import TimeTable, time_nodes
+from common.refusal import Refusal
 
 # FVP (0.3, 3) and FVE stand still in places (slopes down to 3e-12): what rounding leaves of that is not a fall
 FALL_TOLERANCE = 1e-8
@@ -89,7 +90,7 @@ class Tabulated(LinearDynamics):
         cov = self.marginal_cov(t, phi, noise)
         psi, log_sigma, complement = schur_form(mean, cov)
         if not bool(torch.isfinite(log_sigma).all()):
-            raise ValueError(f"{self}: the conditional variance vanishes in float64; use fewer components")
+            raise Refusal(f"{self}: the conditional variance vanishes in float64; use fewer components")
         deviation = cov.diagonal(dim1=-2, dim2=-1).sqrt()
         pairs = deviation.unsqueeze(-1) * deviation.unsqueeze(-2)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from common.broadcast import align
 from common.dynamics import LinearDynamics
+from common.refusal import Refusal
 from common.samplers.base import Posterior, Solver
 from common.samplers.exponential import BLOCK
 from common.samplers.grids import Grid, uniform
@@ -324,13 +325,13 @@ class PredictorCorrector(Solver):
         paper: bool = False,
     ) -> None:
         if predictor not in PREDICTORS:
-            raise ValueError(f"predictor must be one of {', '.join(PREDICTORS)}, got {predictor!r}")
+            raise Refusal(f"must be one of {', '.join(PREDICTORS)}, got {predictor!r}", "predictor")
         if corrector not in CORRECTORS:
-            raise ValueError(f"corrector must be one of {', '.join(CORRECTORS)}, got {corrector!r}")
+            raise Refusal(f"must be one of {', '.join(CORRECTORS)}, got {corrector!r}", "corrector")
         if not 0 < snr < math.inf:
-            raise ValueError(f"snr must be above 0 and finite, got {snr}")
+            raise Refusal(f"must be above 0 and finite, got {snr}", "snr")
         if not 0 <= factor < math.inf:
-            raise ValueError(f"factor must be at least 0 and finite, got {factor}")
+            raise Refusal(f"must be at least 0 and finite, got {factor}", "factor")
         self.predictor = PREDICTORS[predictor](factor, stochastic, paper)
         self.corrector = CORRECTORS[corrector](snr, paper)
         self.evaluations = self.predictor.evaluations + self.corrector.evaluations
@@ -341,9 +342,10 @@ class PredictorCorrector(Solver):
     def check(self, dynamics: LinearDynamics) -> None:
         """Refuse the published details where there is more than one component."""
         if self._paper and dynamics.num_components > 1:
-            raise ValueError(
-                f"paper=True is for one component, got {dynamics.num_components} of {dynamics}: take paper=False or "
-                "the scalar path"
+            raise Refusal(
+                f"True is for one component, got {dynamics.num_components} of {dynamics}: take paper=False or "
+                "the scalar path",
+                "paper",
             )
 
     def draws(self, components: int) -> int:

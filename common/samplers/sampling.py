@@ -8,6 +8,7 @@ from torch import Tensor
 
 from common.denoiser import X0Denoiser
 from common.dynamics import LinearDynamics
+from common.refusal import Refusal
 from common.samplers.base import Posterior, Solver
 from common.samplers.euler import Euler, EulerMaruyama
 from common.samplers.exponential import Exponential1, Exponential2
@@ -82,12 +83,12 @@ def sample(
     """
     if isinstance(solver, str):
         if solver not in SOLVERS:
-            raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
+            raise Refusal(f"must be one of {', '.join(SOLVERS)}, got {solver!r}", "solver")
         solver = SOLVERS[solver]()
     if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+        raise Refusal(f"must be at least 1, got {steps}", "steps")
     if not dynamics.t_min <= t_end < dynamics.horizon:
-        raise ValueError(f"t_end must lie in [{dynamics.t_min}, {dynamics.horizon}), got {t_end}")
+        raise Refusal(f"must lie in [{dynamics.t_min}, {dynamics.horizon}), got {t_end}", "t_end")
     if seeds is None:
         seeds = torch.randint(2**62, (shape[0],)).tolist()
     if len(seeds) != shape[0]:

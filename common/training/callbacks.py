@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
-from common.checkpoints import save
 from common.denoiser import Clipped
-from common.pictures import loss_figure, save_figure, save_samples
+from common.files import save
+from common.media.pictures import loss_figure, save_figure, save_samples
 from common.samplers import sample
 from common.training.csv_log import CsvLog
 from common.training.loggers import log_picture

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from common.checkpoints import atomic_write
+from common.files import atomic_write
 
 
 class CsvLog(Logger):

@@ -1,4 +1,5 @@
 """Experiment loggers beside metrics.csv, which is always written: TensorBoard, and Weights & Biases (W&B).
+from common.refusal import Refusal
 
 W&B is online where there is an API key ($WANDB_API_KEY, or ``wandb login``) and a server that takes it, else offline;
 $WANDB_MODE is honoured. It never stops a run, and never delays it by more than :data:`WANDB_DEFAULTS` allow.
@@ -25,6 +26,8 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from PIL import Image
+
+from common.refusal import Refusal
 
 KEY_VARIABLE = "WANDB_API_KEY"
 
@@ -89,7 +92,7 @@ def tensorboard(folder: Path, run_name: str, config: dict[str, Any], project: st
         logger = TensorBoardLogger(folder / "tensorboard", name="", version="", default_hp_metric=False)
         logger.experiment.add_text("config", f"```\n{json.dumps(config, indent=1, default=str)}\n```")
     except ImportError as error:
-        raise ValueError("logger tensorboard needs a package that is missing: pip install tensorboard") from error
+        raise Refusal("tensorboard needs a package that is missing: pip install tensorboard", "logger") from error
     return [logger]
 
 
@@ -174,9 +177,9 @@ def wandb_settings() -> Any:
 
         return wandb.setup().settings
     except ImportError as error:
-        raise ValueError("logger wandb needs a package that is missing: pip install wandb") from error
+        raise Refusal("wandb needs a package that is missing: pip install wandb", "logger") from error
     except Exception as error:
-        raise ValueError(f"logger wandb: {reason(error)}") from error
+        raise Refusal(f"wandb: {reason(error)}", "logger") from error
 
 
 def start_run(folder: Path, run_name: str, config: dict[str, Any], project: str, mode: Any) -> Wandb:

@@ -4,12 +4,14 @@ import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
-from common.checkpoints import AtomicCheckpointIO
+from common.files import save
 from common.training.callbacks import CleanStop, FiniteGuard, KeepWeights, LossPicture, StepProgress
 from common.training.csv_log import CsvLog
 
@@ -33,6 +35,14 @@ def quieten_lightning() -> None:
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoints, written atomically."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write the checkpoint to a temporary file, then rename it."""
+        save(Path(path), checkpoint)
 
 
 @dataclass(frozen=True)

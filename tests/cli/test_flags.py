@@ -10,7 +10,7 @@ from torch import nn
 
 import args
 import train
-from common import cli as cli_tools
+from common.config import flags as cli_tools
 from common.runs import build
 from gfdm.presets import PRESETS as GFDM_PRESETS
 from tests.data.idx import write_mnist

@@ -22,10 +22,10 @@ import args
 import generate
 from common import runs
 from common.backbones import UNet
-from common.checkpoints import save
 from common.denoiser import Denoiser
+from common.files import save
 from common.generation import read_samples
-from common.pretrained import PRETRAINED, Pretrained
+from common.runs.pretrained import PRETRAINED, Pretrained
 from common.samplers import SOLVERS, sample
 from gfdm.dynamics import FVP
 from scripts import export

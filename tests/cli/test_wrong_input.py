@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.checkpoints import save
+from common.files import save
 from tests.cli.conftest import Result
 from tests.data.idx import NAMES, write_mnist
 from tests.test_checkpoints import Malicious

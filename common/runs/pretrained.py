@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from common.checkpoints import write_json
+from common.files import write_json
+from common.refusal import Refusal
 from common.runs import run_folders, versions
 
 ORIGIN = "origin.json"
@@ -66,13 +67,13 @@ def fetch(name: str, output_dir: Path) -> Path:
             line, with what to do instead.
     """
     if name not in PRETRAINED:
-        raise ValueError(f"pretrained must be one of {', '.join(PRETRAINED)}, got {name!r}")
+        raise Refusal(f"must be one of {', '.join(PRETRAINED)}, got {name!r}", "pretrained")
     wanted = PRETRAINED[name]
     if folder := _present(wanted, output_dir):
         return folder
     if in_the_way := next(output_dir.glob(f"{wanted.run_id}_*"), None):
-        raise ValueError(
-            f"--pretrained {name}: {in_the_way} is there without version {wanted.version}; move it away and try again"
+        raise Refusal(
+            f"{name}: {in_the_way} is there without version {wanted.version}; move it away and try again", "pretrained"
         )
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -91,9 +92,10 @@ def fetch(name: str, output_dir: Path) -> Path:
                     write_json(folder / ORIGIN, origin)
                     folder.rename(target)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"--pretrained {name}: {' '.join(str(error).split())}. By hand: download {wanted.url}, unzip it into "
-            f"{output_dir} and use --run_id {wanted.run_id} --version {wanted.version}"
+        raise Refusal(
+            f"{name}: {' '.join(str(error).split())}. By hand: download {wanted.url}, unzip it into "
+            f"{output_dir} and use --run_id {wanted.run_id} --version {wanted.version}",
+            "pretrained",
         ) from error
     found = _present(wanted, output_dir)
     assert found  # unpack returned it, and nothing was in its way
@@ -118,12 +120,12 @@ def _download(url: str, path: Path) -> None:
         # without the cookie file, which would lie outside of output_dir
         gdown.download(url, str(path), use_cookies=False, timeout=DOWNLOAD_TIMEOUT)
     except Exception as error:  # gdown's versions differ in what they raise
-        raise ValueError(f"the download failed ({type(error).__name__}: {str(error)[:300]})") from error
+        raise Refusal(f"the download failed ({type(error).__name__}: {str(error)[:300]})") from error
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
             page = file.read(200).lstrip().startswith(b"<")
         what = "a web page came instead (a quota, or it moved)" if page else "it is cut short or something else"
-        raise ValueError(f"the download is no zip archive: {what}")
+        raise Refusal(f"the download is no zip archive: {what}")
 
 
 def _objection(member: zipfile.ZipInfo) -> str | None:
@@ -165,23 +167,21 @@ def unpack(archive: Path, folder: Path, wanted: Pretrained) -> list[Path]:
         with zipfile.ZipFile(archive) as content:
             for member in content.infolist():
                 if objection := _objection(member):
-                    raise ValueError(f"the archive is refused: its entry {member.orig_filename!r} {objection}")
+                    raise Refusal(f"the archive is refused: its entry {member.orig_filename!r} {objection}")
             found = list(_weights(content.infolist()))
             files = dict(found)
             if len(files) < len(found):
-                raise ValueError("the archive is refused: it holds a file of weights twice")
+                raise Refusal("the archive is refused: it holds a file of weights twice")
             names = {f"{kind}-{wanted.version}.pth" for kind in ("model", "ema_model")}
             if not any(file.parts[0].startswith(f"{wanted.run_id}_") and file.name in names for file in files):
                 runs = ", ".join(sorted({file.parts[0] for file in files})) or "none"
-                raise ValueError(
-                    f"the archive lacks version {wanted.version} of run {wanted.run_id}; runs in it: {runs}"
-                )
+                raise Refusal(f"the archive lacks version {wanted.version} of run {wanted.run_id}; runs in it: {runs}")
             # a reader stops at the size that an entry declares, so their sum bounds what is written
             size = sum(member.file_size for member in files.values())
             free = shutil.disk_usage(archive.parent).free
             limit, what = min((UNPACKED_LIMIT, "the limit of"), (free, "the free space of"))
             if size > limit:
-                raise ValueError(f"the archive would take {size:.3g} bytes, which is above {what} {limit:.3g}")
+                raise Refusal(f"the archive would take {size:.3g} bytes, which is above {what} {limit:.3g}")
             for file, member in files.items():
                 path = folder / file
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,5 +192,5 @@ def unpack(archive: Path, folder: Path, wanted: Pretrained) -> list[Path]:
     except (OSError, ValueError):
         raise
     except Exception as error:  # BadZipFile, and what the decompressors raise
-        raise ValueError(f"the archive is broken ({error})") from error
+        raise Refusal(f"the archive is broken ({error})") from error
     return sorted(folder.iterdir())

@@ -18,10 +18,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from common.checkpoints import load_state, save_safetensors
 from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics, Prior
+from common.files import load_state, save_safetensors
 from common.meta import MetaLearned
+from common.refusal import Refusal
 
 CONFIG = "config.json"
 PRIOR = "prior.safetensors"  # mean function and spectrum of the data, where sampling starts from those
@@ -33,7 +34,7 @@ RELEASED_NAME = re.compile(r".+_([^_]+)_H(\d+(?:\.\d+)?)_K(\d+)")
 EMA_PYTORCH = {"initted", "step", "online_model", "ema_model"}  # first parts of the names in such a file
 
 
-class RunNotFound(ValueError):
+class RunNotFound(Refusal):
     """No such run or version; the message lists what there is."""
 
 
@@ -78,25 +79,25 @@ def build(spec: dict[str, Any], kind: type) -> Any:
         ValueError: where the class cannot be found or is of another kind.
     """
     if not isinstance(spec, dict) or not isinstance(spec.get("arguments"), dict) or "class" not in spec:
-        raise ValueError(f'{CONFIG} must name a {kind.__name__} by "class" and "arguments", got {spec!r}')
+        raise Refusal(f'{CONFIG} must name a {kind.__name__} by "class" and "arguments", got {spec!r}')
     name, arguments = spec["class"], spec["arguments"]
     module = str(name).partition(":")[0]
     if module.partition(".")[0] not in OWN_PACKAGES and module not in sys.modules:
         # importing runs code: a config from elsewhere must not choose what is imported
-        raise ValueError(
+        raise Refusal(
             f"{CONFIG} names {name!r}, which is not ours; name its file with --plugin, or import {module!r} before "
             "loading the run"
         )
     try:
         cls = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ValueError(f"{CONFIG} names {name!r}, which cannot be imported: {error}") from error
+        raise Refusal(f"{CONFIG} names {name!r}, which cannot be imported: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, kind)):
-        raise ValueError(f"{CONFIG} names {name!r}, which is no {kind.__name__}")
+        raise Refusal(f"{CONFIG} names {name!r}, which is no {kind.__name__}")
     try:
         return cls(**arguments)
     except TypeError as error:
-        raise ValueError(f"{CONFIG}: {name} cannot be made from its arguments: {error}") from error
+        raise Refusal(f"{CONFIG}: {name} cannot be made from its arguments: {error}") from error
 
 
 def build_dynamics(config: dict[str, Any]) -> LinearDynamics:
@@ -133,9 +134,7 @@ def read_prior(folder: Path, config: dict[str, Any]) -> dict[str, Tensor] | None
         return None
     path = folder / PRIOR
     if not path.is_file():
-        raise ValueError(
-            f"{path} is missing: the mean and spectrum that sampling starts from; --resume writes it again"
-        )
+        raise Refusal(f"{path} is missing: the mean and spectrum that sampling starts from; --resume writes it again")
     tensors = load_state(path)
     if tensors.keys() != {"mean", "variance"} or list(tensors["mean"].shape) != config["data"]["shape"]:
         raise ValueError(f"{path} must hold mean and variance of samples of shape {config['data']['shape']}")
@@ -170,7 +169,7 @@ def parse_released_name(name: str) -> dict[str, Any]:
     """
     match = RELEASED_NAME.fullmatch(name)
     if not match:
-        raise ValueError(f"{name!r} does not say data, Hurst index and number of processes as ID_DATA_H0.9_K2 does")
+        raise Refusal(f"{name!r} does not say data, Hurst index and number of processes as ID_DATA_H0.9_K2 does")
     return {"data_name": match[1], "hurst": float(match[2]), "num_aug": int(match[3])}
 
 
@@ -198,9 +197,9 @@ def find(run_id: str, output_dir: Path, flag: str = "run_id") -> Path:
     if len(matches) == 1:
         return folders[matches[0]]
     if matches:
-        raise RunNotFound(f"--{flag} {run_id} fits several runs: {', '.join(matches)}. Give the whole name of one.")
+        raise RunNotFound(f"{run_id} fits several runs: {', '.join(matches)}. Give the whole name of one.", flag)
     known = ", ".join(folders) or "none"
-    raise RunNotFound(f"--{flag} {run_id}: no such run under {output_dir}. Runs there: {known}")
+    raise RunNotFound(f"{run_id}: no such run under {output_dir}. Runs there: {known}", flag)
 
 
 def _weight_paths(folder: Path) -> list[Path]:
@@ -234,7 +233,7 @@ def check_config(config: Any, source: str) -> dict[str, Any]:
     """
     missing = [key for key in SECTIONS if not isinstance(config, dict) or key not in config]
     if missing:
-        raise ValueError(f"{source} is no config of a run: {', '.join(missing)} missing")
+        raise Refusal(f"{source} is no config of a run: {', '.join(missing)} missing")
     return dict(config)
 
 
@@ -246,14 +245,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     if is_released(folder):
-        raise ValueError(
+        raise Refusal(
             f"{folder} has no {CONFIG} (weights of the published code): make a config from its name and the flags of "
             "its architecture with args.released_config, and give it to runs.load as config"
         )
     try:
         config = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable: {error}") from error
+        raise Refusal(f"{path} is not readable: {error}") from error
     return check_config(config, str(path))
 
 
@@ -286,7 +285,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
         if wrong:
             name = min(wrong)
             detail.append(f"{name} is {tuple(state[name].shape)} where {tuple(expected[name].shape)} was expected")
-        raise ValueError(f"{path} does not fit this network: {'; '.join(detail)}")
+        raise Refusal(f"{path} does not fit this network: {'; '.join(detail)}")
     network.load_state_dict(state)
 
 
@@ -309,23 +308,24 @@ def choose_weights(
     there = weight_files(folder)
     if version not in there:
         known = ", ".join(there) or "none yet (training has not reached its first version)"
-        raise RunNotFound(f"--version {version}: not in {folder / 'model'}. Versions there: {known}")
+        raise RunNotFound(f"{version}: not in {folder / 'model'}. Versions there: {known}", "version")
     files = there[version]
     if decay is not None:
         if averaged is False:
-            raise ValueError(f"ema_decay {decay:g} asks for averaged weights, --use_ema False for the others")
+            raise Refusal(f"{decay:g} asks for averaged weights, --use_ema False for the others", "ema_decay")
         kinds = [AVERAGED, *(f"ema{further}_model" for further in decays[1:])]
         kept = {kept: files[kind] for kept, kind in zip(decays, kinds, strict=False) if kind in files}
         if decay not in kept:
             known = ", ".join(f"{kept:g}" for kept in kept) or "none"
-            raise RunNotFound(f"--ema_decay {decay:g}: no such average of version {version}. Decays there: {known}")
+            raise RunNotFound(f"{decay:g}: no such average of version {version}. Decays there: {known}", "ema_decay")
         return True, kept[decay]
     use = AVERAGED in files if averaged is None else averaged
     kind = AVERAGED if use else PLAIN
     if kind not in files:
         known = ", ".join(file.name for file in files.values())
         raise RunNotFound(
-            f"--use_ema {use}: {folder / 'model' / f'{kind}-{version}.pth'} is missing; this version has {known}"
+            f"{use}: {folder / 'model' / f'{kind}-{version}.pth'} is missing; this version has {known}",
+            "use_ema",
         )
     return use, files[kind]
 
@@ -360,7 +360,7 @@ def load(
     elif is_released(folder):
         config = check_config(config, f"the config given for {folder}")
     else:
-        raise ValueError(f"config must be None: {folder} has its own {CONFIG}")
+        raise Refusal(f"must be None: {folder} has its own {CONFIG}", "config")
     decays = config["settings"].get("ema_decay") if decay is not None else None
     decays = list(decays) if isinstance(decays, list | tuple) else [decays] if decays is not None else []
     use, weights = choose_weights(folder, version, averaged, decay, decays)

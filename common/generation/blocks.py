@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.checkpoints import atomic_write
 from common.denoiser import X0Denoiser
 from common.dynamics import LinearDynamics
+from common.files import atomic_write
+from common.refusal import Refusal
 from common.samplers import Grid, Solver, sample
 
 StepCallback = Callable[[float, Tensor], None]
@@ -39,12 +40,12 @@ def labels_for(indices: Sequence[int], wanted: Sequence[int] | None, num_classes
     """
     if num_classes is None:
         if wanted:
-            raise ValueError("labels: this run was trained without labels (--conditioning False)")
+            raise Refusal("this run was trained without labels (--conditioning False)", "labels")
         return None
     cycle = tuple(wanted) if wanted else tuple(range(num_classes))
     bad = [label for label in cycle if not 0 <= label < num_classes]
     if bad:
-        raise ValueError(f"labels must lie in 0 .. {num_classes - 1}, got {bad[0]}")
+        raise Refusal(f"must lie in 0 .. {num_classes - 1}, got {bad[0]}", "labels")
     return torch.tensor([cycle[i % len(cycle)] for i in indices], dtype=torch.int64)
 
 
@@ -64,7 +65,7 @@ def read_array(path: Path) -> np.ndarray:
     try:
         array: np.ndarray = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is no whole array ({error}); generate.py draws it again") from error
+        raise Refusal(f"{path} is no whole array ({error}); generate.py draws it again") from error
     return array
 
 
@@ -93,7 +94,7 @@ def read_samples(folder: Path, limit: int | None = None) -> tuple[np.ndarray, np
     """
     files = sorted((folder / "data").glob("data_*.npy"), key=lambda file: int(file.stem.removeprefix("data_")))
     if not files:
-        raise ValueError(f"no samples in {folder / 'data'}; draw some with generate.py")
+        raise Refusal(f"no samples in {folder / 'data'}; draw some with generate.py")
     arrays: list[np.ndarray] = []
     for file in files:
         arrays.append(read_array(file))

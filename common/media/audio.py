@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.checkpoints import atomic_write
+from common.files import atomic_write
+from common.refusal import Refusal
 
 WIDTH = 2  # bytes of a level that is written
 
@@ -58,13 +59,13 @@ def read_wav(path: Path) -> tuple[Tensor, int]:
             channels, width, rate, count, *_ = file.getparams()
             content = file.readframes(count)
     except (wave.Error, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as a PCM .wav file ({str(error) or 'it is cut short'})") from error
+        raise Refusal(f"{path} cannot be read as a PCM .wav file ({str(error) or 'it is cut short'})") from error
     if width > 4 or not rate:
-        raise ValueError(f"{path} has {8 * width} bits and {rate} points per second; at most 32 bits are read")
+        raise Refusal(f"{path} has {8 * width} bits and {rate} points per second; at most 32 bits are read")
     if not count:
-        raise ValueError(f"{path} holds no sound")
+        raise Refusal(f"{path} holds no sound")
     if len(content) < count * channels * width:
-        raise ValueError(f"{path} is cut short")
+        raise Refusal(f"{path} is cut short")
     levels = np.frombuffer(content, np.uint8).reshape(count, channels, width)
     if width == 1:  # 8 bits are unsigned, all others signed and little-endian
         values = levels[..., 0].astype(np.float64) - 128

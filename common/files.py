@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
+
+from common.refusal import Refusal
 
 # what the readers raise for files that are cut short, of another kind, or would need unpickling
 UNREADABLE = (
@@ -77,15 +78,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except UNREADABLE as error:
-        raise ValueError(f"{path} is no readable state dict: truncated, or not plain tensors by {by}") from error
+        raise Refusal(f"{path} is no readable state dict: truncated, or not plain tensors by {by}") from error
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ValueError(f"{path} holds no plain state dict (names to tensors)")
+        raise Refusal(f"{path} holds no plain state dict (names to tensors)")
     return state
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, written atomically."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write the checkpoint to a temporary file, then rename it."""
-        save(Path(path), checkpoint)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
-from common.checkpoints import atomic_write
+from common.files import atomic_write
 
 MIN_SIDE = 32  # smaller images are enlarged, pixel by pixel, until they can be seen
 MAX_POINTS = 1000  # of a curve; a longer one is drawn by what lies between its extremes

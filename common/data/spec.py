@@ -1,0 +1,84 @@
+"""What a sample is: everything about a data set that a run must remember, in one place."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from common.refusal import require
+
+Kind = Literal["image", "function", "sound"]
+BYTE = 255.0  # largest level of uint8 images
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """One sample of a data set, and the map between its own units and the network's scale [-1, 1].
+
+    Attributes:
+        kind: ``image`` (C, H, W), ``function`` (C, L) or ``sound`` (C, L).
+        shape: shape (C, *S) of one sample.
+        value_range: what -1 and 1 stand for in generated arrays: (0, 1) for uint8 images; the extremes of the training
+            part, in its own units, for floats.
+        sample_rate: points per second of a sound; None for anything else.
+        classes: names of the classes, in the order of the labels; None if there are no labels.
+        samples: how many samples there are to learn from; None if that is not known.
+    """
+
+    kind: Kind
+    shape: tuple[int, ...]
+    value_range: tuple[float, float] = (0.0, 1.0)
+    sample_rate: int | None = None
+    classes: tuple[str, ...] | None = None
+    samples: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.kind in ("image", "function", "sound"), "kind", "image, function or sound", self.kind)
+        require(len(self.shape) == (3 if self.is_image else 2), "shape", f"that of a {self.kind}", self.shape)
+        require(self.value_range[0] < self.value_range[1], "value_range", "two rising numbers", self.value_range)
+        require((self.sample_rate is not None) == (self.kind == "sound"), "sample_rate", "that of sounds alone", self)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether a sample is (C, H, W)."""
+        return self.kind == "image"
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.shape[0]
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """*S."""
+        return self.shape[1:]
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes; None if there are no labels."""
+        return None if self.classes is None else len(self.classes)
+
+    def unlabelled(self) -> "DataSpec":
+        """The same samples without their labels."""
+        return replace(self, classes=None)
+
+    def to_network(self, x: Tensor) -> Tensor:
+        """Stored samples on the network's scale.
+
+        Args:
+            x: uint8 in 0 .. 255, or floats in the units of the data; any shape.
+
+        Returns:
+            float32 in [-1, 1] (floats outside ``value_range`` go beyond).
+        """
+        if x.dtype == torch.uint8:
+            return x.float() / (BYTE / 2) - 1
+        low, high = self.value_range
+        return (x.float() - low) / (high - low) * 2 - 1
+
+    def from_network(self, x: Tensor) -> Tensor:
+        """Samples on the network's scale in the units of the data; images are clipped to their range."""
+        share = (x + 1) / 2
+        low, high = self.value_range
+        return low + (high - low) * (share.clamp(0, 1) if self.is_image else share)

@@ -1,0 +1,1 @@
+"""Pictures and sounds: how results are looked at and listened to."""

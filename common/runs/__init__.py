@@ -1,0 +1,3 @@
+"""Run folders: naming, finding, reading. ``load`` gives back what was trained."""
+
+from common.runs.run import *  # noqa: F403
