@@ -1,5 +1,6 @@
 """Files that are either whole or not there, and are never unpickled."""
 
+import hashlib
 import io
 import json
 import os
@@ -41,6 +42,12 @@ def atomic_write(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -25,6 +25,11 @@ COMMON_RATE = 1e-2
 LEARNED_START = 5e-4
 
 
+def starting_rate(learned_rates: bool) -> float:
+    """Learning rate of the inner steps if none is given: a common one, or the one that learned rates start from."""
+    return LEARNED_START if learned_rates else COMMON_RATE
+
+
 class MetaLearned(nn.Module):
     """A backbone whose weights adapt to every sample on its own, with the call of a backbone.
 
@@ -78,7 +83,7 @@ class MetaLearned(nn.Module):
         require(tuple(metric.shape) == basis.modes, "metric", f"of shape {basis.modes}", tuple(metric.shape))
         require(bool((metric >= 0).all()), "metric", "nowhere negative", float(metric.min()))
         require(steps >= 1, "steps", "at least 1", steps)
-        rate = (LEARNED_START if learned_rates else COMMON_RATE) if rate is None else rate
+        rate = starting_rate(learned_rates) if rate is None else rate
         require(0 < rate < math.inf, "rate", "above 0 and finite", rate)
         require(rate <= 1 or not learned_rates, "rate", "at most 1 where rates are learned", rate)
         require(clip > 0, "clip", "above 0", clip)

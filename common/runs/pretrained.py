@@ -18,7 +18,7 @@ from pathlib import Path
 
 from common.files import write_json
 from common.refusal import Refusal
-from common.runs import run_folders, versions
+from common.runs.folder import RunFolder, run_folders
 
 ORIGIN = "origin.json"
 UNPACKED_LIMIT = 2**34  # bytes: 16 GiB, some ten times what three networks with their averages take
@@ -52,7 +52,7 @@ PRETRAINED = {
 }
 
 
-def fetch(name: str, output_dir: Path) -> Path:
+def fetch(name: str, output_dir: Path) -> RunFolder:
     """The run folder of a published model; downloads the archive where it is not there yet.
 
     Every run of the archive is kept, each with an origin.json (url, SHA-256 of the archive, date). What exists is never
@@ -102,10 +102,10 @@ def fetch(name: str, output_dir: Path) -> Path:
     return found
 
 
-def _present(wanted: Pretrained, output_dir: Path) -> Path | None:
+def _present(wanted: Pretrained, output_dir: Path) -> RunFolder | None:
     """The folder of a run that is there already with the version that is wanted."""
     folders = [folder for folder in run_folders(output_dir) if folder.name.startswith(f"{wanted.run_id}_")]
-    return next((folder for folder in folders if wanted.version in versions(folder)), None)
+    return next((folder for folder in folders if wanted.version in folder.versions()), None)
 
 
 def _download(url: str, path: Path) -> None:
