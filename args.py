@@ -3,8 +3,6 @@
 Order of precedence: a flag given on the command line, the preset (or what follows the data set), the default.
 """
 
-import itertools
-import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,14 +25,16 @@ from common.config.flags import (
 from common.config.parser import (
     Groups,
     OneLineParser,
+    flag_names,
     make_parser,
+    parse,
     peek,
-    read_env_file,
-    show_version,
+    preset_table,
+    read_words,
     wants_all_help,
+    without_repeats,
 )
-from common.config.plugins import import_plugins, named_plugins
-from common.config.resolve import ADAPTATION_FLAGS, Member, arguments_to_flags, resolve, section
+from common.config.resolve import ADAPTATION_FLAGS, Member, resolve, section
 from common.config.schema import DataConfig, Hardware, Keeping, ModelConfig, Recipe
 from common.data import SOURCES
 from common.denoiser import PREDICTIONS
@@ -147,54 +147,9 @@ def chosen(values: Mapping[str, Any]) -> tuple[Member, Member]:
     )
 
 
-def read_words(program: str, argv: Sequence[str] | None) -> list[str]:
-    """The words of a command line, once .env has been read and plugins are imported."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    read_env_file()
-    show_version(program, words)
-    import_plugins(named_plugins(words))
-    return words
-
-
 def every(register: Mapping[str, type], flag: str, more: str) -> list[Member]:
     """All classes of a register."""
     return [Member(name, kind, flag, more) for name, kind in register.items()]
-
-
-def without_repeats(groups: Groups) -> Groups:
-    """Groups of flags; of flags with one name the first stays."""
-    names: set[str] = set()
-    # set.add returns None, so a flag stays exactly if its name is new
-    return {t: tuple(f for f in flags if f.name not in names and not names.add(f.name)) for t, flags in groups.items()}
-
-
-def parse(parser: OneLineParser, words: Sequence[str], choices: Iterable[tuple[Member, Mapping[str, type]]]) -> Values:
-    """The flags that were given.
-
-    Args:
-        parser: knows the flags of the chosen classes.
-        words: the command line.
-        choices: every chosen class (without a name if none was) and its register.
-
-    Raises:
-        Refusal: for a flag of a class that was not chosen.
-    """
-    found, rest = parser.parse_known_args(words)
-    names = [word[2:].partition("=")[0] for word in rest if word.startswith("--")]
-    for name, (member, register) in itertools.product(names, choices):
-        owners = [key for key, kind in register.items() if name in {f.name for f in replace(member, kind=kind).flags}]
-        if owners:
-            why = f"on --{member.flag} {member.name}" if member.name else f"without --{member.flag} {owners[0]}"
-            raise Refusal(f"has no effect {why}; leave it out", name)
-    if rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return vars(found)
-
-
-def flag_names(groups: Groups, kinds: Iterable[type]) -> dict[str, str]:
-    """Names of arguments to flags, for messages: flags stand for themselves, arguments for the flags that set them."""
-    own = {flag.name: flag.name for flags in groups.values() for flag in flags}
-    return {name: flag for name, flag in arguments_to_flags(*kinds).items() if flag in own} | own
 
 
 # -- train.py ----------------------------------------------------------------------------------------------------------
@@ -232,15 +187,6 @@ def train_flag_names() -> dict[str, str]:
     return flag_names(train_groups(every(DYNAMICS, *OF_DYNAMICS), every(BACKBONES, *OF_NETWORK)), kinds)
 
 
-def preset_table() -> str:
-    """Presets and their values, for --list_presets, as they can be given."""
-    lines = []
-    for name, values in PRESETS.items():
-        flags = (f"--{k} {','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in values.items())
-        lines.append(f"{name}\n    {' '.join(flags)}")
-    return "\n".join(lines)
-
-
 def base_values(given: Mapping[str, str]) -> Values:
     """Values that given flags win over: those of the preset, else those that suit the data set."""
     preset = given.get("preset")
@@ -269,7 +215,7 @@ def parse_train(argv: Sequence[str] | None) -> TrainOrder | None:
     values = parse(parser, words, ((process, DYNAMICS), (network, BACKBONES)))
     command = {name: values.pop(name, None) for name in COMMANDS}
     if command["list_presets"]:
-        print(preset_table())
+        print(preset_table(PRESETS))
         return None
     if command["wb_key"] is not None and values.setdefault("logger", "wandb") != "wandb":
         raise Refusal(f"and --logger {values['logger']} exclude each other; use --logger wandb", "wb_key")

@@ -12,6 +12,7 @@ from common.generation.blocks import read_samples
 from common.metrics import evaluate
 from common.metrics.evaluation import Evidence
 from common.runs import find
+from gfdm.released import released_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = config.samples_folder(run)
         arrays, labels = read_samples(folder)
         shape = {"channels": arrays.shape[-1], "image_size": arrays.shape[1]}  # a released folder may not say
-        data = (args.released_config(run, shape) if run.is_released else read_config(run.path)).data
+        data = (released_config(run, shape) if run.is_released else read_config(run.path)).data
         dataset = load_data(replace(data, data_dir=config.data_dir or data.data_dir, download=False))
         figures = evaluate(Evidence.of(arrays, labels, dataset, folder), metrics)
         write_json(folder / "metrics.json", figures)

@@ -8,6 +8,7 @@ from torch import Tensor
 import args
 from common.config.parser import reporting
 from common.generation.blocks import generate
+from common.generation.config import GenerateOrder
 from common.generation.opening import open_job, target_folder
 from common.generation.pictures import Trajectory, complaint, show
 
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(args.parse_generate(argv))
 
 
-def run(order: args.GenerateOrder) -> int:
+def run(order: GenerateOrder) -> int:
     """Draw what a command line asks for; returns the exit code: 1 if no sample is finite."""
     from tqdm import tqdm
 

@@ -7,15 +7,19 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
 from common.config.flags import Flag, boolean
+from common.config.plugins import import_plugins, named_plugins
+from common.config.resolve import Member, arguments_to_flags
 from common.refusal import Refusal
 
 Groups = Mapping[str, tuple[Flag, ...]]
+Values = dict[str, Any]
 PACKAGE = "fractional-functional-diffusion"
 ALL = "all"  # --help all
 VERSION = "version"  # alone it is the program's; with a value, where there are any, that of weights
@@ -176,3 +180,63 @@ def peek(words: Sequence[str], flags: Sequence[Flag]) -> dict[str, Any]:
         if name.startswith("--") and name[2:] in names:
             given[name[2:]] = value if equals else "" if following.startswith("--") else following
     return given
+
+
+# -- command lines -----------------------------------------------------------------------------------------------------
+
+
+def read_words(program: str, argv: Sequence[str] | None) -> list[str]:
+    """The words of a command line, once .env has been read and plugins are imported."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    read_env_file()
+    show_version(program, words)
+    import_plugins(named_plugins(words))
+    return words
+
+
+def without_repeats(groups: Groups) -> Groups:
+    """Groups of flags; of flags with one name the first stays."""
+    first: dict[str, str] = {}
+    for title, flags in groups.items():
+        for flag in flags:
+            first.setdefault(flag.name, title)
+    own = {title: {flag.name: flag for flag in reversed(flags)} for title, flags in groups.items()}
+    return {t: tuple(f for n, f in reversed(flags.items()) if first[n] == t) for t, flags in own.items()}
+
+
+def parse(parser: OneLineParser, words: Sequence[str], choices: Iterable[tuple[Member, Mapping[str, type]]]) -> Values:
+    """The flags that were given.
+
+    Args:
+        parser: knows the flags of the chosen classes.
+        words: the command line.
+        choices: every chosen class (without a name if none was) and its register.
+
+    Raises:
+        Refusal: for a flag of a class that was not chosen.
+    """
+    found, rest = parser.parse_known_args(words)
+    names = [word[2:].partition("=")[0] for word in rest if word.startswith("--")]
+    for name, (member, register) in itertools.product(names, choices):
+        owners = [key for key, kind in register.items() if name in {f.name for f in replace(member, kind=kind).flags}]
+        if owners:
+            why = f"on --{member.flag} {member.name}" if member.name else f"without --{member.flag} {owners[0]}"
+            raise Refusal(f"has no effect {why}; leave it out", name)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return dict(vars(found))
+
+
+def flag_names(groups: Groups, kinds: Iterable[type]) -> dict[str, str]:
+    """Names of arguments to flags, for messages: flags stand for themselves, arguments for the flags that set them."""
+    own = {flag.name: flag.name for flags in groups.values() for flag in flags}
+    return {name: flag for name, flag in arguments_to_flags(*kinds).items() if flag in own} | own
+
+
+def preset_table(presets: Mapping[str, Mapping[str, object]]) -> str:
+    """Presets and their values, for --list_presets, as they can be given."""
+    lines = []
+    for name, values in presets.items():
+        flags = (f"--{k} {','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in values.items())
+        lines.append(f"{name}\n    {' '.join(flags)}")
+    return "\n".join(lines)

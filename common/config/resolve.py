@@ -150,6 +150,8 @@ def check(config: RunConfig, given: Collection[str], network: Member) -> None:
     """
     own = {flag.name for flag in network.flags}
     recipe, adaptation = config.recipe, config.adaptation
+    if recipe.label_dropout and not config.data.conditioning:
+        raise Refusal("and --conditioning False exclude each other: there are no labels to leave out", "label_dropout")
     if "ema_decay" in given and not recipe.use_ema:
         raise Refusal("and --use_ema False exclude each other; leave one of them out", "ema_decay")
     if recipe.lr_schedule != "warmup_cosine":
@@ -195,8 +197,8 @@ def fit_to_data(config: RunConfig, spec: DataSpec, dynamics: type, network: type
         if wanted not in (None, found):
             raise Refusal(f"{wanted} contradicts --data_name {data.data_name}, which has {found}", flag)
     spec = spec if data.conditioning else spec.unlabelled()
-    if data.label_dropout and spec.num_classes is None:
-        raise Refusal(f"{data.label_dropout}: --data_name {data.data_name} has no labels to leave out", "label_dropout")
+    if config.recipe.label_dropout and spec.num_classes is None:
+        raise Refusal(f"{config.recipe.label_dropout}: --data_name {data.data_name} has no labels to leave out", "label_dropout")
     if "image_size" in inspect.signature(network).parameters and (not spec.is_image or len(set(spec.grid)) > 1):
         sides = "x".join(map(str, spec.grid))
         raise Refusal(

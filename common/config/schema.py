@@ -61,7 +61,6 @@ class DataConfig(Checked):
         length: points of functions and sounds, which are cut or padded (default: that of the data)
         num_classes: number of classes, checked against the data (default: that of the data)
         conditioning: give the network class labels, if the data has some
-        label_dropout: share of the labels that is left out in training, for guidance in generation
         flip: mirror training images left to right at random
         val_samples: number of held-out samples that validation uses
         num_workers: processes that read data (default: as many as help; 0 for sets held on the device)
@@ -76,17 +75,9 @@ class DataConfig(Checked):
     length: Annotated[int | None, at_least(1)] = None
     num_classes: Annotated[int | None, at_least(1)] = None
     conditioning: bool = True
-    label_dropout: Annotated[float, SHARE] = 0.0
     flip: bool = False
     val_samples: Annotated[int, at_least(1), FREE] = 1000
     num_workers: Annotated[int | None, at_least(0), FREE] = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.label_dropout and not self.conditioning:
-            raise Refusal(
-                "and --conditioning False exclude each other: there are no labels to leave out", "label_dropout"
-            )
 
 
 @dataclass(frozen=True)
@@ -126,6 +117,7 @@ class Recipe(Checked):
         time_sampling: law of the training times; uniform was published (default: what suits the dynamics)
         loss_weight: error that is averaged; own, the error of the network's own output, was published
         loss_reduction: how the squared error is reduced over the grid; under sum the loss grows with the grid
+        label_dropout: share of the labels that is left out in training, for guidance in generation
         use_ema: keep an exponential moving average of the weights, and sample from it
         ema_decay: decay of the average; several, e.g. 0.9999,0.999, keep one average each and use the first one
             (default: 0.999 for fve and ve, else 0.9999)
@@ -152,6 +144,7 @@ class Recipe(Checked):
     time_sampling: str | None = None
     loss_weight: str = "own"
     loss_reduction: str = "mean"
+    label_dropout: Annotated[float, SHARE] = 0.0
     use_ema: bool = True
     ema_decay: Annotated[tuple[float, ...] | None, several(SHARE)] = None
     ema_every: Annotated[int, at_least(1)] = 10
@@ -301,7 +294,11 @@ class RunConfig:
             section = getattr(self, name)
             values |= {f.name: getattr(section, f.name) for f in fields(section)}
         if self.spec:
-            side = {"channels": self.spec.channels, "image_size": self.spec.shape[-1], "length": self.spec.shape[-1]}
+            side: dict[str, Any] = {
+                "channels": self.spec.channels,
+                "image_size": self.spec.shape[-1],
+                "length": self.spec.shape[-1],
+            }
             side["num_classes"] = self.spec.num_classes
             values |= {name: value for name, value in side.items() if values.get(name) is None}
         return values

@@ -25,8 +25,8 @@ def to_json(config: RunConfig) -> dict[str, Any]:
     content = {
         "format": FORMAT,
         "label": config.label,
-        "dynamics": asdict(config.dynamics),
-        "network": asdict(config.network),
+        "dynamics": _named(config.dynamics),
+        "network": _named(config.network),
         "adaptation": None if config.adaptation is None else config.adaptation.arguments,
         "prior": dict(config.prior_values),
         "spec": spec,
@@ -78,6 +78,10 @@ def write_config(folder: Path, config: RunConfig) -> None:
     write_json(folder / CONFIG, to_json(config))
 
 
+def _named(chosen: Chosen) -> dict[str, Any]:
+    return {"name": chosen.name, "class": chosen.path, "arguments": chosen.arguments}
+
+
 def _section(kind: type, values: Mapping[str, Any]) -> Any:
     """A section from plain values; what is not known is left out, what is missing takes its default."""
     known = {f.name: values[f.name] for f in fields(kind) if f.name in values}
@@ -102,8 +106,8 @@ def _from_format_2(content: Mapping[str, Any]) -> RunConfig:
     if spec is not None:
         spec = {name: tuple(value) if isinstance(value, list) else value for name, value in spec.items()}
     return RunConfig(
-        dynamics=Chosen(**content["dynamics"]),
-        network=Chosen(**content["network"]),
+        dynamics=_chosen(content["dynamics"], content["dynamics"]["name"]),
+        network=_chosen(content["network"], content["network"]["name"]),
         adaptation=_adaptation(content["adaptation"]),
         label=content["label"],
         spec=None if spec is None else DataSpec(**spec),

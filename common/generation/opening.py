@@ -114,7 +114,7 @@ def wrapped(run: Run, config: SampleConfig) -> nn.Module:
     denoiser: nn.Module = run.denoiser
     if config.guidance:
         kind = GUIDANCE[config.guidance]
-        if getattr(kind, "needs_null_labels", False) and not (run.data.num_classes and run.config.data.label_dropout):
+        if getattr(kind, "needs_null_labels", False) and not (run.data.num_classes and run.config.recipe.label_dropout):
             raise Refusal(
                 f"{config.guidance}: {run.folder.name} was trained without --label_dropout, so it knows no sample "
                 "without a label",

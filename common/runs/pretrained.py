@@ -86,11 +86,11 @@ def fetch(name: str, output_dir: Path) -> RunFolder:
             print(f"SHA-256   {digest} (the authors publish none: it cannot be compared)")
             origin = {"url": wanted.url, "sha256": digest, "date": datetime.now(UTC).isoformat(timespec="seconds")}
             here = {folder.name for folder in run_folders(output_dir)}
-            for folder in unpack(archive, Path(temporary) / "runs", wanted):
-                target = output_dir / folder.name
-                if folder.name not in here and not target.exists():
-                    write_json(folder / ORIGIN, origin)
-                    folder.rename(target)
+            for unpacked in unpack(archive, Path(temporary) / "runs", wanted):
+                target = output_dir / unpacked.name
+                if unpacked.name not in here and not target.exists():
+                    write_json(unpacked / ORIGIN, origin)
+                    unpacked.rename(target)
     except (OSError, ValueError) as error:
         raise Refusal(
             f"{name}: {' '.join(str(error).split())}. By hand: download {wanted.url}, unzip it into "
