@@ -168,14 +168,14 @@ def show_version(program: str, words: Sequence[str]) -> None:
 
 def wants_all_help(words: Sequence[str]) -> bool:
     """Whether a command line asks for ``--help all``."""
-    return any(one in ("--help", "-h") and two == ALL for one, two in zip(words, [*words[1:], ""], strict=True))
+    return any(one in ("--help", "-h") and two == ALL for one, two in itertools.pairwise([*words, ""]))
 
 
 def peek(words: Sequence[str], flags: Sequence[Flag]) -> dict[str, Any]:
     """Values of a few flags on a command line, before the others can be known; wrong words are left for later."""
     given: dict[str, Any] = {}
     names = {flag.name for flag in flags}
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in itertools.pairwise([*words, ""]):
         name, equals, value = word.partition("=")
         if name.startswith("--") and name[2:] in names:
             given[name[2:]] = value if equals else "" if following.startswith("--") else following

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import pkgutil
 import sys
+import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from common.config.schema import Chosen
 from common.refusal import Refusal
 
 OWN_PACKAGES = ("common", "gfdm", "fdp")
+PLAIN: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}  # hint to types
 
 
 def named_plugins(words: Sequence[str]) -> tuple[str, ...]:
@@ -98,8 +100,15 @@ def build(chosen: Chosen, kind: type) -> Any:
         Refusal: if the class cannot be found or is of another kind, or its arguments do not fit its constructor.
     """
     cls = resolve_class(chosen.path, kind)
+    if inspect.isabstract(cls):
+        raise Refusal(f"config.json: {chosen.path} is abstract")
     try:
         inspect.signature(cls).bind(**chosen.arguments)
     except TypeError as error:
         raise Refusal(f"config.json: {chosen.path} cannot be made from its arguments: {error}") from error
+    hints = typing.get_type_hints(cls.__init__)
+    for name, value in chosen.arguments.items():
+        allowed = PLAIN.get(hints.get(name))
+        if allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)):
+            raise Refusal(f"config.json: {name} of {chosen.path} cannot be {value!r}")
     return cls(**chosen.arguments)

@@ -128,6 +128,8 @@ def _from_format_1(content: Mapping[str, Any]) -> RunConfig:
         data.get("samples"),
     )
     values = {**settings, "data_name": data.get("name", settings.get("data_name")), "prediction": content["prediction"]}
+    if isinstance(values.get("ema_decay"), float):  # as the first runs have it
+        values["ema_decay"] = [values["ema_decay"]]
     name, model = settings.get("dynamics", "unknown"), settings.get("model_name", "unknown")
     fractional = {"hurst", "num_aug"} <= content["dynamics"]["arguments"].keys()
     return RunConfig(

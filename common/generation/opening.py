@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from common.config.build import check_device
+from common.config.flags import flag_name
 from common.config.plugins import resolve_class
 from common.config.schema import Chosen, RunConfig
 from common.config.stored import CONFIG, to_json
@@ -115,10 +116,11 @@ def wrapped(run: Run, config: SampleConfig) -> nn.Module:
     if config.guidance:
         kind = GUIDANCE[config.guidance]
         if getattr(kind, "needs_null_labels", False) and not (run.data.num_classes and run.config.recipe.label_dropout):
+            flags = {flag_name(kind, name): value for name, value in config.guidance_arguments.items()}
+            flag, value = next(iter(flags.items()), ("guidance", config.guidance))
             raise Refusal(
-                f"{config.guidance}: {run.folder.name} was trained without --label_dropout, so it knows no sample "
-                "without a label",
-                "guidance",
+                f"{value}: {run.folder.name} was trained without --label_dropout, so it knows no sample without a label",
+                flag,
             )
         given = {"dynamics": run.dynamics, "spec": run.data, "run": run}
         taken = {name: given[name] for name in inspect.signature(kind).parameters if name in given}
