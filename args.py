@@ -34,7 +34,7 @@ from common.config.parser import (
     wants_all_help,
     without_repeats,
 )
-from common.config.resolve import ADAPTATION_FLAGS, Member, resolve, section
+from common.config.resolve import ADAPTATION_FLAGS, Member, carried_over, resolve, section
 from common.config.schema import DataConfig, Hardware, Keeping, ModelConfig, Recipe
 from common.data import SOURCES
 from common.denoiser import PREDICTIONS
@@ -188,14 +188,20 @@ def train_flag_names() -> dict[str, str]:
 
 
 def base_values(given: Mapping[str, str]) -> Values:
-    """Values that given flags win over: those of the preset, else those that suit the data set."""
-    preset = given.get("preset")
-    if preset is not None:
-        return dict(PRESETS.get(preset, {}))
-    data = given.get("data_name", DataConfig.data_name)
+    """Values that given flags win over: those of the preset, else those that suit the data set.
+
+    Values of a class that is not the chosen one are left out.
+    """
+    data, preset = given.get("data_name", DataConfig.data_name), given.get("preset")
     process, network = chosen(given)
     suited = FOR_CHOICE.get((process.name, data, network.name)) or FOR_DATA.get(data)
-    return {**PRESETS[suited], "data_name": data} if suited else {}
+    if preset is not None:
+        values = dict(PRESETS.get(preset, {}))
+    else:
+        values = {**PRESETS[suited], "data_name": data} if suited else {}
+    for own, other in zip(chosen(values), chosen({**values, **given}), strict=True):
+        values = carried_over(values, own, other)
+    return values
 
 
 def parse_train(argv: Sequence[str] | None) -> TrainOrder | None:

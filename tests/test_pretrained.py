@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from common.runs import find, is_released, parse_released_name, pretrained, versions
+from common.runs import RunFolder, find, parse_released_name, pretrained
 from common.runs.pretrained import ORIGIN, PRETRAINED, Pretrained, fetch
 
 NAME = "gfdm-cifar10-h0.9-k2"
@@ -130,7 +130,7 @@ def test_every_run_is_unpacked_wherever_it_lies(runs, server, inside, capsys):
     assert datetime.fromisoformat(origins[0]["date"]).tzinfo is not None
     assert f"{digest} (the authors publish none" in capsys.readouterr().out
     assert sorted(path.name for path in runs.iterdir()) == sorted([RUN, OTHER])
-    assert is_released(folder)
+    assert RunFolder(folder).is_released
     assert versions(folder) == ["v5"]
     assert parse_released_name(folder.name) == {"data_name": "cifar10", "hurst": 0.9, "num_aug": 2}
     mask = os.umask(0)

@@ -246,10 +246,10 @@ def flags_of(
     texts, flags = described(kind), []
     for argument, parameter in inspect.signature(kind).parameters.items():
         name = flag_name(kind, argument)
-        found = reader_of(hints.get(argument))
+        default = None if parameter.default is inspect.Parameter.empty else parameter.default
+        found = reader_of(hints.get(argument, type(default)))  # without a hint the default tells
         if found is None or name in skip:
             continue
-        default = None if parameter.default is inspect.Parameter.empty else parameter.default
         chosen = (choices or {}).get(argument, found[1])
         flags.append(Flag(name, found[0], default, texts.get(argument, "see its documentation"), chosen, argument))
     return tuple(flags)

@@ -73,6 +73,23 @@ class Member:
         return Chosen(self.name, class_path(self.kind), plain({**own, **self.given(values), **further}))
 
 
+def carried_over(values: Mapping[str, Any], own: Member, other: Member) -> dict[str, Any]:
+    """What values that were chosen for one class mean for another: a class keeps its own defaults.
+
+    Args:
+        values: flags of a preset.
+        own: the class that the preset is for.
+        other: the class that is used instead.
+
+    Returns:
+        The values without those of arguments that the other class does not inherit from a common base.
+    """
+    shared = [base for base in own.kind.__mro__ if base in other.kind.__mro__ and "__init__" in vars(base)]
+    inherited = {name for base in shared for name in inspect.signature(base.__init__).parameters}
+    lost = {flag.name for flag in own.flags if flag.argument not in inherited}
+    return {name: value for name, value in values.items() if name not in lost}
+
+
 def plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments as JSON gives them back: tuples are lists."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}

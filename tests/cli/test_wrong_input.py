@@ -387,8 +387,8 @@ def test_weights_of_the_published_code_cannot_be_resumed(cli, run):
 
 
 def test_a_run_whose_plugin_is_not_named(cli, run):
-    edit(run, lambda config: config["settings"].update(dynamics="mine"))
-    refused(cli("train", "--resume", "tiny"), "train", "--dynamics mine is unknown.*--plugin")
+    edit(run, lambda config: config["dynamics"].update({"name": "mine", "class": "mine:Mine"}))
+    refused(cli("train", "--resume", "tiny"), "train", "mine:Mine.*--plugin")
 
 
 def test_a_checkpoint_outside_a_run(cli, run):

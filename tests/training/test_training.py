@@ -193,7 +193,7 @@ def test_variants_train_and_load(tmp_path, flags):
     run = load("latest", output_dir=tmp_path)
     assert run.folder.name.startswith("n_digits_")
     assert run.config["settings"]["use_ema"] == (run.folder / "model" / "ema_model-final.pth").exists()
-    assert (run.data["num_classes"] is None) == (flags.get("conditioning") is False)
+    assert (run.data.num_classes is None) == (flags.get("conditioning") is False)
     assert list((run.folder / "samples").glob("*.png"))
     with torch.no_grad():
         x = run.denoiser(torch.randn(2, 1, 8, 8), torch.tensor([0.3, 0.9]), None)
