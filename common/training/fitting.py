@@ -70,7 +70,7 @@ def train(order: TrainOrder) -> int:
     trainer = build_trainer(config, folder, device, module, resume_step, deadline)
     if data.val_samples < trainer.world_size:
         raise Refusal(
-            f"must be at least one for each of {trainer.world_size} processes, there are {data.val_samples}: give "
+            f"leaves {data.val_samples} held-out samples for {trainer.world_size} processes, and each needs one: give "
             "more, or lower --devices",
             "val_samples",
         )
@@ -161,7 +161,8 @@ def fit(
         complain(f"{error}; {good}")
         return 1
     except DataUnavailable as error:
-        raise Refusal(f"{error}; go on with: {again}") from error
+        complain(f"{error}; go on with: {again}")
+        return 2
     say(f"weights   {folder.model}\npictures  {folder.loss_picture}, {folder.samples}")
     say(f"next      {shlex.join(['python', 'generate.py', '--run_id', folder.name, *elsewhere, *plugin])}")
     return 0

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.backbones import UNet
-from common.data import Batch
+from common.config.schema import Recipe
+from common.data.module import Batch
 from common.denoiser import Denoiser
 from common.dynamics import CLD, VE, VP, LinearDynamics
 from common.seeding import NOISE, TIMES, StepRandomness
-from common.training.module import DiffusionModule, NonFiniteLoss, Recipe
+from common.training.module import DiffusionModule, NonFiniteLoss
 from fdp.dynamics import HeatSubVP
 from gfdm.dynamics import FVE, FVP
 
@@ -34,7 +35,8 @@ def make(dynamics: LinearDynamics | None = None, prediction: str = "auto", dropo
         for parameter in network.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     module = DiffusionModule(
-        Denoiser(network, dynamics or VP(), prediction), Recipe(**{"train_steps": 10, "lr": 1e-3, **recipe})
+        Denoiser(network, dynamics or VP(), prediction),
+        Recipe(**{"train_steps": 10, "lr": 1e-3, "ema_decay": (0.9999,), **recipe}),
     )
     module.trainer = trainer()
     return module.train()
@@ -175,20 +177,20 @@ def test_the_optimiser_gets_the_network_only():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 / 25)
 
 
-@pytest.mark.parametrize("ema_decays", [(), (0.9,), (0.9, 0.5)])
-def test_the_best_network(ema_decays):
-    module = make(ema_decays=ema_decays)
-    assert module.best_network is (module.averages[0].module if ema_decays else module.network)
-    assert [average.decay for average in module.averages] == list(ema_decays)
+@pytest.mark.parametrize("ema_decay", [(), (0.9,), (0.9, 0.5)])
+def test_the_best_network(ema_decay):
+    module = make(ema_decay=ema_decay)
+    assert module.best_network is (module.averages[0].module if ema_decay else module.network)
+    assert [average.decay for average in module.averages] == list(ema_decay)
     assert module.best_denoiser().backbone is module.best_network
     assert module.best_denoiser().prediction == module.prediction
     names = {name.split(".")[0] for name in module.state_dict()}
-    assert ("averages" in names) == bool(ema_decays)
+    assert ("averages" in names) == bool(ema_decay)
     assert not any(name.startswith("_denoiser") for name in module.state_dict())  # the network is kept once
 
 
 def test_validation_is_by_the_average_without_randomness():
-    module = make(ema_decays=(0.9,), dropout=0.5)
+    module = make(ema_decay=(0.9,), dropout=0.5)
     with torch.no_grad():
         for parameter in module.averages[0].parameters():
             parameter.mul_(4)  # the trained network would give another loss
@@ -301,7 +303,7 @@ def test_recent_losses_count_more():
 
 def test_the_average_is_updated_with_the_step_that_was_taken(monkeypatch):
     """A checkpoint taken after optimiser step n holds the average after step n."""
-    module, seen = make(ema_decays=(0.9,)), []
+    module, seen = make(ema_decay=(0.9,)), []
     monkeypatch.setattr(DiffusionModule.__mro__[1], "optimizer_step", lambda self, *a, **k: seen.append("stepped"))
     monkeypatch.setattr(
         module.averages[0], "update", lambda network, step: seen.append((network is module.network, step))
