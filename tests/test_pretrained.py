@@ -135,7 +135,7 @@ def test_every_run_is_unpacked_wherever_it_lies(runs, server, inside, capsys):
     assert parse_released_name(folder.name) == ReleasedName("1299582", "cifar10", 0.9, 2)
     mask = os.umask(0)
     os.umask(mask)
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o777 & ~mask  # readable as if made by hand
+    assert stat.S_IMODE(folder.path.stat().st_mode) == 0o777 & ~mask  # readable as if made by hand
 
 
 def test_the_second_call_downloads_nothing(runs, server, monkeypatch):
