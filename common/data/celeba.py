@@ -15,8 +15,6 @@ from pathlib import Path, PurePath
 
 import torch
 from torch import Tensor
-from torchvision.datasets import CelebA as Published
-from torchvision.datasets.utils import check_integrity
 
 from common.data.pictures import Form, picture_set
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source, hold_out
@@ -26,7 +24,7 @@ SIZE = 64
 CENTER_CROP = 140 / 178
 IMAGES, PARTITION = "img_align_celeba", "list_eval_partition.txt"
 TRAIN, VALIDATION, TEST = range(3)  # the numbers of the parts in that list
-BASE = Published.base_folder
+BASE = "celeba"  # torchvision's folder
 PLACES = tuple(Path(base, name) for base in (BASE, ".") for name in (IMAGES, f"{IMAGES}.zip"))
 SERVER = "https://drive.google.com/uc?id={}"
 SILENCE = 60.0  # seconds without a byte after which the server counts as gone
@@ -123,6 +121,9 @@ def fetch(data_dir: Path) -> None:
     Raises:
         DataUnavailable: where that fails; nothing is left behind.
     """
+    from torchvision.datasets import CelebA as Published  # only here: torchvision takes a while to import
+    from torchvision.datasets.utils import check_integrity
+
     wanted = [(file, md5, name) for file, md5, name in Published.file_list if name in (f"{IMAGES}.zip", PARTITION)]
     try:
         data_dir.mkdir(parents=True, exist_ok=True)

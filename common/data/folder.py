@@ -29,18 +29,17 @@ class Folder(Source):
         tree, held_out_tree = parts_of(open_tree(self.name, options.data_dir))
         paths, labels, classes = listing(tree)
         files = tree.files(paths)
-        num_classes = None if classes is None else len(classes)
         if held_out_tree:
             held_paths, held_labels, held_classes = listing(held_out_tree, classes)
             if held_classes != classes:
                 raise refusal(held_out_tree, f"images have classes, those to learn from, in {tree.path}, have none")
-            return picture_set((files, labels), (held_out_tree.files(held_paths), held_labels), num_classes, form)
+            return picture_set((files, labels), (held_out_tree.files(held_paths), held_labels), classes, form)
         try:
             rows, held_rows = hold_out(len(files))
         except DataUnavailable as error:
             raise refusal(tree, str(error)) from None
         held_out = files.select(held_rows), labels[held_rows]
-        return picture_set((files.select(rows), labels[rows]), held_out, num_classes, form)
+        return picture_set((files.select(rows), labels[rows]), held_out, classes, form)
 
 
 def refusal(tree: Tree, problem: str) -> DataUnavailable:

@@ -19,12 +19,12 @@ class Batch(NamedTuple):
     """What a training or validation step gets.
 
     Attributes:
-        images: (B, C, *S) float32 in [-1, 1], on the device.
+        x0: (B, C, *S) float32 in [-1, 1], on the device.
         labels: (B,) int64, on the device.
         micro_step: index of the training micro-step; of the validation batch in validation.
     """
 
-    images: Tensor
+    x0: Tensor
     labels: Tensor
     micro_step: int
 
@@ -66,7 +66,7 @@ class BatchOrder:
 
 
 class _Batches(Dataset):
-    """Batch number i as (i, indices), or as (i, images, labels) where it is read by the loader's workers.
+    """Batch number i as (i, indices), or as (i, samples, labels) if it is read by the loader's workers.
 
     Args:
         order: indices (B,) int64 of every batch.
@@ -175,7 +175,7 @@ class DataModule(pl.LightningDataModule):
         """Look the samples up in the copy that lies on the device, or bring them there; scale and flip them there.
 
         Raises:
-            DataUnavailable: where they could not be read.
+            DataUnavailable: if they could not be read.
         """
         if isinstance(batch, ValueError):
             raise batch
@@ -184,16 +184,16 @@ class DataModule(pl.LightningDataModule):
             micro_step, indices = batch
             part = self._resident("train" if training else "held_out", device)
             indices = indices.to(device, non_blocking=True)
-            images, labels = part.images[indices], part.labels[indices]
+            x0, labels = part.images[indices], part.labels[indices]
         else:
             micro_step = batch[0]
-            images, labels = (samples.to(device, non_blocking=True) for samples in batch[1:])
-        images = self.data.to_unit_range(images)
+            x0, labels = (stored.to(device, non_blocking=True) for stored in batch[1:])
+        x0 = self.data.spec.to_network(x0)
         if training and self.flip:
-            draws = StepRandomness(self.seed, micro_step, len(images), *self._rank, device).uniform(FLIPS)
-            mirrored = (draws < 0.5).reshape(-1, *(1,) * (images.ndim - 1))
-            images = torch.where(mirrored, images.flip(-1), images)
-        return Batch(images, labels, micro_step)
+            draws = StepRandomness(self.seed, micro_step, len(x0), *self._rank, device).uniform(FLIPS)
+            mirrored = (draws < 0.5).reshape(-1, *(1,) * (x0.ndim - 1))
+            x0 = torch.where(mirrored, x0.flip(-1), x0)
+        return Batch(x0, labels, micro_step)
 
     def _resident(self, name: str, device: torch.device) -> Split:
         if (name, device) not in self._on_device:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -72,6 +71,12 @@ def is_small(*parts: Images) -> bool:
     return sum(map(num_bytes, parts)) <= RESIDENT_LIMIT
 
 
+def is_first_process() -> bool:
+    """Whether this is the first of the processes of a run, by the variables that launchers set, as Lightning does."""
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"))
+    return int(next(filter(None, ranks), 0)) == 0
+
+
 def num_readers() -> int:
     """Processes worth having to read with: the usable cores, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -113,7 +118,7 @@ def chunks(images: Images, rows: Tensor, title: str) -> Iterator[Tensor]:
         num_workers=num_readers() if parallel else 0,
         generator=torch.Generator(),  # a loader draws a seed for its workers; the global generator stays as it is
     )
-    silent = True if getattr(rank_zero_only, "rank", 0) else None  # None: silent where the output is no terminal
+    silent = None if is_first_process() else True  # None: silent if the output is no terminal
     with tqdm(total=len(rows), desc=title, unit=" samples", disable=silent, leave=False) as bar:
         for samples in loader:
             if isinstance(samples, ValueError):

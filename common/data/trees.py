@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from common.data.source import DataUnavailable
@@ -238,10 +237,13 @@ def open_tree(source: str, path: Path) -> Tree:
         path: the folder or file.
 
     Raises:
-        DataUnavailable: where it is neither, or cannot be read.
+        DataUnavailable: if it is neither, or cannot be read.
     """
     if path.is_dir():
-        return Directory(path)
+        try:
+            return Directory(path)
+        except OSError as error:
+            raise DataUnavailable(f"--data_name {source}: {path} cannot be read ({error.strerror})") from error
     if not path.is_file() or path.suffix.lower() != ".zip":
         raise DataUnavailable(
             f"--data_name {source}: {path} is no folder and no .zip file; point --data_dir at one with images"
@@ -268,6 +270,8 @@ def is_image(name: str) -> bool:
 @cache
 def endings() -> frozenset[str]:
     """Endings of the formats that Pillow reads."""
+    from PIL import Image  # only here, and in what decodes: it takes a while to import
+
     Image.init()
     kinds = set(Image.OPEN) - NO_PICTURES
     return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in kinds)

@@ -94,10 +94,10 @@ class DiffusionModule(pl.LightningModule):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def errors(self, denoiser: Denoiser, images: Tensor, t: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
+    def errors(self, denoiser: Denoiser, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
         """Weighted squared error of every sample, (B,): what training averages."""
-        factor = REDUCTIONS[self.recipe.loss_reduction](tuple(images.shape[2:]))
-        return factor * denoiser.error(images, t, noise, labels, weight=self._weight)
+        factor = REDUCTIONS[self.recipe.loss_reduction](tuple(x0.shape[2:]))
+        return factor * denoiser.error(x0, t, noise, labels, weight=self._weight)
 
     def _randomness(self, micro_step: int, batch: int, device: torch.device) -> StepRandomness:
         return StepRandomness(
@@ -106,15 +106,15 @@ class DiffusionModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss of one micro-step; nothing here waits for the device."""
-        images, labels, micro_step = batch
-        draws = self._randomness(micro_step, len(images), images.device)
+        x0, labels, micro_step = batch
+        draws = self._randomness(micro_step, len(x0), x0.device)
         t = self.times(draws.uniform(TIMES) * growth(self.trainer.global_step, self.recipe.time_warmup))
-        noise = draws.normal(NOISE, tuple(images.shape[1:]))
+        noise = draws.normal(NOISE, tuple(x0.shape[1:]))
         if self.recipe.label_dropout:
             labels = labels.masked_fill(draws.uniform(LABELS) < self.recipe.label_dropout, NULL_LABEL)
         # dropout draws from the global generator: keyed per step and process, it resumes like everything else
         torch.manual_seed(mix(self.recipe.seed, micro_step, DROPOUT, self.trainer.global_rank))
-        errors = self.errors(self.denoiser, images, t, noise, labels)
+        errors = self.errors(self.denoiser, x0, t, noise, labels)
         loss = errors.mean()
         if micro_step % self._period == 0:
             self.loss_sum.zero_()
@@ -167,11 +167,11 @@ class DiffusionModule(pl.LightningModule):
         self.require_finite()
         mean = trainer.strategy.reduce(self.loss_sum / summed, reduce_op="mean")
         seconds = time.perf_counter() - self._clock
-        images = len(batch.images) * self._timed * trainer.world_size
+        samples = len(batch.x0) * self._timed * trainer.world_size
         self.latest = {
             "train/loss": float(mean),
             "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "train/images_per_s": images / seconds,
+            "train/images_per_s": samples / seconds,
         }
         for logger in trainer.loggers:
             logger.log_metrics(self.latest, step=trainer.global_step)
@@ -197,11 +197,11 @@ class DiffusionModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss of the best network on held-out data at fixed times and noise."""
-        images, labels, index = batch
-        draws = self._randomness(-1 - index, len(images), images.device)
+        x0, labels, index = batch
+        draws = self._randomness(-1 - index, len(x0), x0.device)
         t = self.times(draws.uniform(TIMES))
-        noise = draws.normal(NOISE, tuple(images.shape[1:]))
-        self.val_loss.update(self.errors(self.best_denoiser(), images, t, noise, labels))
+        noise = draws.normal(NOISE, tuple(x0.shape[1:]))
+        self.val_loss.update(self.errors(self.best_denoiser(), x0, t, noise, labels))
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation loss."""

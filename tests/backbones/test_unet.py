@@ -438,7 +438,7 @@ def test_compiles_without_graph_breaks_for_any_batch_size() -> None:
     ],
 )
 def test_construction_refuses(changes: Config, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^UNet: {message}$"):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         UNet(**SMALL | changes)
 
 

@@ -523,7 +523,7 @@ def test_compiles_without_graph_breaks_for_any_batch_size_and_grid(config: Confi
     ],
 )
 def test_construction_refuses(changes: Config, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^UViT: {message}$"):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         UViT(**PLANE | changes)
 
 
