@@ -4,9 +4,9 @@ Order of precedence: a flag given on the command line, the preset (or what follo
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
@@ -16,11 +16,8 @@ from common.config.flags import (
     REAL,
     Flag,
     at_least,
-    boolean,
-    duration,
     flags_of,
     keyword_values,
-    several,
 )
 from common.config.parser import (
     Groups,
@@ -58,7 +55,7 @@ from common.runs.pretrained import PRETRAINED
 from common.samplers import GRIDS, MODES, SOLVERS
 from common.training.loggers import LOGGERS
 from common.training.optimizers import OPTIMIZERS, SCHEDULERS
-from common.training.resume import AUTO, TrainOrder
+from common.training.resume import AUTO, Command, TrainOrder
 from common.training.times import TIME_SAMPLINGS
 from common.training.weights import LOSS_WEIGHTS, REDUCTIONS
 from fdp.dynamics import HeatSubVP
@@ -67,7 +64,7 @@ from fdp.presets import PRESETS as FDP_PRESETS
 from gfdm.dynamics import FVE, FVP
 from gfdm.presets import FOR_DATA
 from gfdm.presets import PRESETS as GFDM_PRESETS
-from gfdm.released import RELEASED_FLAGS, released_config
+from gfdm.released import RELEASED_FLAGS, describing_flags, released_config
 
 Values = dict[str, Any]
 
@@ -83,54 +80,56 @@ PRESETS: dict[str, dict[str, object]] = {**GFDM_PRESETS, **FDP_PRESETS}
 FOR_CHOICE: dict[tuple[str, str, str], str] = {("heat", *choice): preset for choice, preset in FDP_FOR_DATA.items()}
 
 CHOICES: dict[str, Collection[str]] = {
-    "data_name": SOURCES,
-    "prediction": ("auto", *PREDICTIONS),
-    "prior": ("zero", "data"),
-    "optimizer": OPTIMIZERS,
-    "lr_schedule": SCHEDULERS,
-    "time_sampling": TIME_SAMPLINGS,
-    "loss_weight": LOSS_WEIGHTS,
-    "loss_reduction": REDUCTIONS,
-    "logger": LOGGERS,
-    "mode": MODES,
-    "solver": SOLVERS,
-    "grid": GRIDS,
-    "guidance": GUIDANCE,
-    "pretrained": PRETRAINED,
+    "preset": PRESETS, "dynamics": DYNAMICS, "model_name": BACKBONES, "data_name": SOURCES,
+    "prediction": ("auto", *PREDICTIONS), "prior": ("zero", "data"), "optimizer": OPTIMIZERS, "lr_schedule": SCHEDULERS,
+    "time_sampling": TIME_SAMPLINGS, "loss_weight": LOSS_WEIGHTS, "loss_reduction": REDUCTIONS, "logger": LOGGERS,
+    "mode": MODES, "solver": SOLVERS, "grid": GRIDS, "guidance": GUIDANCE, "pretrained": PRETRAINED,
 }  # fmt: skip
 
-# -- flags that are no arguments of a class ----------------------------------------------------------------------------
 
-PLUGIN = Flag(
-    "plugin", several(str), None, "own module (name or .py file) that adds to the registers; see docs/extending.md"
-)
-WB_KEY = Flag("wb_key", str, None, "key of Weights & Biases; implies --logger wandb (default: $WANDB_API_KEY)")
-PRESET = Flag("preset", str, None, "values for the flags below; a flag that is given wins", PRESETS)
-LIST_PRESETS = Flag("list_presets", boolean, None, "print the presets and their values, and exit")
-DRY_RUN = Flag("dry_run", boolean, None, "build everything, take one step, and write nothing")
-RESUME = Flag(
-    "resume",
-    str,
-    None,
-    "go on with a run: its id or a checkpoint; auto takes --wb_id, and starts afresh if there is nothing",
-    alone=AUTO,
-)
-MAX_TIME = Flag(
-    "max_time", duration, None, "stop, resumably, so long after the start: 90s, 30m, 3.5h, 23:50:00 (default: never)"
-)
-DYNAMICS_FLAG = Flag("dynamics", str, "fvp", "forward process", DYNAMICS)
-MODEL_FLAG = Flag("model_name", str, "unet", "network", BACKBONES)
-DYNAMICS_ARGS = Flag("dynamics_args", keyword_values, None, "arguments of a dynamics of your own, e.g. mass=0.5")
-MODEL_ARGS = Flag("model_args", keyword_values, None, "arguments of a network of your own, e.g. num_heads=4")
-INNER_STEPS = Flag(
-    "inner_steps",
-    at_least(0),
-    None,
-    "gradient steps in which the network adapts to every noisy sample before it answers; 0 for none (default: 3 for "
-    "inr, else 0)",
-)
-COMMANDS = ("preset", "list_presets", "dry_run", "resume", "max_time", "plugin", "wb_key")  # no part of what a run is
+# -- flags that decide which others there are --------------------------------------------------------------------------
+
 OF_DYNAMICS, OF_NETWORK = ("dynamics", "dynamics_args"), ("model_name", "model_args")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What decides which other flags there are.
+
+    Attributes:
+        dynamics: forward process
+        model_name: network
+        dynamics_args: arguments of a dynamics of your own, e.g. mass=0.5 (default: none)
+        model_args: arguments of a network of your own, e.g. num_heads=4 (default: none)
+        inner_steps: gradient steps in which the network adapts to every noisy sample before it answers; 0 for none
+            (default: 3 for inr, else 0)
+        data_name: data set
+        preset: values for the other flags
+        resume: a run to go on with
+    """
+
+    dynamics: str = "fvp"
+    model_name: str = "unet"
+    dynamics_args: Annotated[str | None, keyword_values] = None
+    model_args: Annotated[str | None, keyword_values] = None
+    inner_steps: Annotated[int | None, at_least(0)] = None
+    data_name: str = DataConfig.data_name
+    preset: str | None = None
+    resume: str | None = None
+
+    @property
+    def members(self) -> tuple[Member, Member]:
+        """The process and the network; a name that is not known is left for the parser to refuse."""
+        process, network = DYNAMICS.get(self.dynamics, FVP), BACKBONES.get(self.model_name, UNet)
+        return Member(self.dynamics, process, *OF_DYNAMICS), Member(self.model_name, network, *OF_NETWORK)
+
+    @property
+    def suited(self) -> Values:
+        """Values of the preset, else those that suit the data set."""
+        if self.preset is not None:
+            return dict(PRESETS.get(self.preset, {}))
+        name = FOR_CHOICE.get((self.dynamics, self.data_name, self.model_name)) or FOR_DATA.get(self.data_name)
+        return {**PRESETS[name], "data_name": self.data_name} if name else {}
 
 
 def section_flags(kind: type) -> tuple[Flag, ...]:
@@ -138,13 +137,9 @@ def section_flags(kind: type) -> tuple[Flag, ...]:
     return flags_of(kind, choices=CHOICES)
 
 
-def chosen(values: Mapping[str, Any]) -> tuple[Member, Member]:
-    """The process and the network that values choose; a name that is not known is left for the parser to refuse."""
-    process, network = values.get("dynamics", DYNAMICS_FLAG.default), values.get("model_name", MODEL_FLAG.default)
-    return (
-        Member(process, DYNAMICS.get(process, FVP), *OF_DYNAMICS),
-        Member(network, BACKBONES.get(network, UNet), *OF_NETWORK),
-    )
+def choice_flags(*names: str) -> tuple[Flag, ...]:
+    """Some flags of :class:`Choice`."""
+    return tuple(flag for flag in section_flags(Choice) if flag.name in names)
 
 
 def every(register: Mapping[str, type], flag: str, more: str) -> list[Member]:
@@ -163,14 +158,14 @@ def train_groups(processes: Sequence[Member], networks: Sequence[Member]) -> Gro
     """Flags of train.py, in the order in which a user meets them."""
     return without_repeats(
         {
-            "what to do": (PRESET, LIST_PRESETS, DRY_RUN, RESUME, PLUGIN),
+            "what to do": section_flags(Command),
             "data": section_flags(DataConfig),
-            "dynamics": (DYNAMICS_FLAG, *(f for member in processes for f in member.flags), DYNAMICS_ARGS),
-            "network": (MODEL_FLAG, *(f for member in networks for f in member.flags), MODEL_ARGS),
-            "adaptation of the network to every sample": (INNER_STEPS, *ADAPTATION_FLAGS),
+            "dynamics": (*choice_flags(*OF_DYNAMICS), *(flag for member in processes for flag in member.flags)),
+            "network": (*choice_flags(*OF_NETWORK), *(flag for member in networks for flag in member.flags)),
+            "adaptation of the network to every sample": (*choice_flags("inner_steps"), *ADAPTATION_FLAGS),
             "prediction and prior": section_flags(ModelConfig),
             "training": section_flags(Recipe),
-            "run folder and logging": (*section_flags(Keeping), WB_KEY, MAX_TIME),
+            "run folder and logging": section_flags(Keeping),
             "hardware": section_flags(Hardware),
         }
     )
@@ -187,19 +182,10 @@ def train_flag_names() -> dict[str, str]:
     return flag_names(train_groups(every(DYNAMICS, *OF_DYNAMICS), every(BACKBONES, *OF_NETWORK)), kinds)
 
 
-def base_values(given: Mapping[str, str]) -> Values:
-    """Values that given flags win over: those of the preset, else those that suit the data set.
-
-    Values of a class that is not the chosen one are left out.
-    """
-    data, preset = given.get("data_name", DataConfig.data_name), given.get("preset")
-    process, network = chosen(given)
-    suited = FOR_CHOICE.get((process.name, data, network.name)) or FOR_DATA.get(data)
-    if preset is not None:
-        values = dict(PRESETS.get(preset, {}))
-    else:
-        values = {**PRESETS[suited], "data_name": data} if suited else {}
-    for own, other in zip(chosen(values), chosen({**values, **given}), strict=True):
+def base_values(seen: Mapping[str, str]) -> Values:
+    """Values that given flags win over, without those of a class that is not the chosen one."""
+    values = section(Choice, seen).suited
+    for own, other in zip(section(Choice, values).members, section(Choice, {**values, **seen}).members, strict=True):
         values = carried_over(values, own, other)
     return values
 
@@ -211,29 +197,27 @@ def parse_train(argv: Sequence[str] | None) -> TrainOrder | None:
         Refusal: for flags that contradict each other or have no effect.
     """
     words = read_words("train.py", argv)
-    seen = peek(words, (PRESET, DYNAMICS_FLAG, MODEL_FLAG, RESUME, section_flags(DataConfig)[0]))
+    seen = peek(words, section_flags(Choice))
     base = base_values(seen)
-    process, network = chosen({**base, **seen})
-    if wants_all_help(words) or seen.get("resume") not in (None, "", AUTO):  # which classes a run has is not known yet
+    choice = section(Choice, {**base, **seen})
+    process, network = choice.members
+    if wants_all_help(words) or choice.resume not in (None, "", AUTO):  # which classes a run has is not known yet
         parser = train_parser(every(DYNAMICS, *OF_DYNAMICS), every(BACKBONES, *OF_NETWORK))
     else:
         parser = train_parser([process], [network])
     values = parse(parser, words, ((process, DYNAMICS), (network, BACKBONES)))
-    command = {name: values.pop(name, None) for name in COMMANDS}
-    if command["list_presets"]:
+    command: Command = section(Command, values)
+    for flag in section_flags(Command):
+        values.pop(flag.name, None)
+    if command.list_presets:
         print(preset_table(PRESETS))
         return None
-    if command["wb_key"] is not None and values.setdefault("logger", "wandb") != "wandb":
+    if command.wb_key is not None and values.setdefault("logger", "wandb") != "wandb":
         raise Refusal(f"and --logger {values['logger']} exclude each other; use --logger wandb", "wb_key")
-    starts = command["resume"] in (None, AUTO)
     return TrainOrder(
-        config=resolve({**base, **values}, values, process, network) if starts else None,
-        given={**base, **values} if command["preset"] else values,
-        resume=command["resume"],
-        dry_run=bool(command["dry_run"]),
-        max_time=command["max_time"],
-        plugins=command["plugin"] or (),
-        wb_key=command["wb_key"],
+        command=command,
+        config=resolve({**base, **values}, values, process, network) if command.starts else None,
+        given={**base, **values} if command.preset else values,
         words=tuple(words),
     )
 
@@ -243,6 +227,7 @@ def parse_train(argv: Sequence[str] | None) -> TrainOrder | None:
 GENERATE_HELP = """Draw samples from a trained run. Flags of solvers and wrappers are shown for those that are named;
 --help all shows every flag."""
 DRAWING = "what to draw, and how"
+PLUGIN = next(flag for flag in flags_of(Command) if flag.name == "plugin")
 CLAIMED = "accepted as published; checked against the run"
 CLAIMS = (
     Flag("data_name", str, None, CLAIMED),
@@ -251,16 +236,6 @@ CLAIMS = (
     Flag("num_aug", INTEGER, None, CLAIMED),
 )
 NOT_LOGGED = Flag("wb_key", str, None, "accepted as published; nothing is logged here")
-
-
-def describing_flags() -> tuple[Flag, ...]:
-    """Flags that say what a folder of the published code does not."""
-    process, network = chosen({})
-    known = {flag.name: flag for flag in (*section_flags(DataConfig), *network.flags, *process.flags)}
-    return tuple(
-        replace(known[name], default=None, help=f"{known[name].help.partition(' (default')[0]} (default: as published)")
-        for name in RELEASED_FLAGS
-    )
 
 
 def generate_groups(members: Iterable[Member]) -> Groups:

@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from common.backbones import UNet
+from common.config.flags import Flag, flags_of
 from common.config.resolve import Member, fit_to_data, resolve
-from common.config.schema import RunConfig
+from common.config.schema import DataConfig, RunConfig
 from common.data import SOURCES
 from common.data.spec import DataSpec
 from common.refusal import Refusal
@@ -21,6 +22,15 @@ PROCESSES = {"fvp": FVP, "fve": FVE}
 # what such a folder does not say: flags that describe it, by the class they belong to
 RELEASED_FLAGS = ("norm", "gamma_max", "marginals", "model_channels", "num_res_blocks", "attn_resolutions",
                   "channel_mult", "channels", "image_size", "num_classes", "conditioning")  # fmt: skip
+
+
+def describing_flags() -> tuple[Flag, ...]:
+    """Flags that say what such a folder does not; their defaults are the published values."""
+    known = {flag.name: flag for kind in (DataConfig, UNet, FVP) for flag in flags_of(kind)}
+    return tuple(
+        replace(known[name], default=None, help=f"{known[name].help.partition(' (default')[0]} (default: as published)")
+        for name in RELEASED_FLAGS
+    )
 
 
 def released_config(folder: RunFolder, given: Mapping[str, Any]) -> RunConfig:

@@ -251,7 +251,10 @@ def flags_of(
         if found is None or name in skip:
             continue
         chosen = (choices or {}).get(argument, found[1])
-        flags.append(Flag(name, found[0], default, texts.get(argument, "see its documentation"), chosen, argument))
+        extras = getattr(hints.get(argument), "__metadata__", ())
+        alone = next((extra.value for extra in extras if isinstance(extra, Alone)), None)
+        text = texts.get(argument, "see its documentation")
+        flags.append(Flag(name, found[0], default, text, chosen, argument, alone))
     return tuple(flags)
 
 
@@ -259,6 +262,17 @@ def flag_name(kind: type, argument: str) -> str:
     """The flag that sets an argument of a class."""
     names: Mapping[str, str] = getattr(kind, "flag_names", {})
     return names.get(argument, argument)
+
+
+@dataclass(frozen=True)
+class Alone:
+    """The value of a flag that is given without one: ``Annotated[str, Alone("auto")]``.
+
+    Attributes:
+        value: that value.
+    """
+
+    value: Any
 
 
 @dataclass(frozen=True)

@@ -154,9 +154,8 @@ def adaptation_of(values: Mapping[str, Any], network: Member) -> Chosen | None:
     own = {flag.argument: flag.default for flag in ADAPTATION_FLAGS}
     arguments = {**own, **given, "steps": steps}
     learned = arguments["learned_rates"]
-    arguments["rate"] = arguments["rate"] or starting_rate(learned)
-    arguments["paper"] = arguments["paper"] and learned
-    return Chosen("meta", ADAPTATION, arguments)
+    rate, paper = arguments["rate"] or starting_rate(learned), arguments["paper"] and learned
+    return Chosen("meta", ADAPTATION, {**arguments, "rate": rate, "paper": paper})
 
 
 def check(config: RunConfig, given: Collection[str], network: Member) -> None:
@@ -188,9 +187,10 @@ def check(config: RunConfig, given: Collection[str], network: Member) -> None:
                 f"0 and --{switch} False exclude each other: the network would not see the noisy data", PUBLISHED_STEPS
             )
         return
-    if adaptation.arguments["learned_rates"] and "inner_clip" in given:
+    learned = adaptation.arguments["learned_rates"]
+    if learned and "inner_clip" in given:
         raise Refusal("has no effect with --learned_rates True; leave it out", "inner_clip")
-    if "paper" in given and "paper" not in own and not adaptation.arguments["learned_rates"]:
+    if "paper" in given and "paper" not in own and not learned:
         raise Refusal(
             f"has no effect on --model_name {config.network.name} without --learned_rates True; leave it out", "paper"
         )
@@ -215,7 +215,9 @@ def fit_to_data(config: RunConfig, spec: DataSpec, dynamics: type, network: type
             raise Refusal(f"{wanted} contradicts --data_name {data.data_name}, which has {found}", flag)
     spec = spec if data.conditioning else spec.unlabelled()
     if config.recipe.label_dropout and spec.num_classes is None:
-        raise Refusal(f"{config.recipe.label_dropout}: --data_name {data.data_name} has no labels to leave out", "label_dropout")
+        raise Refusal(
+            f"{config.recipe.label_dropout}: --data_name {data.data_name} has no labels to leave out", "label_dropout"
+        )
     if "image_size" in inspect.signature(network).parameters and (not spec.is_image or len(set(spec.grid)) > 1):
         sides = "x".join(map(str, spec.grid))
         raise Refusal(

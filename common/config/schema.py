@@ -284,8 +284,7 @@ class RunConfig:
         Args:
             class_of: gives the class of a :class:`Chosen`.
         """
-        values: dict[str, Any] = {"dynamics": self.dynamics.name, "model_name": self.network.name}
-        values["inner_steps"] = 0
+        values: dict[str, Any] = {"dynamics": self.dynamics.name, "model_name": self.network.name, "inner_steps": 0}
         for chosen in (self.adaptation, self.network, self.dynamics):
             if chosen:
                 kind = MetaLearned if chosen is self.adaptation else class_of(chosen)

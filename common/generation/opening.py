@@ -119,7 +119,8 @@ def wrapped(run: Run, config: SampleConfig) -> nn.Module:
             flags = {flag_name(kind, name): value for name, value in config.guidance_arguments.items()}
             flag, value = next(iter(flags.items()), ("guidance", config.guidance))
             raise Refusal(
-                f"{value}: {run.folder.name} was trained without --label_dropout, so it knows no sample without a label",
+                f"{value}: {run.folder.name} was trained without --label_dropout, so it knows no sample without a "
+                "label",
                 flag,
             )
         given = {"dynamics": run.dynamics, "spec": run.data, "run": run}

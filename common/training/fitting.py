@@ -37,7 +37,7 @@ def train(order: TrainOrder) -> int:
         Refusal: for whatever a user can mend.
     """
     started = time.monotonic()
-    hide_key(order.wb_key)
+    hide_key(order.command.wb_key)
     found = plan(order)
     config, folder, checkpoint = found.config, found.folder, found.checkpoint
     device = check_device(config.hardware.device)
@@ -59,14 +59,14 @@ def train(order: TrainOrder) -> int:
     config = replace(config, model=replace(config.model, prediction=module.prediction))
     resume_step = checkpoint_step(checkpoint, module.state_dict()) if checkpoint else 0
     introduce(config, module, device)
-    if order.dry_run:
+    if order.command.dry_run:
         return dry_run(module, data, device)
 
     say(f"run       {folder.path}" + (f", resumed from {checkpoint}" if checkpoint else ""))
     if checkpoint and resume_step >= config.recipe.train_steps:
         say(f"already finished at step {resume_step}")
         return keep_final_weights(module, checkpoint, folder)
-    deadline = None if order.max_time is None else started + order.max_time
+    deadline = None if order.command.max_time is None else started + order.command.max_time
     trainer = build_trainer(config, folder, device, module, resume_step, deadline)
     if data.val_samples < trainer.world_size:
         raise Refusal(
@@ -90,7 +90,7 @@ def train(order: TrainOrder) -> int:
             if not folder.is_ours:
                 write_config(folder.path, config)
             note_environment(folder.environment, [PROGRAM, *redacted(order.words)])
-        code = fit(trainer, module, data, checkpoint, folder, order.plugins)
+        code = fit(trainer, module, data, checkpoint, folder, order.command.plugin)
     finally:
         close_loggers(loggers, code)
     return code

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
+from common.config.flags import Alone, Checked, duration, several
 from common.config.plugins import resolve_class
+from common.config.resolve import section
 from common.config.schema import FREE_FLAGS, SECTIONS, Chosen, Keeping, RunConfig
 from common.config.stored import CONFIG, read_config
 from common.data.spec import DataSpec
@@ -21,28 +23,54 @@ WHOLE = ("optimizer_states", "lr_schedulers", "loops")  # what a checkpoint of t
 
 
 @dataclass(frozen=True)
+class Command(Checked):
+    """What train.py is asked to do, beside what a run is.
+
+    Attributes:
+        preset: values for the flags below; a flag that is given wins
+        list_presets: print the presets and their values, and exit
+        dry_run: build everything, take one step, and write nothing
+        resume: go on with a run: its id or a checkpoint; auto takes --wb_id, and starts afresh if there is nothing
+        max_time: stop, resumably, so long after the start: 90s, 30m, 3.5h, 23:50:00 (default: never)
+        wb_key: key of Weights & Biases; implies --logger wandb (default: $WANDB_API_KEY)
+        plugin: own module (name or .py file) that adds to the registers; see docs/extending.md
+    """
+
+    preset: str | None = None
+    list_presets: bool = False
+    dry_run: bool = False
+    resume: Annotated[str | None, Alone(AUTO)] = None
+    max_time: Annotated[float | None, duration] = None
+    wb_key: str | None = None
+    plugin: Annotated[tuple[str, ...], several(str)] = ()
+
+    @property
+    def starts(self) -> bool:
+        """Whether the flags describe a run; otherwise they name one."""
+        return self.resume in (None, AUTO)
+
+
+@dataclass(frozen=True)
 class TrainOrder:
     """A command line of train.py.
 
     Attributes:
+        command: what to do.
         config: the run it describes, before its data is known; None if it names a run to resume.
         given: flags of a run that were given, those of a preset among them.
-        resume: what --resume names; None starts a run.
-        dry_run: whether to take one step and write nothing.
-        max_time: seconds after which to stop, resumably; None for no limit.
-        plugins: modules of the user, which must be named again to go on.
-        wb_key: key of Weights & Biases.
         words: the command line.
     """
 
+    command: Command
     config: RunConfig | None
     given: Mapping[str, Any]
-    resume: str | None
-    dry_run: bool
-    max_time: float | None
-    plugins: tuple[str, ...]
-    wb_key: str | None
     words: tuple[str, ...]
+
+    @property
+    def output_dir(self) -> Path:
+        """The folder of runs."""
+        folder: Path = section(Keeping, self.given).output_dir
+        return folder
 
 
 @dataclass(frozen=True)
@@ -68,20 +96,20 @@ def plan(order: TrainOrder) -> Plan:
     Raises:
         Refusal: for a run that exists already, cannot be found, or is contradicted by a flag.
     """
-    output_dir: Path = order.given.get("output_dir", Keeping.output_dir)
+    command, output_dir = order.command, order.output_dir
     if output_dir.exists() and not output_dir.is_dir():
         raise Refusal(f"{output_dir} is a file, not a folder", "output_dir")
     if order.config is None:
-        return _named(order, str(order.resume), output_dir)
+        return _named(order, str(command.resume), output_dir)
     wb_id = order.config.keeping.wb_id
-    if order.resume == AUTO and wb_id is None:
+    if command.resume == AUTO and wb_id is None:
         raise Refusal("auto needs --wb_id, the id it looks for; or name a run: --resume ID", "resume")
     config = order.config.named(wb_id or fresh_id(), output_dir)
     folder = RunFolder(output_dir / config.folder_name)
     exists = wb_id is not None and folder.is_ours
-    if exists and order.resume is None and not order.dry_run and is_first_process():
+    if exists and command.resume is None and not command.dry_run and is_first_process():
         raise Refusal(f"{wb_id}: {folder.path} exists; add --resume auto or take another id", "wb_id")
-    if order.resume is None or not exists or order.dry_run:
+    if command.resume is None or not exists or command.dry_run:
         return Plan(config, folder, None, True)
     return _go_on(order, folder, folder.last_checkpoint)
 
@@ -190,10 +218,10 @@ def checkpoint_step(checkpoint: Path, expected: Mapping[str, torch.Tensor]) -> i
         Refusal: if it is no checkpoint of this network by this program.
     """
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        step, state = int(content["global_step"]), content["state_dict"]
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        step, state = int(saved["global_step"]), saved["state_dict"]
         found = {name: tuple(value.shape) for name, value in state.items()}
-        whole = all(part in content for part in WHOLE)
+        whole = all(part in saved for part in WHOLE)
     except (*UNREADABLE, IndexError) as error:
         raise Refusal(
             f"{checkpoint} is no readable checkpoint of train.py (truncated or foreign); "

@@ -359,11 +359,11 @@ def test_a_key_leaves_the_command_line(words):
 def test_durations(text, seconds):
     order = args.parse_train(["--max_time", text])
     assert order is not None
-    assert order.max_time == seconds
+    assert order.command.max_time == seconds
 
 
 def test_values_by_name():
-    flag = {flag.name: flag for flag in (args.MODEL_ARGS,)}["model_args"]
+    (flag,) = args.choice_flags("model_args")
     given = flag.read("num_heads=2,rate=1e-3, kind=small,flag=True")
     assert given == {"num_heads": 2, "rate": 1e-3, "kind": "small", "flag": True}
     assert fitted("--model_args", "num_heads=2").network.arguments["num_heads"] == 2
