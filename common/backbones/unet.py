@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from common.backbones.embeddings import LabelEmbedding, sinusoidal_embedding
@@ -193,7 +194,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Map x of shape (B, in_channels, H, W) and emb of shape (B, emb_channels) to (B, out_channels, H, W)."""
-        shift = self.emb_layers(emb).unflatten(-1, (-1, 1, 1))  # (B, out_channels, 1, 1)
+        shift = rearrange(self.emb_layers(emb), "b c -> b c 1 1")
         h: Tensor = self.skip_connection(x) + self.out_layers(self.in_layers(x) + shift)
         return h
 
@@ -217,14 +218,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x of shape (B, channels, H, W) to the same shape."""
-        batch, channels, height, width = x.shape
-        qkv: Tensor = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)  # (B, HW, 3C)
         # Fused kernels need adjacent features: in channels_last they are, otherwise this is the one copy.
-        heads = qkv.contiguous().view(batch, height * width, self.num_heads, 3, channels // self.num_heads)
-        q, k, v = heads.transpose(1, 2).unbind(3)  # each (B, heads, HW, C / heads)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)  # (B, HW, heads, C / heads)
-        h = h.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
-        out: Tensor = x + self.proj_out(h)
+        qkv = rearrange(self.qkv(self.norm(x)), "b c h w -> b (h w) c").contiguous()
+        q, k, v = rearrange(qkv, "b n (heads three f) -> three b heads n f", heads=self.num_heads, three=3)
+        pixels = F.scaled_dot_product_attention(q, k, v)
+        h = rearrange(pixels, "b heads (h w) f -> b h w (heads f)", h=x.shape[2])
+        out: Tensor = x + self.proj_out(rearrange(h, "b h w c -> b c h w"))
         return out
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -154,8 +155,8 @@ class UViT(nn.Module):
         """
         self._check_shapes(x, t, labels)
         grid = tuple(size // self.patch_size for size in x.shape[2:])
-        time = self._embed(t, labels, x.dtype).unsqueeze(1)
-        patches = self.patch_embed(x).flatten(2).transpose(1, 2)  # (B, L, E)
+        time = rearrange(self._embed(t, labels, x.dtype), "b e -> b 1 e")
+        patches = rearrange(self.patch_embed(x), "b e ... -> b (...) e")
         h = torch.cat([time, patches], dim=1) + self.position(grid)
         skips = []
         for block in self.in_blocks:
@@ -185,10 +186,9 @@ class UViT(nn.Module):
 
     def _join(self, h: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Put patches (B, L, patch_size**axes * C) next to each other: (B, C, *S)."""
-        axes, sides = self.axes, (self.patch_size,) * self.axes
-        h = h.reshape(len(h), *grid, *sides, self.out_channels)
-        pixels = [axis for i in range(1, axes + 1) for axis in (i, i + axes)]  # each axis of the grid, then its patch's
-        return h.permute(0, -1, *pixels).reshape(len(h), self.out_channels, *(n * self.patch_size for n in grid))
+        if self.axes == 1:
+            return rearrange(h, "b l (p c) -> b c (l p)", p=self.patch_size)
+        return rearrange(h, "b (h w) (p q c) -> b c (h p) (w q)", h=grid[0], p=self.patch_size, q=self.patch_size)
 
     def _check_shapes(self, x: Tensor, t: Tensor, labels: Tensor | None) -> None:
         # messages are put together only where one is needed: a compiler would trace them
@@ -275,10 +275,9 @@ class Attention(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map tokens (B, N, E) to (B, N, E)."""
-        batch, tokens, width = h.shape
-        qkv: Tensor = self.qkv(h).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
-        q, k, v = qkv.transpose(1, 3).unbind(2)  # each (B, heads, N, E / heads)
-        out: Tensor = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        q, k, v = rearrange(self.qkv(h), "b n (three heads f) -> three b heads n f", three=3, heads=self.num_heads)
+        tokens = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.proj(rearrange(tokens, "b heads n f -> b n (heads f)"))
         return out
 
 
@@ -384,10 +383,10 @@ def resize(rows: Tensor, old: tuple[int, ...], new: tuple[int, ...]) -> Tensor:
     """
     if old == new:
         return rows
-    flat = (1,) * (2 - len(old))  # a sequence is a plane of one row
-    plane = rows.t().reshape(1, -1, *flat, *old).to(torch.promote_types(rows.dtype, torch.float32))
-    resized = F.interpolate(plane, (*flat, *new), mode="bilinear", antialias=True)
-    return resized.flatten(2).squeeze(0).t().to(rows.dtype)
+    (height, _), size = ((1, *grid)[-2:] for grid in (old, new))  # a sequence is a plane of one row
+    plane = rearrange(rows, "(h w) e -> 1 e h w", h=height).to(torch.promote_types(rows.dtype, torch.float32))
+    resized = F.interpolate(plane, size, mode="bilinear", antialias=True)
+    return rearrange(resized, "1 e h w -> (h w) e").to(rows.dtype)
 
 
 def _waves(position: Tensor, frequency: Tensor) -> Tensor:
