@@ -53,7 +53,7 @@ class Noise(Prediction):
         return noise
 
     def x0(self, dynamics: LinearDynamics, law: Moments, v: Tensor, output: Tensor) -> Tensor:
-        return dynamics.basis.scale(1 / law.scale, v) - dynamics.basis.scale(law.sigma, output)
+        return dynamics.basis.combine((1 / law.scale, v), (-law.sigma, output))
 
     def gain(self, law: Moments) -> Tensor:
         return law.sigma
@@ -87,11 +87,11 @@ class Velocity(Prediction):
 
     def target(self, dynamics: LinearDynamics, law: Moments, x0: Tensor, noise: Tensor) -> Tensor:
         cosine, sine, _ = self._angle(law)
-        return dynamics.basis.scale(cosine, noise) - dynamics.basis.scale(sine, x0)
+        return dynamics.basis.combine((cosine, noise), (-sine, x0))
 
     def x0(self, dynamics: LinearDynamics, law: Moments, v: Tensor, output: Tensor) -> Tensor:
         cosine, sine, radius = self._angle(law)
-        return dynamics.basis.scale(cosine / radius, v) - dynamics.basis.scale(sine, output)
+        return dynamics.basis.combine((cosine / radius, v), (-sine, output))
 
     def gain(self, law: Moments) -> Tensor:
         return self._angle(law)[1]
@@ -116,12 +116,11 @@ class Preconditioned(Prediction):
     def target(self, dynamics: LinearDynamics, law: Moments, x0: Tensor, noise: Tensor) -> Tensor:
         skip, out, _ = self._scalings(law)
         # (x0 - c_skip u) / c_out with u = x0 + sigma eps
-        data = dynamics.basis.scale((1 - skip * law.scale) / out, x0)
-        return data - dynamics.basis.scale(skip * law.std / out, noise)
+        return dynamics.basis.combine(((1 - skip * law.scale) / out, x0), (-skip * law.std / out, noise))
 
     def x0(self, dynamics: LinearDynamics, law: Moments, v: Tensor, output: Tensor) -> Tensor:
         skip, out, _ = self._scalings(law)
-        return dynamics.basis.scale(skip, v) + dynamics.basis.scale(out, output)
+        return dynamics.basis.combine((skip, v), (out, output))
 
     def gain(self, law: Moments) -> Tensor:
         return self._scalings(law)[1]
@@ -145,7 +144,7 @@ class Denoiser(nn.Module):
     def __init__(self, backbone: nn.Module, dynamics: LinearDynamics, prediction: str = "auto") -> None:
         super().__init__()
         if prediction == "auto":
-            prediction = "x0" if dynamics.scale_vanishes else "eps"
+            prediction = dynamics.default_prediction or ("x0" if dynamics.scale_vanishes else "eps")
         if prediction not in PREDICTIONS:
             raise Refusal(f"must be auto or one of {', '.join(PREDICTIONS)}, got {prediction!r}", "prediction")
         if prediction == "eps" and dynamics.scale_vanishes:
@@ -203,9 +202,8 @@ class Denoiser(nn.Module):
             weight: None takes the error of the network's own output (under eps-prediction GFDM's loss, arXiv
                 2310.17638, eq. 24); a function takes that of x0_hat, every mode times what it gives for its log sigma.
         """
-        law = self.dynamics.moments(t)
-        basis = self.dynamics.basis
-        v = basis.scale(law.scale, x0) + basis.scale(law.std, noise)
+        law, basis = self.dynamics.moments(t), self.dynamics.basis
+        v = self.dynamics.perturb_by(law, x0, noise)
         output = self.backbone(self._rule.input(self.dynamics, law, v), t, labels)
         difference = output.to(v.dtype) - self._rule.target(self.dynamics, law, x0, noise)
         if weight is not None:

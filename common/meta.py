@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,7 @@ class MetaLearned(nn.Module):
         ValueError: if an argument is outside the range given above, or ``paper`` comes without learned rates.
     """
 
+    flag_names: ClassVar[dict[str, str]] = {"steps": "inner_steps", "rate": "inner_lr", "clip": "inner_clip"}
     root_metric: Tensor
 
     def __init__(

@@ -38,8 +38,14 @@ class HeatSubVP(ClosedForm):
         ValueError: for a value outside its range.
     """
 
+    default_prior = "data"
     b: Tensor
     r: Tensor
+
+    @classmethod
+    def defaults_for(cls, grid: tuple[int, ...]) -> dict[str, object]:
+        """x_norm is the longest side: one cycle per grid then has frequency 1."""
+        return {"x_norm": float(max(grid))}
 
     def __init__(
         self,
@@ -49,7 +55,7 @@ class HeatSubVP(ClosedForm):
         beta_max: float = 10.0,
         const: float = 0.02,
         x_norm: float,
-        energy_norm: float,
+        energy_norm: float = 1.0,
     ) -> None:
         super().__init__()
         shape = tuple(shape)

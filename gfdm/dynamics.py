@@ -6,6 +6,7 @@ at the data, so M = m e_x and the network sees v = X - alpha . Y.
 
 import math
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ class Fractional(Tabulated):
         ValueError: for a value outside its range.
     """
 
+    run_label = "H{hurst}_K{num_aug}"
+    flag_names: ClassVar[dict[str, str]] = {"normalize": "norm"}
     gamma: Tensor
     omega: Tensor
 
@@ -173,6 +176,8 @@ class FVE(Fractional):
     Raises:
         ValueError: for a value outside its range.
     """
+
+    default_ema_decay = 0.999
 
     def __init__(
         self,

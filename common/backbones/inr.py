@@ -43,6 +43,9 @@ class INR(nn.Module):
         ValueError: if an argument is outside the range given above.
     """
 
+    default_inner_steps = 3  # it learns what it shall denoise by adapting to it
+    input_switch = "y_input"  # the argument without which it does not see x
+
     def __init__(
         self,
         shape: Sequence[int],

@@ -15,17 +15,19 @@ The law, with M the mean factor and S the covariance (both per mode):
 
 import math
 from abc import ABC, abstractmethod
-from functools import cached_property
-from typing import Any
+from functools import cached_property, wraps
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from common.dynamics.basis import Basis, Pixel
+from common.dynamics.basis import Basis, Pixel, apply, times
 from common.dynamics.propagator import propagate
 from common.refusal import Refusal
 
 BISECTIONS = 64  # halvings of log t: past double precision for any interval of times
+ADMISSION_TIMES = 9  # at which a law is looked at when a dynamics is made
+LAW_TIMES, LAW_TOLERANCE = 8, 1e-6  # at which two laws are compared, and how closely
 VANISHING_SCALE = 1e-3  # below this share of the data left at T, dividing by the scale amplifies a network's error
 
 
@@ -96,12 +98,26 @@ class LinearDynamics(nn.Module, ABC):
         basis: the spatial basis in which F and G are per-mode numbers.
         t_min: the smallest time at which the law is known; smaller times are read as this one.
         horizon: T.
+        default_t_end: where sampling ends unless one says otherwise.
+        default_time_sampling: law of training times that suits the process.
+        default_prediction: what a network predicts by default; None is eps, or x0 if the scale vanishes at T.
+        default_ema_decay: decay of the averaged weights.
+        default_prior: start of sampling, ``zero`` as published or ``data``.
+        run_label: last part of a run folder's name; arguments of the class, ``dynamics`` and ``model`` fill it in.
+        flag_names: arguments whose published flag has another name.
     """
 
     num_components: int
     basis: Basis
     t_min: float = 1e-6
     horizon: float = 1.0
+    default_t_end: ClassVar[float] = 1e-3
+    default_time_sampling: ClassVar[str] = "uniform"
+    default_prediction: ClassVar[str | None] = None
+    default_ema_decay: ClassVar[float] = 0.9999
+    default_prior: ClassVar[str] = "zero"
+    run_label: ClassVar[str] = "{dynamics}_{model}"
+    flag_names: ClassVar[dict[str, str]] = {}
     _place: Tensor
 
     def __init__(self) -> None:
@@ -109,6 +125,11 @@ class LinearDynamics(nn.Module, ABC):
         self.basis = Pixel()
         self.prior = Prior(self)
         self.register_buffer("_place", torch.empty(0), persistent=False)
+
+    @classmethod
+    def defaults_for(cls, grid: tuple[int, ...]) -> dict[str, object]:
+        """Defaults of arguments that follow the grid *S of the data; none unless a member says otherwise."""
+        return {}
 
     @property
     def device(self) -> torch.device:
@@ -121,6 +142,42 @@ class LinearDynamics(nn.Module, ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
+
+    def __init_subclass__(cls) -> None:
+        """Let every member be admitted once its constructor is through."""
+        super().__init_subclass__()
+        construct = cls.__init__
+
+        @wraps(construct)
+        def construct_and_admit(self: LinearDynamics, *args: Any, **arguments: Any) -> None:
+            construct(self, *args, **arguments)
+            if type(self) is cls:
+                self.admit()
+
+        cls.__init__ = construct_and_admit  # type: ignore[method-assign]
+
+    def admit(self) -> None:
+        """Check that the law is a law: scale and noise level are finite, and the scale above 0, from t_min to T.
+
+        Raises:
+            Refusal: saying what is wrong and where.
+        """
+        inside = torch.linspace(self.t_min, self.horizon, ADMISSION_TIMES, dtype=torch.float64)
+        scale, log_sigma = self._level(inside)
+        for name, values, ok in (
+            ("scale", scale, scale.isfinite() & (scale > 0)),
+            ("noise level", log_sigma, log_sigma.isfinite()),
+        ):
+            wrong = (~ok).reshape(len(inside), -1)
+            if bool(wrong.any()):
+                where = int(wrong.any(1).nonzero()[0])
+                value = float(values.reshape(len(inside), -1)[where][wrong[where]][0])
+                log = "log of its " if name == "noise level" else ""
+                raise Refusal(
+                    f"{type(self).__name__}: the {log}{name} is {value:g} at t = {float(inside[where]):.6g}, where it "
+                    f"must be finite{'' if log else ' and above 0'}. If the data vanishes at the end, give the class "
+                    f"an end of time just before that (horizon = 0.995); t_min is {self.t_min:g}, T {self.horizon:g}"
+                )
 
     # -- the SDE ------------------------------------------------------------------------------------------------
 
@@ -182,8 +239,11 @@ class LinearDynamics(nn.Module, ABC):
         Returns:
             v, (B, C, *S), in the dtype of x0.
         """
-        law = self.moments(t)
-        return self.basis.scale(law.scale, x0) + self.basis.scale(law.std, noise)
+        return self.perturb_by(self.moments(t), x0, noise)
+
+    def perturb_by(self, law: Moments, x0: Tensor, noise: Tensor) -> Tensor:
+        """As :meth:`perturb`, from a law that is known already."""
+        return self.basis.combine((law.scale, x0), (law.std, noise))
 
     @property
     def metric(self) -> Tensor:
@@ -207,8 +267,9 @@ class LinearDynamics(nn.Module, ABC):
         Returns:
             z, (B, A, C, *S).
         """
-        t = t.double()
-        return self.basis.mix(self._mean(t).unsqueeze(2), x0.unsqueeze(1)) + self.basis.mix(self._root(t), noise)
+        t, basis = t.double(), self.basis
+        mean = apply(self._mean(t).unsqueeze(2), basis.analysis(x0).unsqueeze(1))
+        return basis.synthesis(mean + apply(self._root(t), basis.analysis(noise)))
 
     def score(self, z: Tensor, t: Tensor, x0_hat: Tensor) -> Tensor:
         """Gradient of log p_t(z) implied by the posterior mean of x0.
@@ -222,12 +283,25 @@ class LinearDynamics(nn.Module, ABC):
             -psi (u - x0_hat) / sigma^2 - R z, (B, A, C, *S). Under heat dynamics this is the gradient itself,
             without the factor r of the published code.
         """
+        return self.basis.synthesis(self._score(self.basis.analysis(z), t, self.basis.analysis(x0_hat)))
+
+    def _score(self, z: Tensor, t: Tensor, x0_hat: Tensor) -> Tensor:
+        """As :meth:`score`, from and to coefficients of the basis."""
         law = self.moments(t)
-        v = self.basis.mix(law.weight.unsqueeze(1), z).squeeze(1)
-        residual = self.basis.scale(1 / law.std, v) - self.basis.scale(law.scale / law.std, x0_hat)
+        v = apply(law.weight.unsqueeze(1), z).squeeze(1)
+        residual = times(1 / law.std, v) - times(law.scale / law.std, x0_hat)
         weight = law.weight / law.std.unsqueeze(1)
-        score = -self.basis.mix(weight.unsqueeze(2), residual.unsqueeze(1))
-        return score - self.basis.mix(law.complement, z) if self.num_components > 1 else score
+        score = -apply(weight.unsqueeze(2), residual.unsqueeze(1))
+        return score - apply(law.complement, z) if self.num_components > 1 else score
+
+    def attraction(self, z: Tensor, t: Tensor, x0_hat: Tensor) -> Tensor:
+        """G G' s, the score as the noise sees it, (B, A, C, *S); under heat dynamics 2 beta r times the gradient."""
+        return self.basis.synthesis(self._attraction(self.basis.analysis(z), t, self.basis.analysis(x0_hat)))
+
+    def _attraction(self, z: Tensor, t: Tensor, x0_hat: Tensor) -> Tensor:
+        """As :meth:`attraction`, from and to coefficients of the basis."""
+        g = self.diffusion_vector(t)
+        return apply(g.unsqueeze(2), apply(g.unsqueeze(1), self._score(z, t, x0_hat)))
 
     # -- the reverse process -----------------------------------------------------------------------------------------
 
@@ -252,12 +326,10 @@ class LinearDynamics(nn.Module, ABC):
         Returns:
             (B, A, C, *S).
         """
-        t = t.double()
-        score = self.score(z, t, x0_hat)
-        g = self.diffusion_vector(t)
-        along = self.basis.mix(g.unsqueeze(1), score)  # G' s, (B, 1, C, *S)
-        factor = 1.0 if stochastic else 0.5
-        return self.apply_drift(z, t) - factor * self.basis.mix(g.unsqueeze(2), along)
+        t, factor = t.double(), 1.0 if stochastic else 0.5
+        state = self.basis.analysis(z)
+        drift = apply(self.drift_matrix(t), state)
+        return self.basis.synthesis(drift - factor * self._attraction(state, t, self.basis.analysis(x0_hat)))
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The exact linear map from time s to time t.
@@ -316,6 +388,16 @@ class LinearDynamics(nn.Module, ABC):
             below = self.log_sigma(middle.exp()) < log_sigma
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return ((low + high) / 2).exp()
+
+    def shows_the_law_of(self, other: "LinearDynamics") -> bool:
+        """Whether a network sees the same law of v given x0 at every time under another dynamics."""
+        if other is self:
+            return True
+        if other.basis.modes != self.basis.modes or other.horizon != self.horizon:
+            return False
+        times = torch.linspace(0.05, 1, LAW_TIMES, dtype=torch.float64) * self.horizon
+        own, others = self._level(times.to(self.device)), other._level(times.to(other.device))
+        return all(torch.allclose(a.cpu(), b.cpu(), rtol=LAW_TOLERANCE) for a, b in zip(own, others, strict=True))
 
     @cached_property
     def scale_vanishes(self) -> bool:

@@ -1,7 +1,7 @@
 """Spatial bases in which a dynamics is block-diagonal: pixels (identity) and Fourier modes.
 
-A basis is orthonormal and real-linear. States are real tensors in pixel space everywhere; a basis goes to its
-coefficients, multiplies, and comes back.
+A basis is orthonormal and real-linear. States are real tensors in pixel space everywhere. A formula of several terms
+goes to the coefficients of its states, is computed there with :func:`times` and :func:`apply`, and comes back once.
 """
 
 from abc import ABC, abstractmethod
@@ -39,8 +39,19 @@ class Basis(ABC):
         Returns:
             (B, C, *S) in the dtype of x.
         """
-        coefficients = self.analysis(x)
-        return self.synthesis(align(multiplier, coefficients) * coefficients)
+        return self.combine((multiplier, x))
+
+    def combine(self, *terms: tuple[Tensor, Tensor]) -> Tensor:
+        """Sum of states, every mode of each multiplied by its own factor, with one transform back for all.
+
+        Args:
+            terms: at least one pair of a multiplier (B or 1, *modes) and a state (B, C, *S).
+
+        Returns:
+            (B, C, *S) in the dtype of the states.
+        """
+        first, *rest = (times(multiplier, self.analysis(x)) for multiplier, x in terms)
+        return self.synthesis(sum(rest, start=first))
 
     def mix(self, matrix: Tensor, z: Tensor) -> Tensor:
         """Apply a matrix over components, mode by mode.
@@ -52,14 +63,23 @@ class Basis(ABC):
         Returns:
             (B, I, C, *S) in the dtype of z.
         """
-        coefficients = self.analysis(z)
-        # (B, A, C, ..) against (B, I, A, 1, ..): complex numbers are pairs of reals, the matrix is real
-        parts = torch.view_as_real(coefficients) if coefficients.is_complex() else coefficients
-        matrix = matrix if not coefficients.is_complex() else matrix.unsqueeze(-1)
-        batch = parts.shape[0]
-        weights = align(matrix, parts.unsqueeze(1), lead=3).expand(batch, *(-1,) * parts.ndim)
-        mixed = torch.einsum("bia...,ba...->bi...", weights, parts)
-        return self.synthesis(torch.view_as_complex(mixed.contiguous()) if coefficients.is_complex() else mixed)
+        return self.synthesis(apply(matrix, self.analysis(z)))
+
+
+def times(multiplier: Tensor, coefficients: Tensor) -> Tensor:
+    """Coefficients (B, C, *modes), every mode multiplied by its own factor (B or 1, *modes)."""
+    return align(multiplier, coefficients) * coefficients
+
+
+def apply(matrix: Tensor, coefficients: Tensor) -> Tensor:
+    """A matrix (B or 1, I, A, *modes) over the components of coefficients (B, A, C, *modes): (B, I, C, *modes)."""
+    # (B, A, C, ..) against (B, I, A, 1, ..): complex numbers are pairs of reals, the matrix is real
+    parts = torch.view_as_real(coefficients) if coefficients.is_complex() else coefficients
+    matrix = matrix if not coefficients.is_complex() else matrix.unsqueeze(-1)
+    batch = parts.shape[0]
+    weights = align(matrix, parts.unsqueeze(1), lead=3).expand(batch, *(-1,) * parts.ndim)
+    mixed = torch.einsum("bia...,ba...->bi...", weights, parts)
+    return torch.view_as_complex(mixed.contiguous()) if coefficients.is_complex() else mixed
 
 
 class Pixel(Basis):

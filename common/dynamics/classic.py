@@ -102,6 +102,8 @@ class VE(ClosedForm):
         ValueError: unless 0 < sigma_min < sigma_max.
     """
 
+    default_ema_decay = 0.999
+
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
         super().__init__()
         check_range(sigma_min, sigma_max, low_name="sigma_min", high_name="sigma_max")

@@ -1,37 +1,84 @@
-"""One-component dynamics with a law in closed form: a member states log m and log sigma beside its SDE."""
+"""One-component dynamics with a law in closed form: two functions of time say it all."""
 
-from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from common.dynamics.base import LinearDynamics
+from common.refusal import Refusal
+
+CHECKED = (
+    5  # times between t_min and T at which a drift and a diffusion that a member writes are compared with its law,
+)
+AGREEMENT = 1e-5  # how closely they must agree,
+FAINT = -200.0  # and the log scale below which they are not: such a mode is gone, and may be cut off
 
 
 class ClosedForm(LinearDynamics):
     """Base of dynamics with A = 1, where v = z, w = 1 and R = 0.
 
-    A member gives four functions of times (B,) float64, each to (B, *modes): :meth:`drift`, :meth:`diffusion`,
-    :meth:`log_scale` and :meth:`noise_level`.
+    A member gives two functions of times (B,) float64, each to (B, *modes): :meth:`log_scale` and :meth:`noise_level`
+    or, if those are simpler, :meth:`scale` and :meth:`std`. The SDE dX = f X dt + g dW follows by differentiation,
+
+        f = d log m / dt,      g = sc sqrt(2 d log sigma / dt),
+
+    unless a member writes :meth:`drift` and :meth:`diffusion` itself; they are then compared when one is made.
     """
 
     num_components = 1
 
-    @abstractmethod
-    def drift(self, t: Tensor) -> Tensor:
-        """Drift rate f in dX = f X dt + g dW."""
-
-    @abstractmethod
-    def diffusion(self, t: Tensor) -> Tensor:
-        """Diffusion g in dX = f X dt + g dW."""
-
-    @abstractmethod
     def log_scale(self, t: Tensor) -> Tensor:
         """log m."""
+        return self.scale(t).log()
 
-    @abstractmethod
     def noise_level(self, t: Tensor) -> Tensor:
         """log sigma = log(sc / m)."""
+        return self.std(t).log() - self.scale(t).log()
+
+    def scale(self, t: Tensor) -> Tensor:
+        """m, the share of the data that is left."""
+        return self.log_scale(t).exp()
+
+    def std(self, t: Tensor) -> Tensor:
+        """sc, the deviation of v given x0."""
+        return self.scale(t) * self.noise_level(t).exp()
+
+    def drift(self, t: Tensor) -> Tensor:
+        """Drift rate f in dX = f X dt + g dW."""
+        return slope(self.log_scale, t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """Diffusion g in dX = f X dt + g dW."""
+        return self.std(t) * (2 * slope(self.noise_level, t)).sqrt()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for pair in (("log_scale", "noise_level"), ("scale", "std")):
+            if all(getattr(cls, name) is not getattr(ClosedForm, name) for name in pair):
+                return
+        raise TypeError(f"{cls.__name__} must define log_scale and noise_level, or scale and std")
+
+    def admit(self) -> None:
+        """As in the base class; a drift or diffusion that a member writes must belong to its law.
+
+        Raises:
+            Refusal: naming the one that does not, and where.
+        """
+        super().admit()
+        share = torch.arange(1, CHECKED + 1, dtype=torch.float64) / (CHECKED + 1)
+        t = torch.lerp(torch.tensor(self.t_min, dtype=torch.float64), torch.tensor(self.horizon).double(), share)
+        alive = self.log_scale(t) > FAINT
+        for name in ("drift", "diffusion"):
+            written, derived = getattr(self, name)(t), getattr(ClosedForm, name)(self, t)
+            apart = ((written - derived).abs() > AGREEMENT * (derived.abs() + AGREEMENT)) & alive
+            if bool(apart.any()):
+                where = int(apart.reshape(CHECKED, -1).any(1).nonzero()[0])
+                raise Refusal(
+                    f"{type(self).__name__}: {name} does not belong to its law: at t = {float(t[where]):.3g} it is "
+                    f"{float(written[where].flatten()[0]):.6g}, and that of log_scale and noise_level is "
+                    f"{float(derived[where].flatten()[0]):.6g}. Leave {name} out, and it follows from them"
+                )
 
     def drift_matrix(self, t: Tensor) -> Tensor:
         return self.drift(t).unsqueeze(1).unsqueeze(1)
@@ -42,7 +89,7 @@ class ClosedForm(LinearDynamics):
     def _level(self, t: Tensor) -> tuple[Tensor, Tensor]:
         # times below t_min (0 among them) have no finite noise level: they are read as t_min
         t = t.clamp_min(self.t_min)
-        return self.log_scale(t).exp(), self.noise_level(t)
+        return self.scale(t), self.noise_level(t)
 
     def _mean(self, t: Tensor) -> Tensor:
         return self._level(t)[0].unsqueeze(1)
@@ -71,3 +118,9 @@ class ClosedForm(LinearDynamics):
     def scalar_path(self) -> LinearDynamics:
         """The dynamics itself: it has one component already."""
         return self
+
+
+def slope(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """Derivative of a function of times (B,) to (B, *modes), by forward differentiation; also under inference_mode."""
+    derivative: Tensor = torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
+    return derivative

@@ -160,8 +160,12 @@ class ScalarPath(ClosedForm):
     def __init__(self, parent: Tabulated) -> None:
         super().__init__()
         self.parent = parent
-        self.t_min = parent.t_min
+        self.t_min, self.horizon = parent.t_min, parent.horizon
+        self.default_t_end = parent.default_t_end  # type: ignore[misc]  # of the process, not of the class
         self.prior = Prior(self, parent.prior.mean, parent.prior.variance)
+
+    def admit(self) -> None:
+        """Its parent was admitted."""
 
     def drift(self, t: Tensor) -> Tensor:
         mean = self.parent._mean(t)

@@ -1,6 +1,8 @@
 """What a solver is: a step, a declared order and its evaluations per step."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -30,11 +32,24 @@ class Solver(ABC):
         order: order of the global error in the step (weak order for stochastic schemes).
         evaluations: denoiser calls per step, at most.
         stochastic: whether a step uses noise.
+        path: what it runs on: the whole ``augmented`` state, or the ``scalar`` path if the noise level is monotone.
+        default_steps: steps that it needs.
+        denoise_last: whether x0_hat at the end is given by default, instead of the state there.
+        clips: whether clipping x0_hat to the range of images helps it.
     """
 
     order: int
     evaluations: int = 1
     stochastic: bool = False
+    path: ClassVar[Literal["augmented", "scalar"]] = "augmented"
+    default_steps: ClassVar[int] = 1000
+    denoise_last: ClassVar[bool] = False
+    clips: ClassVar[bool] = False
+
+    @classmethod
+    def refuse_idle(cls, given: Mapping[str, object]) -> None:
+        """Raise a Refusal for given arguments that have no effect beside the others; most schemes have no such ones."""
+        return
 
     def draws(self, components: int) -> int:
         """White-noise fields (B, C, *S) that a step uses on a state of so many components; most use one."""

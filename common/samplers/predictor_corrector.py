@@ -7,7 +7,8 @@ written for any number of components and any basis; under heat dynamics it is th
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -18,13 +19,6 @@ from common.refusal import Refusal
 from common.samplers.base import Posterior, Solver
 from common.samplers.exponential import BLOCK
 from common.samplers.grids import Grid, uniform
-
-
-def attraction(dynamics: LinearDynamics, z: Tensor, t: Tensor, x0_hat: Tensor) -> Tensor:
-    """G G' s, the score as the noise sees it, (B, A, C, *S); under heat dynamics 2 beta r times the gradient."""
-    g = dynamics.diffusion_vector(t)
-    along = dynamics.basis.mix(g.unsqueeze(1), dynamics.score(z, t, x0_hat))
-    return dynamics.basis.mix(g.unsqueeze(2), along)
 
 
 def symmetric_root(cov: Tensor) -> Tensor:
@@ -132,7 +126,7 @@ class SemiAnalyticStage(Stage):
         """The score's part alone."""
         t, s = self._times(step)
         share = 1.0 if self.stochastic else 0.5
-        return z + align(share * (t - s), z) * attraction(self.dynamics, z, t, posterior(z, t))
+        return z + align(share * (t - s), z) * self.dynamics.attraction(z, t, posterior(z, t))
 
     def __call__(self, step: int, posterior: Posterior, z: Tensor, noise: Tensor | None) -> Tensor:
         return self._back(step, self.attract(step, posterior, z), noise)
@@ -275,7 +269,7 @@ class Langevin(Corrector):
 
     def __call__(self, dynamics: LinearDynamics, posterior: Posterior, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         kick = dynamics.apply_diffusion(noise.squeeze(1), t)
-        pull = attraction(dynamics, z, t, posterior(z, t))
+        pull = dynamics.attraction(z, t, posterior(z, t))
         kick_norm, pull_norm = (x.flatten(1).norm(dim=1) for x in (kick, pull))
         if self.paper:
             kick_norm, pull_norm = kick_norm.mean(0, keepdim=True), pull_norm.mean(0, keepdim=True)
@@ -314,11 +308,13 @@ class PredictorCorrector(Solver):
     """
 
     order = 1
+    default_steps = 100  # as published for the UViT on faces
+    denoise_last = True  # as published
 
     def __init__(
         self,
-        predictor: str = "euler",
-        corrector: str = "langevin",
+        predictor: Annotated[str, PREDICTORS] = "euler",
+        corrector: Annotated[str, CORRECTORS] = "langevin",
         snr: float = 0.16,
         factor: float = 1.0,
         stochastic: bool = True,
@@ -338,6 +334,15 @@ class PredictorCorrector(Solver):
         self.stochastic = self.draws(1) > 0
         self._paper = paper
         self._position = 0
+
+    @classmethod
+    def refuse_idle(cls, given: Mapping[str, object]) -> None:
+        """Refuse re-noising of a predictor with one stage, and the ratio of no corrector."""
+        predictor, corrector = given.get("predictor"), given.get("corrector")
+        if predictor == "reverse_diffusion" and given.get("factor"):
+            raise Refusal(f"has no effect on --predictor {predictor}, which has one stage; leave it out", "factor")
+        if corrector == "none" and "snr" in given:
+            raise Refusal(f"has no effect on --corrector {corrector}; leave it out", "snr")
 
     def check(self, dynamics: LinearDynamics) -> None:
         """Refuse the published details where there is more than one component."""

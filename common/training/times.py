@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.dynamics import LinearDynamics
+from common.refusal import Refusal
 
 NODES = 4096  # of the inverse of the noise level; times only set where training looks, so a table is exact enough
 LOGNORMAL_MEAN, LOGNORMAL_DEVIATION = -1.2, 1.2  # of log sigma (EDM, arXiv 2206.00364, table 1)
@@ -53,13 +54,18 @@ class UniformNoiseLevels(TimeSampling):
     """Uniform in log sigma between its values at t_min and T.
 
     Raises:
-        ValueError: where the noise level is not monotone in t.
+        Refusal: if the noise level is not monotone in t.
     """
 
     log_times: Tensor
 
     def __init__(self, dynamics: LinearDynamics, t_min: float) -> None:
         super().__init__(dynamics, t_min)
+        if not dynamics.is_monotone:
+            raise Refusal(
+                f"needs a noise level that rises, which it does not under {dynamics}; take uniform, or --marginals exact",
+                "time_sampling",
+            )
         ends = torch.tensor([t_min, self.horizon], dtype=torch.float64, device=dynamics.device)
         self.low, self.high = dynamics.log_sigma(ends).tolist()
         levels = torch.linspace(self.low, self.high, NODES + 1, dtype=torch.float64, device=dynamics.device)

@@ -114,7 +114,7 @@ WRONG_TRAIN = [
     ("--label_dropout 1", r"--label_dropout.*\[0, 1\)"),
     ("--label_dropout 0.1 --conditioning False", "--label_dropout.*--conditioning False"),
     ("--time_sampling sometimes", "--time_sampling.*uniform.*lognormal"),
-    ("--time_sampling log_sigma --hurst 0.1 --num_aug 3 --marginals paper", "--time_sampling log_sigma.*rises"),
+    ("--time_sampling log_sigma --hurst 0.1 --num_aug 3 --marginals paper", "--time_sampling needs.*rises"),
     ("--loss_weight much", "--loss_weight.*own.*edm"),
     ("--ema_decay 0.9,0.9", "--ema_decay.*twice"),
     ("--ema_decay 0.9,1", r"--ema_decay.*\[0, 1\)"),
