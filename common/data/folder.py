@@ -3,7 +3,7 @@
 Layouts: images directly in ``data_dir`` (no labels), or one subdirectory per class; either way directly, or below
 ``train/`` and, for the held-out part, the first of ``test/``, ``val/`` and ``valid/`` that is there. Class indices
 follow the sorted names. Without a held-out part one image in ten is held out, the same ones always. Hidden files and
-files that are no images by their ending are passed over. A zip file is read without unpacking it; where all of it lies
+files that are no images by their ending are passed over. A zip file is read without unpacking it; if all of it lies
 in one folder, that folder counts as the top.
 """
 
@@ -48,7 +48,7 @@ def refusal(tree: Tree, problem: str) -> DataUnavailable:
 
 
 def parts_of(tree: Tree) -> tuple[Tree, Tree | None]:
-    """The folder to learn from and, where there is one, that of the held-out part."""
+    """The folder to learn from and, if there is one, that of the held-out part."""
     held_out = next((name for name in HELD_OUT_NAMES if name in tree.folders), None)
     if "train" in tree.folders and (held_out or tree.folders == ["train"]):
         return tree.child("train"), tree.child(held_out) if held_out else None
@@ -60,7 +60,7 @@ def listing(tree: Tree, classes: list[str] | None = None) -> tuple[list[str], Te
 
     Args:
         tree: the folder.
-        classes: names of classes, where these images must be of them.
+        classes: names of classes, if these images must be of them.
 
     Returns:
         Paths (N), labels (N,) int64 (zeros without classes), and the names of the classes, if any.

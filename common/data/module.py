@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.data.reading import is_small, num_readers, spread
 from common.data.source import DataSet, Split
+from common.refusal import Refusal
 from common.seeding import FLIPS, ORDER, StepRandomness, mix
 
 
@@ -76,13 +77,13 @@ class _Batches(Dataset):
     def __init__(self, order: BatchOrder | Sequence[Tensor], part: Split | None) -> None:
         self.order, self.part = order, part
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor] | tuple[int, Tensor, Tensor] | ValueError:
+    def __getitem__(self, index: int) -> tuple[int, Tensor] | tuple[int, Tensor, Tensor] | Refusal:
         indices = self.order[index]
         if self.part is None:
             return index, indices
         try:
             return index, self.part.images[indices], self.part.labels[indices]
-        except ValueError as error:
+        except Refusal as error:
             return error  # raised inside the loader it would keep the loader, and its processes, alive
 
 
@@ -168,7 +169,7 @@ class DataModule(pl.LightningDataModule):
 
     def transfer_batch_to_device(
         self,
-        batch: tuple[int, Tensor] | tuple[int, Tensor, Tensor] | ValueError,
+        batch: tuple[int, Tensor] | tuple[int, Tensor, Tensor] | Refusal,
         device: torch.device,
         dataloader_idx: int,
     ) -> Batch:
@@ -177,7 +178,7 @@ class DataModule(pl.LightningDataModule):
         Raises:
             DataUnavailable: if they could not be read.
         """
-        if isinstance(batch, ValueError):
+        if isinstance(batch, Refusal):
             raise batch
         training = bool(self.trainer and self.trainer.training)
         if len(batch) == 2:

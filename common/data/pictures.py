@@ -37,7 +37,7 @@ class Form:
 
     @classmethod
     def of(cls, source: str, options: DataOptions, *, size: int | None = None, center_crop: float = 1.0) -> "Form":
-        """What was asked for; ``size`` and ``center_crop`` are what the source takes where nothing was.
+        """What was asked for; ``size`` and ``center_crop`` are what the source takes if nothing was.
 
         Raises:
             DataUnavailable: for no size, other channels, or a length.

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from common.refusal import Refusal
+
 RESIDENT_LIMIT = 2 * 1024**3  # bytes of a set that is held in memory, and once more on the device
 CHUNK_BYTES, CHUNK_SAMPLES = 1024**2, 256
 WORTH_WORKERS = 1000  # samples from which on worker processes are started to read them
@@ -93,10 +95,10 @@ class _Chunks(Dataset):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> Tensor | ValueError:
+    def __getitem__(self, index: int) -> Tensor | Refusal:
         try:
             return self._images[self._rows[index]]
-        except ValueError as error:
+        except Refusal as error:
             return error  # raised inside the loader it would keep the loader, and its processes, alive
 
 
@@ -121,7 +123,7 @@ def chunks(images: Images, rows: Tensor, title: str) -> Iterator[Tensor]:
     silent = None if is_first_process() else True  # None: silent if the output is no terminal
     with tqdm(total=len(rows), desc=title, unit=" samples", disable=silent, leave=False) as bar:
         for samples in loader:
-            if isinstance(samples, ValueError):
+            if isinstance(samples, Refusal):
                 raise samples
             yield samples
             bar.update(len(samples))

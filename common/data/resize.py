@@ -16,7 +16,7 @@ AT_ONCE = 1024  # images resized at once: bounds the memory for intermediate res
 def to_square(images: Tensor, size: int | None, center_crop: float = 1.0) -> Tensor:
     """The central square of every image, resized with antialiasing.
 
-    Bilinear: unlike bicubic it never leaves the range of the data. Where images grow there is nothing to smooth, and
+    Bilinear: unlike bicubic it never leaves the range of the data. If images grow, there is nothing to smooth, and
     it is plain bilinear interpolation between the centres of pixels.
 
     Args:
@@ -102,10 +102,10 @@ def fit(data: DataSet, options: DataOptions, name: str) -> DataSet:
 
 
 def refuse_length(options: DataOptions, name: str) -> None:
-    """Refuse a length where samples keep the one they have.
+    """Refuse a length if samples keep the one they have.
 
     Raises:
-        DataUnavailable: where one was asked for.
+        DataUnavailable: if one was asked for.
     """
     if options.length is not None:
         raise DataUnavailable(

@@ -33,7 +33,7 @@ def hold_out(count: int) -> tuple[Tensor, Tensor]:
     """Indices, ascending int64, of the training and held-out parts of a set that has no split: the same ones always.
 
     Raises:
-        DataUnavailable: where there are fewer than two samples.
+        DataUnavailable: if there are fewer than two samples.
     """
     if count < 2:
         raise DataUnavailable(f"{count} sample(s): at least two are needed, one to learn from and one to hold out")
@@ -48,7 +48,7 @@ class Split:
 
     Attributes:
         images: (N, C, *S) uint8 or float32, a tensor or whatever reads samples by index.
-        labels: (N,) int64, zeros where the set has no labels.
+        labels: (N,) int64, zeros if the set has no labels.
     """
 
     images: Tensor | Images
@@ -187,7 +187,7 @@ class DataSet:
         """Mean function and variance of every mode on the network's scale [-1, 1], computed in float64.
 
         One pass; means and sums of squares of the parts are joined as by Chan, Golub and LeVeque (1983), which does not
-        cancel where the mean is large.
+        cancel if the mean is large.
 
         Args:
             basis: F, the basis of the modes.

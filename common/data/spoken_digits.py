@@ -55,7 +55,7 @@ def find(data_dir: Path) -> Path:
     """The ``.npz`` file, or the folder of recordings.
 
     Raises:
-        DataUnavailable: where there is neither.
+        DataUnavailable: if there is neither.
     """
     if data_dir.is_file():
         if data_dir.suffix != ".npz":
@@ -97,7 +97,7 @@ def read_recording(file: Path) -> Tensor:
     """A .wav file as (L,): the mean of its channels at 8 kHz.
 
     Raises:
-        DataUnavailable: where it cannot be read.
+        DataUnavailable: if it cannot be read.
     """
     try:
         samples, rate = read_wav(file)
@@ -132,7 +132,7 @@ def of_keys(file: ArrayFile, sounds_key: str, digits_key: str, length: int) -> t
     """Normalised sounds (N, 1, length) and digits (N,) of an .npz file.
 
     Raises:
-        DataUnavailable: where they are not there, or are no sounds and digits.
+        DataUnavailable: if they are not there, or are no sounds and digits.
     """
     for key in (sounds_key, digits_key):
         if key not in file.arrays:

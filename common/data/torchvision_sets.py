@@ -43,7 +43,7 @@ FAILURES = (
 
 
 class TorchvisionSet(Source):
-    """A set that torchvision knows, read from its files, which are fetched where that is asked for."""
+    """A set that torchvision knows, read from its files, which are fetched if that is asked for."""
 
     torchvision_name: ClassVar[str]
     layouts = "in torchvision's layout"  # what messages say about the folder
@@ -184,7 +184,7 @@ class FashionMnist(Mnist):
 class Cifar10(TorchvisionSet):
     """32x32 colour photographs, ten classes: 50,000 to learn from, 10,000 held out (Krizhevsky).
 
-    torchvision unpickles the original files, after it has checked their MD5 sums. Where their folder is missing,
+    torchvision unpickles the original files, after it has checked their MD5 sums. If their folder is missing,
     ``{name}.npz`` will do: ``x`` (N, 32, 32, 3) uint8 and ``y``, perhaps ``x_test`` and ``y_test``.
     """
 

@@ -144,10 +144,10 @@ class Archive(Tree):
 
     @classmethod
     def open(cls, path: Path) -> "Archive":
-        """The content of a zip file. Where everything lies in one folder, that folder.
+        """The content of a zip file; if everything lies in one folder, that folder.
 
         Raises:
-            OSError, zipfile.BadZipFile, NotImplementedError: where it cannot be read.
+            OSError, zipfile.BadZipFile, NotImplementedError: if it cannot be read.
         """
         with zipfile.ZipFile(path) as archive:
             members = {
@@ -250,7 +250,7 @@ def open_tree(source: str, path: Path) -> Tree:
         )
     try:
         return Archive.open(path)
-    except Exception as error:  # what zipfile raises for a cut or foreign file differs with where it is cut
+    except Exception as error:  # what zipfile raises for a cut or foreign file differs with the place of the cut
         raise DataUnavailable(
             f"--data_name {source}: {path} cannot be read as a zip file ({type(error).__name__}: {error}); "
             "bring it again"

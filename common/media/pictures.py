@@ -165,7 +165,7 @@ def spectrograms(waves: Tensor, sample_rate: int) -> tuple[Tensor, float]:
         sample_rate: points per second.
 
     Returns:
-        Decibels (N, frequencies, times), where a full-scale sine has the level 0, and the largest of them.
+        Decibels (N, frequencies, times), in which a full-scale sine has the level 0, and the largest of them.
     """
     size = min(2 ** round(math.log2(WINDOW * sample_rate)), waves.shape[-1])
     window = torch.hann_window(size)
@@ -184,7 +184,7 @@ def save_samples(path: Path, samples: Tensor, columns: int = 10, sample_rate: in
         path: the file.
         samples: (N, C, H, W) in [0, 1], or 1-D functions (N, C, L); sounds are in [-1, 1].
         columns: samples per row.
-        sample_rate: points per second, where samples are sounds.
+        sample_rate: points per second, if samples are sounds.
     """
     if sample_rate is not None:
         save_audio(path, samples, sample_rate, columns)
