@@ -84,11 +84,12 @@ class UViT(nn.Module):
         mlp_dim = 4 * embed_dim if mlp_dim is None else mlp_dim
         axes = len(shape)
         require(patch_size >= 1, "patch_size", "at least 1", patch_size)
+        require(axes in CONVOLUTIONS and min(shape) >= 1, "shape", "one or two positive sizes", shape)
         require(
-            axes in CONVOLUTIONS and all(size >= 1 and size % patch_size == 0 for size in shape),
-            "shape",
-            f"one or two positive multiples of patch_size = {patch_size}",
-            shape,
+            all(size % patch_size == 0 for size in shape),
+            "patch_size",
+            f"a divisor of every side of {tuple(shape)}",
+            patch_size,
         )
         require(in_channels >= 1, "in_channels", "at least 1", in_channels)
         require(out_channels >= 1, "out_channels", "at least 1", out_channels)

@@ -438,7 +438,7 @@ class Prior(nn.Module):
                 f"{tuple(variance.shape)}"
             )
         if not (variance >= 0).all():
-            raise ValueError(f"variance of the prior must be at least 0, got {variance.min():g}")
+            raise Refusal(f"variance of the prior must be at least 0, got {variance.min():g}")
         self.register_buffer("mean", mean, False)
         self.register_buffer("variance", variance, False)
         self._owner: tuple[LinearDynamics] = (dynamics,)  # a tuple, so that nn.Module sees no cycle

@@ -63,7 +63,8 @@ class UniformNoiseLevels(TimeSampling):
         super().__init__(dynamics, t_min)
         if not dynamics.is_monotone:
             raise Refusal(
-                f"needs a noise level that rises, which it does not under {dynamics}; take uniform, or --marginals exact",
+                f"needs a noise level that rises, which it does not under {dynamics}; take uniform, or --marginals "
+                "exact",
                 "time_sampling",
             )
         ends = torch.tensor([t_min, self.horizon], dtype=torch.float64, device=dynamics.device)
