@@ -118,8 +118,8 @@ class INR(nn.Module):
             for i, layer in enumerate(self.hidden):
                 z = layer(h, None if shifts is None else shifts[i])
                 h = torch.cat([windowed_sine(z, self.frequency, self.decay), inputs], dim=1)
-            y: Tensor = self.out(h)
-        return y.unflatten(-1, tuple(out_shape or x.shape[2:]))
+            y: Tensor = self.out(h).unflatten(-1, tuple(out_shape or x.shape[2:]))
+        return y
 
     def _inputs(self, x: Tensor, t: Tensor, out_shape: Sequence[int] | None) -> Tensor:
         """(B, inputs + 1, points), the last of them ones, which the biases multiply.
@@ -217,7 +217,7 @@ def windowed_sine(z: Tensor, frequency: float, decay: float) -> Tensor:
     """sin(frequency z) exp(-decay z^2), cheap to differentiate any number of times."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return (frequency * z).sin() * (-decay * z.square()).exp()
-    f, _ = _WindowedSine.apply(z, frequency, decay)
+    f: Tensor = _WindowedSine.apply(z, frequency, decay)[0]
     return f
 
 

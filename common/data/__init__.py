@@ -4,7 +4,8 @@ from common.data.arrays import Arrays
 from common.data.celeba import CelebA
 from common.data.digits import Digits
 from common.data.folder import Folder
-from common.data.source import DataOptions, DataSet, DataUnavailable, Images, Source, Spectrum, Split
+from common.data.reading import Images
+from common.data.source import DataOptions, DataSet, DataUnavailable, Source, Spectrum, Split
 from common.data.spec import DataSpec
 from common.data.spoken_digits import SpokenDigits
 from common.data.torchvision_sets import Cifar10, Cifar100, FashionMnist, Mnist

@@ -15,6 +15,9 @@ from common.data.source import DataSet, Split
 from common.refusal import Refusal
 from common.seeding import FLIPS, ORDER, StepRandomness, mix
 
+# what a loader yields: number and indices, or number, samples and labels, or why they could not be read
+Read = tuple[int, Tensor] | tuple[int, Tensor, Tensor] | Refusal
+
 
 class Batch(NamedTuple):
     """What a training or validation step gets.
@@ -66,7 +69,7 @@ class BatchOrder:
         return torch.cat(parts)
 
 
-class _Batches(Dataset):
+class _Batches(Dataset[Read]):
     """Batch number i as (i, indices), or as (i, samples, labels) if it is read by the loader's workers.
 
     Args:
@@ -77,7 +80,7 @@ class _Batches(Dataset):
     def __init__(self, order: BatchOrder | Sequence[Tensor], part: Split | None) -> None:
         self.order, self.part = order, part
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor] | tuple[int, Tensor, Tensor] | Refusal:
+    def __getitem__(self, index: int) -> Read:
         indices = self.order[index]
         if self.part is None:
             return index, indices
@@ -139,21 +142,21 @@ class DataModule(pl.LightningDataModule):
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Read]:
         """An endless loader that starts where the run stands."""
         trainer = self.trainer
         first = trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
         order = BatchOrder(len(self.data.train.labels), self.batch_size, self.seed, *self._rank)
         return self._loader(self.data.train, order, _From(first))
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader[Read]:
         """``val_samples`` held-out samples, evenly spaced, each once, dealt out over the processes."""
         rank, world_size = self._rank
         mine = spread(len(self.data.held_out.labels), self.val_samples)[rank::world_size]
         batches = mine.split(self.batch_size) if len(mine) else ()
         return self._loader(self.data.held_out, batches, range(len(batches)))
 
-    def _loader(self, part: Split, order: BatchOrder | Sequence[Tensor], sampler: Iterable[int]) -> DataLoader:
+    def _loader(self, part: Split, order: BatchOrder | Sequence[Tensor], sampler: Iterable[int]) -> DataLoader[Read]:
         if is_resident(part):
             return DataLoader(_Batches(order, None), batch_size=None, sampler=sampler)
         trainer = self.trainer
@@ -169,7 +172,7 @@ class DataModule(pl.LightningDataModule):
 
     def transfer_batch_to_device(
         self,
-        batch: tuple[int, Tensor] | tuple[int, Tensor, Tensor] | Refusal,
+        batch: Read,
         device: torch.device,
         dataloader_idx: int,
     ) -> Batch:

@@ -85,7 +85,7 @@ def num_readers() -> int:
     return min(8, cores)
 
 
-class _Chunks(Dataset):
+class _Chunks(Dataset[Tensor | Refusal]):
     """Samples, some at a time; small pieces, for they pass through shared memory."""
 
     def __init__(self, images: Images, rows: Tensor) -> None:

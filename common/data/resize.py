@@ -1,5 +1,6 @@
 """A data set in the size that was asked for."""
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from types import ModuleType
@@ -30,14 +31,13 @@ def to_square(images: Tensor, size: int | None, center_crop: float = 1.0) -> Ten
     side = square_side(images.shape[-2:], center_crop)
     functional = image_functions()
     square = functional.center_crop(images, [side, side]).contiguous()
-    return square if size is None else functional.resize(square, [size, size], antialias=True)
+    resized: Tensor = square if size is None else functional.resize(square, [size, size], antialias=True)
+    return resized
 
 
 def image_functions() -> ModuleType:
     """torchvision's functions of images; imported when they are needed, because that takes a second."""
-    from torchvision.transforms.v2 import functional
-
-    return functional
+    return importlib.import_module("torchvision.transforms.v2.functional")
 
 
 def square_side(sides: Sequence[int], center_crop: float) -> int:

@@ -225,7 +225,8 @@ class Cifar10(TorchvisionSet):
     def is_whole(self, file: Path) -> bool:
         from torchvision.datasets.utils import check_integrity
 
-        return check_integrity(file, self._sums()[Path(self.dataset().base_folder, file.name)])
+        whole: bool = check_integrity(file, self._sums()[Path(self.dataset().base_folder, file.name)])
+        return whole
 
 
 class Cifar100(Cifar10):

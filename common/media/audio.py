@@ -79,4 +79,4 @@ def read_wav(path: Path) -> tuple[Tensor, int]:
 
 def largest_level(width: int) -> int:
     """The level that stands for 1 if levels have so many bytes."""
-    return 2 ** (8 * width - 1) - 1
+    return (1 << 8 * width - 1) - 1
