@@ -21,7 +21,6 @@ from common.config.flags import (
 )
 from common.config.parser import (
     Groups,
-    OneLineParser,
     flag_names,
     make_parser,
     parse,
@@ -142,9 +141,10 @@ def choice_flags(*names: str) -> tuple[Flag, ...]:
     return tuple(flag for flag in section_flags(Choice) if flag.name in names)
 
 
-def every(register: Mapping[str, type], flag: str, more: str) -> list[Member]:
-    """All classes of a register."""
-    return [Member(name, kind, flag, more) for name, kind in register.items()]
+def everything() -> tuple[list[Member], list[Member]]:
+    """All processes and all networks."""
+    processes = [Member(*one, *OF_DYNAMICS) for one in DYNAMICS.items()]
+    return processes, [Member(*one, *OF_NETWORK) for one in BACKBONES.items()]
 
 
 # -- train.py ----------------------------------------------------------------------------------------------------------
@@ -171,20 +171,15 @@ def train_groups(processes: Sequence[Member], networks: Sequence[Member]) -> Gro
     )
 
 
-def train_parser(processes: Sequence[Member], networks: Sequence[Member]) -> OneLineParser:
-    """The parser of train.py for the flags of some classes."""
-    return make_parser("train.py", "[--preset NAME] [flags]", TRAIN_HELP, train_groups(processes, networks))
-
-
 def train_flag_names() -> dict[str, str]:
     """Names of arguments to flags of train.py."""
-    kinds = (MetaLearned, *BACKBONES.values(), *DYNAMICS.values())
-    return flag_names(train_groups(every(DYNAMICS, *OF_DYNAMICS), every(BACKBONES, *OF_NETWORK)), kinds)
+    kinds: tuple[type, ...] = (MetaLearned, *BACKBONES.values(), *DYNAMICS.values())
+    return flag_names(train_groups(*everything()), kinds)
 
 
 def base_values(seen: Mapping[str, str]) -> Values:
     """Values that given flags win over, without those of a class that is not the chosen one."""
-    values = section(Choice, seen).suited
+    values: Values = section(Choice, seen).suited
     for own, other in zip(section(Choice, values).members, section(Choice, {**values, **seen}).members, strict=True):
         values = carried_over(values, own, other)
     return values
@@ -201,10 +196,9 @@ def parse_train(argv: Sequence[str] | None) -> TrainOrder | None:
     base = base_values(seen)
     choice = section(Choice, {**base, **seen})
     process, network = choice.members
-    if wants_all_help(words) or choice.resume not in (None, "", AUTO):  # which classes a run has is not known yet
-        parser = train_parser(every(DYNAMICS, *OF_DYNAMICS), every(BACKBONES, *OF_NETWORK))
-    else:
-        parser = train_parser([process], [network])
+    unknown = wants_all_help(words) or choice.resume not in (None, "", AUTO)  # a run knows its own classes
+    groups = train_groups(*everything() if unknown else ([process], [network]))
+    parser = make_parser("train.py", "[--preset NAME] [flags]", TRAIN_HELP, groups)
     values = parse(parser, words, ((process, DYNAMICS), (network, BACKBONES)))
     command: Command = section(Command, values)
     for flag in section_flags(Command):

@@ -212,7 +212,8 @@ class Denoiser(nn.Module):
             difference = basis.scale(factor, difference)
         if basis.modes and (weight is not None or not self._rule.normalised):
             difference = basis.scale(self.dynamics.metric.sqrt().unsqueeze(0), difference)
-        return difference.square().flatten(1).mean(1)
+        found: Tensor = difference.square().flatten(1).mean(1)
+        return found
 
 
 class Clipped(nn.Module):

@@ -70,4 +70,5 @@ def optimal_omega(gamma: Tensor, hurst: float, horizon: float = 1.0) -> Tensor:
     order = torch.tensor([low, high], dtype=torch.float64)
     gammainc_low, gammainc_high = (torch.special.gammainc(a, gamma * horizon) for a in order)
     right = horizon * gamma**-low * gammainc_low - low * gamma**-high * gammainc_high
-    return torch.linalg.solve(matrix, right)
+    found: Tensor = torch.linalg.solve(matrix, right)
+    return found

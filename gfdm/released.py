@@ -17,7 +17,7 @@ from gfdm.presets import FOR_DATA, PRESETS
 
 PUBLISHED_CLASSES = 10  # the published code takes labels modulo 10, whatever the data
 LARGEST_PUBLISHED_K = 3
-PROCESSES = {"fvp": FVP, "fve": FVE}
+PROCESSES: dict[str, type] = {"fvp": FVP, "fve": FVE}
 
 # what such a folder does not say: flags that describe it, by the class they belong to
 RELEASED_FLAGS = ("norm", "gamma_max", "marginals", "model_channels", "num_res_blocks", "attn_resolutions",

@@ -242,7 +242,7 @@ def flags_of(
         skip: names of flags that it shall not have.
         choices: names to choose from, by argument, beside those in the hints.
     """
-    hints = typing.get_type_hints(kind.__init__, include_extras=True)
+    hints = hints_of(kind)
     texts, flags = described(kind), []
     for argument, parameter in inspect.signature(kind).parameters.items():
         name = flag_name(kind, argument)
@@ -256,6 +256,11 @@ def flags_of(
         text = texts.get(argument, "see its documentation")
         flags.append(Flag(name, found[0], default, text, chosen, argument, alone))
     return tuple(flags)
+
+
+def hints_of(kind: type) -> dict[str, Any]:
+    """Hints of the arguments of a class's constructor, with what ``Annotated`` adds."""
+    return typing.get_type_hints(kind.__init__, include_extras=True)  # type: ignore[misc]  # of a class, not an object
 
 
 def flag_name(kind: type, argument: str) -> str:

@@ -6,11 +6,11 @@ import inspect
 import itertools
 import pkgutil
 import sys
-import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.config.flags import hints_of
 from common.config.schema import Chosen
 from common.refusal import Refusal
 
@@ -106,7 +106,7 @@ def build(chosen: Chosen, kind: type) -> Any:
         inspect.signature(cls).bind(**chosen.arguments)
     except TypeError as error:
         raise Refusal(f"config.json: {chosen.path} cannot be made from its arguments: {error}") from error
-    hints = typing.get_type_hints(cls.__init__)
+    hints = hints_of(cls)
     for name, value in chosen.arguments.items():
         allowed = PLAIN.get(hints.get(name))
         if allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)):

@@ -85,7 +85,7 @@ def carried_over(values: Mapping[str, Any], own: Member, other: Member) -> dict[
         The values without those of arguments that the other class does not inherit from a common base.
     """
     shared = [base for base in own.kind.__mro__ if base in other.kind.__mro__ and "__init__" in vars(base)]
-    inherited = {name for base in shared for name in inspect.signature(base.__init__).parameters}
+    inherited = {name for base in shared for name in inspect.signature(base).parameters}
     lost = {flag.name for flag in own.flags if flag.argument not in inherited}
     return {name: value for name, value in values.items() if name not in lost}
 

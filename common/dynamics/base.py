@@ -138,7 +138,9 @@ class LinearDynamics(nn.Module, ABC):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         # coefficients stay float64 whatever a network beside them is cast to: only the device follows
-        return super()._apply(lambda buffer: buffer.to(fn(buffer.new_empty(0)).device), recurse)
+        return super()._apply(  # type: ignore[no-untyped-call]
+            lambda buffer: buffer.to(fn(buffer.new_empty(0)).device), recurse
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"

@@ -69,7 +69,7 @@ class ClosedForm(LinearDynamics):
         share = torch.arange(1, CHECKED + 1, dtype=torch.float64) / (CHECKED + 1)
         t = torch.lerp(torch.tensor(self.t_min, dtype=torch.float64), torch.tensor(self.horizon).double(), share)
         alive = self.log_scale(t) > FAINT
-        rates = {
+        rates: dict[str, Callable[[], Tensor]] = {
             "drift": lambda: difference(self.log_scale, t),
             "diffusion": lambda: self.std(t) * (2 * difference(self.noise_level, t)).sqrt(),
         }

@@ -30,7 +30,8 @@ def complement_basis(mean: Tensor) -> Tensor:
     axis = normal + first
     axis = axis / axis.norm(dim=-1, keepdim=True)
     reflection = torch.eye(size, dtype=mean.dtype, device=mean.device) - 2 * axis.unsqueeze(-1) * axis.unsqueeze(-2)
-    return reflection[..., 1:]
+    found: Tensor = reflection[..., 1:]
+    return found
 
 
 def schur_form(mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,24 +111,28 @@ class Tabulated(LinearDynamics):
         return self._monotone
 
     def _square(self, flat: Tensor) -> Tensor:
-        return flat.unflatten(1, (self.num_components, self.num_components))
+        found: Tensor = flat.unflatten(1, (self.num_components, self.num_components))
+        return found
 
     def _level(self, t: Tensor) -> tuple[Tensor, Tensor]:
         scale, log_sigma = self.level_table(t).unbind(1)
         return scale, log_sigma
 
     def _mean(self, t: Tensor) -> Tensor:
-        return self.mean_table(t)
+        found: Tensor = self.mean_table(t)
+        return found
 
     def _pairs(self, t: Tensor) -> Tensor:
         log_deviation = self.deviation_table(t)
-        return (log_deviation.unsqueeze(-1) + log_deviation.unsqueeze(-2)).exp()
+        found: Tensor = (log_deviation.unsqueeze(-1) + log_deviation.unsqueeze(-2)).exp()
+        return found
 
     def _cov(self, t: Tensor) -> Tensor:
         return self._square(self.correlation_table(t)) * self._pairs(t)
 
     def _weight(self, t: Tensor) -> Tensor:
-        return self.weight_table(t)
+        found: Tensor = self.weight_table(t)
+        return found
 
     def _complement(self, t: Tensor) -> Tensor:
         return self._square(self.complement_table(t)) / self._pairs(t)

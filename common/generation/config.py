@@ -210,11 +210,13 @@ def sample_config(values: Mapping[str, Any], solver: Member, wrapper: Member) ->
         Refusal: for arguments of the solver without effect.
     """
     of_solver, of_wrapper = solver.given(values), wrapper.given(values)
-    solver.kind.refuse_idle(of_solver)
+    if solver.name:
+        SOLVERS[solver.name].refuse_idle(of_solver)
     plain = {flag.argument: flag.default for flag in wrapper.flags}
     wanted = "guidance" in values or any(value != plain[name] for name, value in of_wrapper.items())
+    config: SampleConfig = section(SampleConfig, values)
     return replace(
-        section(SampleConfig, values),
+        config,
         guidance=wrapper.name if wanted else None,
         solver_arguments=of_solver,
         guidance_arguments=of_wrapper if wanted else {},

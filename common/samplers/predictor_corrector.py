@@ -25,7 +25,8 @@ def symmetric_root(cov: Tensor) -> Tensor:
     """R = R' with R R = S for covariances S (N, A, A, *modes) of any rank."""
     values, vectors = torch.linalg.eigh(cov.movedim((1, 2), (-2, -1)))
     root = (vectors * values.clamp_min(0).sqrt().unsqueeze(-2)) @ vectors.mT
-    return root.movedim((-2, -1), (1, 2))
+    found: Tensor = root.movedim((-2, -1), (1, 2))
+    return found
 
 
 # -- between two times -------------------------------------------------------------------------------------------------

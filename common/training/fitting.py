@@ -161,7 +161,7 @@ def fit(
         complain(f"{error}; {good}")
         return 1
     except DataUnavailable as error:
-        complain(f"{error}; go on with: {again}")
+        complain(f"{error.line({name: name for name in (error.argument,) if name})}; go on with: {again}")
         return 2
     say(f"weights   {folder.model}\npictures  {folder.loss_picture}, {folder.samples}")
     say(f"next      {shlex.join(['python', 'generate.py', '--run_id', folder.name, *elsewhere, *plugin])}")

@@ -89,7 +89,8 @@ class LogNormalNoiseLevels(UniformNoiseLevels):
     def share(self, u: Tensor) -> Tensor:
         below, above = (self._cumulative(end) for end in (self.low, self.high))
         deviate = torch.special.ndtri(below + u * (above - below))
-        return (LOGNORMAL_MEAN + LOGNORMAL_DEVIATION * deviate - self.low) / (self.high - self.low)
+        found: Tensor = (LOGNORMAL_MEAN + LOGNORMAL_DEVIATION * deviate - self.low) / (self.high - self.low)
+        return found
 
     @staticmethod
     def _cumulative(log_sigma: float) -> float:

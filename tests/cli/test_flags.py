@@ -120,9 +120,7 @@ def test_the_published_command_of_mnist_is_the_default_of_mnist():
 
 
 GROUPS = {
-    "train": args.train_groups(
-        args.every(args.DYNAMICS, *args.OF_DYNAMICS), args.every(args.BACKBONES, *args.OF_NETWORK)
-    ),
+    "train": args.train_groups(*args.everything()),
     "generate": args.generate_groups(
         [*map(args.solver_member, args.SOLVERS), *map(args.guidance_member, args.GUIDANCE)]
     ),
