@@ -67,7 +67,9 @@ def released_config(folder: RunFolder, given: Mapping[str, Any]) -> RunConfig:
     network = Member("unet", UNet, "model_name", "model_args")
     config = resolve(values, (), dynamics, network)
     config = replace(config, keeping=replace(config.keeping, wb_id=named.run_id, output_dir=folder.path.parent))
-    return fit_to_data(config, _spec(folder, config), dynamics.kind, network.kind)
+    spec = _spec(folder, config)
+    config = replace(config, data=replace(config.data, channels=spec.channels))
+    return fit_to_data(config, spec, dynamics.kind, network.kind)
 
 
 def _spec(folder: RunFolder, config: RunConfig) -> DataSpec:
