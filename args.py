@@ -68,7 +68,6 @@ from gfdm.released import RELEASED_FLAGS, describing_flags, released_config
 Values = dict[str, Any]
 
 # -- registers: a --plugin may add to these, and to SOURCES, SOLVERS, GRIDS, GUIDANCE, METRICS, LOSS_WEIGHTS -----------
-
 DYNAMICS: dict[str, type[LinearDynamics]] = {
     "fvp": FVP, "fve": FVE, "vp": VP, "ve": VE, "subvp": SubVP, "cld": CLD, "edm": EDM, "flow": Flow, "heat": HeatSubVP
 }  # fmt: skip
@@ -246,8 +245,9 @@ def generate_groups(members: Iterable[Member]) -> Groups:
 
 def generate_flag_names() -> dict[str, str]:
     """Names of arguments to flags of generate.py."""
-    members = [*map(solver_member, SOLVERS), *map(guidance_member, GUIDANCE)]
-    return flag_names(generate_groups(members), [member.kind for member in members])
+    members = (*map(solver_member, SOLVERS), *map(guidance_member, GUIDANCE))
+    kinds = [*BACKBONES.values(), *DYNAMICS.values(), *(member.kind for member in members)]
+    return flag_names(generate_groups(members), kinds)
 
 
 def parse_generate(argv: Sequence[str] | None) -> GenerateOrder:

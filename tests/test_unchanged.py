@@ -28,10 +28,9 @@ from gfdm.released import released_config
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES: list[dict[str, Any]] = json.loads((GOLDEN / "configs.json").read_text())
-TOLERANCE = 1e-4  # other processors round differently
-
-# where a preset is asked for another network than its own, that network keeps its own defaults since then
-MENDED = {("network", "depth")}
+# Other processors round differently: by 1.5e-8 in the weights, 7e-6 in samples (tests/golden/old_run.md). A wrong random
+# stream changes weights by 2e-5.
+OF_WEIGHTS, OF_SAMPLES = 1e-6, 2e-5
 PLACES = {"data_dir", "output_dir"}  # of the machine; the record leaves them out
 
 
@@ -114,11 +113,11 @@ def test_configurations():
             continue
         old = from_json(case["config"], case["key"])
         seen += 1
-        wrong += [(case["key"], *what) for what in differences(old, new) if what[:2] not in MENDED]
+        wrong += [(case["key"], *what) for what in differences(old, new)]
         if "folder" in case and new.folder_name != case["folder"]:
             wrong.append((case["key"], new.folder_name, case["folder"]))
     assert not wrong, "\n".join(map(str, wrong[:40]))
-    assert seen > 100
+    assert seen >= 95
 
 
 def copied(name: str, tmp_path: Path) -> Path:
@@ -131,8 +130,8 @@ def copied(name: str, tmp_path: Path) -> Path:
     return folder
 
 
-def close(found: np.ndarray, expected: np.ndarray) -> bool:
-    return found.shape == expected.shape and bool(np.allclose(found, expected, rtol=0, atol=TOLERANCE))
+def close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
+    return found.shape == expected.shape and bool(np.allclose(found, expected, rtol=0, atol=tolerance))
 
 
 def check_samples(run_id: str, folder: Path, expected: Any, names: list[str]) -> None:
@@ -141,7 +140,7 @@ def check_samples(run_id: str, folder: Path, expected: Any, names: list[str]) ->
         shutil.rmtree(folder / "generated_data", ignore_errors=True)
         assert generate.main(["--run_id", run_id, *flags]) == 0
         (file,) = folder.glob("generated_data/model-final/*/data/data_000000.npy")
-        assert close(np.load(file), expected[f"samples/{name}/x"]), name
+        assert close(np.load(file), expected[f"samples/{name}/x"], OF_SAMPLES), name
 
 
 def names_of(expected: Any) -> list[str]:
@@ -156,9 +155,11 @@ def test_an_old_run_resumes_and_samples_alike(tmp_path):
         state = torch.load(folder / "model" / f"{kind}-final.pth", weights_only=True)
         values = torch.cat([value.flatten().float() for value in state.values()]).numpy()
         assert values.size == int(expected[f"{kind}/size"])
-        assert close(values[::7], expected[f"{kind}/every_7th"])
+        assert close(values[::7], expected[f"{kind}/every_7th"], OF_WEIGHTS)
         if hashlib.sha256(values.astype("<f4").tobytes()).hexdigest() == str(expected[f"{kind}/sha256"]):
             print(f"{kind}: bit for bit")
+    lines = [line.rpartition(",")[0] for line in (folder / "metrics.csv").read_text().splitlines()]  # not the clock
+    assert lines == [str(line).rpartition(",")[0] for line in np.atleast_1d(expected["metrics"])]
     names = names_of(expected)
     assert len(names) >= 5
     check_samples("old", folder, expected, names)

@@ -5,8 +5,9 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from common.dynamics.base import LinearDynamics, Prior
+from common.dynamics.base import LinearDynamics
 from common.dynamics.closed_form import ClosedForm
+from common.dynamics.prior import Prior
 from common.dynamics.propagator import gauss_step
 from common.dynamics.tables import TimeTable, time_nodes
 from common.refusal import Refusal

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.data import Batch
+from common.data.module import Batch
 from common.data.spec import DataSpec
 from common.training import callbacks
 from common.training.callbacks import CleanStop, KeepWeights, LossPicture, SampleGrid, Stopped

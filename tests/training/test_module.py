@@ -132,7 +132,7 @@ def test_the_loss_is_the_noise_error_at_the_times_of_the_step():
     noise = draws.normal(NOISE, (1, 8, 8))
     integral = 0.1 * t + (20 - 0.1) * t.square() / 2
     scale, std = (-integral / 2).exp(), (-torch.expm1(-integral)).sqrt()
-    v = scale.reshape(-1, 1, 1, 1).float() * data.images + std.reshape(-1, 1, 1, 1).float() * noise
+    v = scale.reshape(-1, 1, 1, 1).float() * data.x0 + std.reshape(-1, 1, 1, 1).float() * noise
     expected = (module.network(v, t, data.labels) - noise).square().mean()
     assert module.training_step(data, 0).item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -153,7 +153,7 @@ def test_ranks_share_times_and_noise_but_not_dropout():
     for rank in range(2):
         module.trainer = trainer(rank, 2)
         part = slice(4 * rank, 4 * rank + 4)
-        halves.append(module.training_step(Batch(data.images[part], data.labels[part], data.micro_step), 0))
+        halves.append(module.training_step(Batch(data.x0[part], data.labels[part], data.micro_step), 0))
     assert torch.stack(halves).mean().item() == pytest.approx(whole.item(), rel=1e-5)
 
     module, seen = make(dropout=0.5), []
@@ -208,7 +208,7 @@ def test_validation_is_by_the_average_without_randomness():
         for index in range(3):
             draws = StepRandomness(0, -1 - index, 6, 0, 1, "cpu")
             t = 1e-5 + (1 - 1e-5) * draws.uniform(TIMES)
-            losses_here.append(denoiser.error(batch().images, t, draws.normal(NOISE, (1, 8, 8)), batch().labels))
+            losses_here.append(denoiser.error(batch().x0, t, draws.normal(NOISE, (1, 8, 8)), batch().labels))
         assert (torch.stack(losses_here).mean().item() == pytest.approx(losses[0], rel=1e-4)) == same
 
 
