@@ -28,8 +28,8 @@ from gfdm.released import released_config
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES: list[dict[str, Any]] = json.loads((GOLDEN / "configs.json").read_text())
-# Other processors round differently: by 1.5e-8 in the weights, 7e-6 in samples (tests/golden/old_run.md). A wrong random
-# stream changes weights by 2e-5.
+# Other processors round differently: by 1.5e-8 in the weights, 7e-6 in samples (tests/golden/old_run.md). A wrong
+# random stream changes weights by 2e-5.
 OF_WEIGHTS, OF_SAMPLES = 1e-6, 2e-5
 PLACES = {"data_dir", "output_dir"}  # of the machine; the record leaves them out
 

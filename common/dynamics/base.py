@@ -147,8 +147,12 @@ class LinearDynamics(nn.Module, ABC):
         return f"{type(self).__name__}({self.extra_repr()})"
 
     def __init_subclass__(cls) -> None:
-        """Let every member be admitted once its constructor is through."""
         super().__init_subclass__()
+        cls.admit_when_made()
+
+    @classmethod
+    def admit_when_made(cls) -> None:
+        """Let every object of this very class be admitted once its constructor is through."""
         construct = cls.__init__
 
         @wraps(construct)
