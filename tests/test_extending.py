@@ -55,7 +55,6 @@ def test_the_document_has_an_example_of_each():
     } == {}
 
 
-@pytest.mark.slow
 def test_commands_run_in_order(plugins):
     for command in commands(TEXT):
         if command[0] == "train.py":

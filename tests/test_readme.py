@@ -21,7 +21,6 @@ def test_readme_has_commands_of_every_program() -> None:
     assert {words[0] for words in commands(README)} == set(PROGRAMS)
 
 
-@pytest.mark.slow
 def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for i in range(8):  # the images of one's own

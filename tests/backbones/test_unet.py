@@ -399,6 +399,7 @@ def test_runs_without_reading_any_value() -> None:
     assert net(x, t, labels).shape == (3, 3, 8, 8)
 
 
+@pytest.mark.slow
 def test_compiles_without_graph_breaks_for_any_batch_size() -> None:
     net = live_net()
     compiled = torch.compile(net, backend="eager", fullgraph=True, dynamic=True)

@@ -483,6 +483,7 @@ def test_runs_without_reading_any_value(config: Config, scale: int) -> None:
 @pytest.mark.parametrize(
     "config", [PLANE, PUBLISHED_SEQUENCE | {"checkpointing": True}], ids=["plane", "published_sequence"]
 )
+@pytest.mark.slow
 def test_compiles_without_graph_breaks_for_any_batch_size_and_grid(config: Config) -> None:
     torch.compiler.reset()  # compilations of other networks of this class count towards one limit
     net = live_net(config)
