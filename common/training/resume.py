@@ -33,7 +33,7 @@ class Command(Checked):
         resume: go on with a run: its id or a checkpoint; auto takes --wb_id, and starts afresh if there is nothing
         max_time: stop, resumably, so long after the start: 90s, 30m, 3.5h, 23:50:00 (default: never)
         wb_key: key of Weights & Biases; implies --logger wandb (default: $WANDB_API_KEY)
-        plugin: own module (name or .py file) that adds to the registers; see docs/extending.md
+        plugin: own module (name or .py file) that adds to the registers; see docs/extending.md (default: none)
     """
 
     preset: str | None = None
