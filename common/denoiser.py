@@ -135,10 +135,10 @@ class Denoiser(nn.Module):
     Args:
         backbone: network of (x, t, labels), t in [0, 1], labels (B,) int64 or None.
         dynamics: gives the law of v | x0.
-        prediction: ``eps``, ``x0``, ``v``, ``edm`` or ``auto``: eps, or x0 where the scale vanishes at T.
+        prediction: ``eps``, ``x0``, ``v``, ``edm`` or ``auto``: eps, or x0 if the scale vanishes at T.
 
     Raises:
-        ValueError: for an unknown prediction, or eps where the scale vanishes.
+        Refusal: for an unknown prediction, or eps if the scale vanishes.
     """
 
     def __init__(self, backbone: nn.Module, dynamics: LinearDynamics, prediction: str = "auto") -> None:
@@ -168,7 +168,7 @@ class Denoiser(nn.Module):
             x0_hat, (B, C, *S), or (B, C, *out_shape).
 
         Raises:
-            ValueError: for an ``out_shape`` that network or prediction cannot serve.
+            Refusal: for an ``out_shape`` that network or prediction cannot serve.
         """
         if out_shape is not None:
             return self._on_grid(v, t, labels, out_shape)

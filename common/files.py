@@ -75,7 +75,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
         path: a file by ``torch.save``, or a .safetensors file.
 
     Raises:
-        ValueError: where the file is truncated or is no plain state dict.
+        Refusal: if the file is truncated or is no plain state dict.
     """
     by = "safetensors" if path.suffix == ".safetensors" else "torch.save"
     try:

@@ -28,14 +28,14 @@ class HeatSubVP(ClosedForm):
 
     Args:
         shape: data grid, 1-D or 2-D, even or odd, square or not.
-        beta_min: lower end of the total damping, at least 0.
-        beta_max: upper end of the total damping, at least ``beta_min`` and above 0; B(1) is their mean.
+        beta_min: lower end of the total damping B(1), which is the mean of both ends; at least 0.
+        beta_max: upper end of the total damping B(1), at least ``beta_min`` and above 0.
         const: scale of the exponential schedule, above 0.
-        x_norm: frequency of one cycle per grid is x_norm / shape in each axis, above 0.
-        energy_norm: divisor of the noise variance, above 0.
+        x_norm: frequency of one cycle per point of the grid, above 0 (default: longest side of the grid).
+        energy_norm: divisor of the variance of the noise, above 0.
 
     Raises:
-        ValueError: for a value outside its range.
+        Refusal: for a value outside its range.
     """
 
     default_prior = "data"

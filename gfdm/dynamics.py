@@ -34,7 +34,7 @@ class Fractional(Tabulated):
         marginals: law of the augmented process: exact starts it at Y_0 ~ N(0, aug_init_var), so that everything
             belongs to one process; paper starts it at 0 and adds aug_init_var exp(-2 gamma_k t) to Var Y^k
             afterwards, as published weights were trained.
-        aug_init_var: that variance, above 0.
+        aug_init_var: variance that the augmenting processes start with, above 0.
 
     Raises:
         Refusal: for a value outside its range.

@@ -1,4 +1,4 @@
-"""What must work with the oldest packages allowed: imports, a step and samples of every part, a run, a published line."""
+"""What must work with the oldest packages: imports, a step and samples of every part, a run, a published line."""
 
 import importlib
 import itertools

@@ -33,10 +33,10 @@ class INR(nn.Module):
         in_channels: channels of x, at least 1.
         out_channels: channels of the output, at least 1.
         width: features of a hidden layer, at least 1.
-        depth: hidden layers, at least 1.
-        frequency: of the sine, above 0.
-        decay: of its window, at least 0.
-        y_input: whether a point sees the value of x there. Without, x enters through adapted weights only.
+        depth: number of hidden layers, at least 1.
+        frequency: frequency of the sine, above 0.
+        decay: decay of its window, at least 0.
+        y_input: give the network the value of x at each point; without, x enters through adapted weights only.
         num_classes: number of labels, at least 1, or None for an unconditional network.
 
     Raises:
@@ -108,7 +108,7 @@ class INR(nn.Module):
             (B, out_channels, *S), or (B, out_channels, *out_shape).
 
         Raises:
-            ValueError: if a shape is not as above.
+            Refusal: if a shape is not as above.
         """
         self._check_shapes(x, t, labels, out_shape)
         with torch.autocast(x.device.type, enabled=False):

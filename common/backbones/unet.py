@@ -42,7 +42,7 @@ class UNet(nn.Module):
         dropout: probability in [0, 1) of dropping a feature before the last convolution of a residual block.
         channel_mult: width of each level in units of model_channels, finest first, not empty.
         num_classes: number of labels, at least 1, or None for an unconditional network.
-        num_heads: attention heads. Must divide the channels wherever there is attention.
+        num_heads: number of attention heads, a divisor of the channels wherever there is attention.
 
     Raises:
         ValueError: if an argument is outside the range given above.
@@ -133,7 +133,7 @@ class UNet(nn.Module):
             (B, out_channels, image_size, image_size), in channels_last if the parameters are.
 
         Raises:
-            ValueError: if a shape is not as above.
+            Refusal: if a shape is not as above.
         """
         self._check_shapes(x, t, labels)
         emb = self._embed(t, labels, x.dtype)
@@ -148,7 +148,7 @@ class UNet(nn.Module):
         return out
 
     def _embed(self, t: Tensor, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """(B, 4 * model_channels), the embedding of time plus that of the label where there is one."""
+        """(B, 4 * model_channels), the embedding of time plus that of the label if there is one."""
         time = t.to(torch.promote_types(t.dtype, torch.float32)) * TIME_SCALE
         emb: Tensor = self.time_embed(sinusoidal_embedding(time, self.model_channels).to(dtype))
         return emb if self.label_emb is None or labels is None else emb + self.label_emb(labels)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,7 @@ CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d]] = {1: nn.Conv1d, 2: n
 class UViT(nn.Module):
     """Transformer over patches with long skip connections, on grids of one or two axes.
 
-    The first token is the time (with the label added, where there is one), then come the patches in row-major order.
+    The first token is the time (with the label added, if there is one), then come the patches in row-major order.
     The network works on other grids than ``shape`` too: positions are interpolated.
 
     A fresh network returns zeros, because its decoder starts at zero; the convolution behind it starts as the identity.
@@ -50,8 +50,9 @@ class UViT(nn.Module):
         embed_dim: width E of a token, a positive multiple of 4 and of num_heads.
         depth: number of blocks, odd: half of the others before and half after the middle one.
         num_heads: attention heads, at least 1.
-        mlp_dim: hidden width of a block's MLP, at least 1. None takes 4 * embed_dim.
-        position: ``sincos`` (a fixed table; the time token has none) or ``learned`` (the time token has its own).
+        mlp_dim: hidden width of a block's MLP, at least 1 (default: 4 times embed_dim).
+        position: how a patch is told where it is: ``sincos`` (a fixed table; the time token has none) or ``learned``
+            (the time token has its own).
         num_classes: number of labels, at least 1, or None for an unconditional network.
         checkpointing: recompute the blocks in the backward pass instead of keeping what is inside them. Same gradients,
             less memory, a third more time. Not under ``torch.func`` transforms, which refuse it.
@@ -75,7 +76,7 @@ class UViT(nn.Module):
         depth: int = 13,
         num_heads: int = 8,
         mlp_dim: int | None = None,
-        position: str = "sincos",
+        position: Literal["sincos", "learned"] = "sincos",
         num_classes: int | None = None,
         checkpointing: bool = False,
         paper: bool = False,
@@ -152,7 +153,7 @@ class UViT(nn.Module):
             (B, out_channels, *S).
 
         Raises:
-            ValueError: if a shape is not as above.
+            Refusal: if a shape is not as above.
         """
         self._check_shapes(x, t, labels)
         grid = tuple(size // self.patch_size for size in x.shape[2:])
@@ -170,7 +171,7 @@ class UViT(nn.Module):
         return out
 
     def _embed(self, t: Tensor, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """(B, E), the embedding of time plus that of the label where there is one."""
+        """(B, E), the embedding of time plus that of the label if there is one."""
         time = t.to(torch.promote_types(t.dtype, torch.float32)) * TIME_SCALE
         half = self.embed_dim // 2
         index = torch.arange(half, device=t.device, dtype=time.dtype)

@@ -226,8 +226,13 @@ def described(kind: type) -> dict[str, str]:
             title, _, body = section.partition("\n")
             if title.startswith(("Args", "Attributes")):
                 for name, text in re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", body, re.MULTILINE):
-                    texts[name] = " ".join(text.split()).removesuffix(".")
+                    texts[name] = first_sentence(" ".join(text.split()))
     return texts
+
+
+def first_sentence(text: str) -> str:
+    """What a help text takes from a docstring: the first sentence, without marks of code."""
+    return re.split(r"\.(?: (?=[A-Z(])|$)", text.replace("`", ""))[0]
 
 
 def flags_of(

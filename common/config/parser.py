@@ -22,7 +22,7 @@ Groups = Mapping[str, tuple[Flag, ...]]
 Values = dict[str, Any]
 PACKAGE = "fractional-functional-diffusion"
 ALL = "all"  # --help all
-VERSION = "version"  # alone it is the program's; with a value, where there are any, that of weights
+VERSION = "version"  # alone it is the program's; with a value, that of weights, if a program has some
 
 # what goes wrong with files and folders that a user named; anything else of the system is a bug, or bad luck
 MENDABLE = {

@@ -136,7 +136,7 @@ def resolve(values: Mapping[str, Any], given: Collection[str], dynamics: Member,
     config = RunConfig(
         dynamics=chosen,
         network=network.choose(values),
-        adaptation=adaptation_of(values, network),
+        adaptation=choose_adaptation(values, network),
         label=process.run_label.format_map({**chosen.arguments, "dynamics": dynamics.name, "model": network.name}),
         **sections,
     )
@@ -144,7 +144,7 @@ def resolve(values: Mapping[str, Any], given: Collection[str], dynamics: Member,
     return config
 
 
-def adaptation_of(values: Mapping[str, Any], network: Member) -> Chosen | None:
+def choose_adaptation(values: Mapping[str, Any], network: Member) -> Chosen | None:
     """How the network adapts to every sample; None if it does not."""
     steps = values.get(PUBLISHED_STEPS)
     steps = getattr(network.kind, "default_inner_steps", 0) if steps is None else steps

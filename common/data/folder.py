@@ -26,7 +26,7 @@ class Folder(Source):
 
     def load(self, options: DataOptions) -> DataSet:
         form = Form.of(self.name, options)
-        tree, held_out_tree = parts_of(open_tree(self.name, options.data_dir))
+        tree, held_out_tree = split_tree(open_tree(self.name, options.data_dir))
         paths, labels, classes = listing(tree)
         files = tree.files(paths)
         if held_out_tree:
@@ -47,7 +47,7 @@ def refusal(tree: Tree, problem: str) -> DataUnavailable:
     return DataUnavailable(f"--data_name folder: {tree.path}: {problem}")
 
 
-def parts_of(tree: Tree) -> tuple[Tree, Tree | None]:
+def split_tree(tree: Tree) -> tuple[Tree, Tree | None]:
     """The folder to learn from and, if there is one, that of the held-out part."""
     held_out = next((name for name in HELD_OUT_NAMES if name in tree.folders), None)
     if "train" in tree.folders and (held_out or tree.folders == ["train"]):

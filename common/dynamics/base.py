@@ -223,7 +223,7 @@ class LinearDynamics(nn.Module, ABC):
         """The one-component dynamics of v = w . z: the same scale and std, so the same network, without Y.
 
         Raises:
-            ValueError: where the noise level is not monotone in time.
+            Refusal: if the noise level is not monotone in time.
         """
 
     def _std(self, scale: Tensor, log_sigma: Tensor) -> Tensor:
@@ -384,7 +384,7 @@ class LinearDynamics(nn.Module, ABC):
             Times (B,) float64 in [t_min, T].
 
         Raises:
-            ValueError: where the noise level is not monotone.
+            Refusal: if the noise level is not monotone.
         """
         self.require_monotone("time_at")
         log_sigma = log_sigma.double()

@@ -29,7 +29,7 @@ class LinearBeta:
         beta_max: rate at t = 1, at least ``beta_min`` and above 0.
 
     Raises:
-        ValueError: for bounds out of order.
+        Refusal: for bounds out of order.
     """
 
     def __init__(self, beta_min: float, beta_max: float) -> None:
@@ -55,7 +55,7 @@ class VP(ClosedForm):
         beta_max: rate at t = 1.
 
     Raises:
-        ValueError: for bounds out of order.
+        Refusal: for bounds out of order.
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
@@ -99,7 +99,7 @@ class VE(ClosedForm):
         sigma_max: noise level at t = 1.
 
     Raises:
-        ValueError: unless 0 < sigma_min < sigma_max.
+        Refusal: unless 0 < sigma_min < sigma_max.
     """
 
     default_ema_decay = 0.999
@@ -139,7 +139,7 @@ class CLD(Tabulated):
         initial_share: share of the velocity's stationary variance that it starts with, above 0.
 
     Raises:
-        ValueError: for a value that is not above 0.
+        Refusal: for a value that is not above 0.
     """
 
     matrix: Tensor

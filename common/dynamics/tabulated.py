@@ -151,7 +151,7 @@ class Tabulated(LinearDynamics):
         """The one-component dynamics of v = w . z, with the same scale and std.
 
         Raises:
-            ValueError: where the noise level is not monotone in time.
+            Refusal: if the noise level is not monotone in time.
         """
         self.require_monotone("scalar_path")
         return self if self.num_components == 1 else ScalarPath(self)

@@ -33,13 +33,13 @@ def labels_for(indices: Sequence[int], wanted: Sequence[int] | None, num_classes
     Args:
         indices: sample indices.
         wanted: classes to ask for, or None for all.
-        num_classes: number of classes; None where the network takes no labels.
+        num_classes: number of classes; None if the network takes no labels.
 
     Returns:
-        (len(indices),) int64, or None where the network takes no labels.
+        (len(indices),) int64, or None if the network takes no labels.
 
     Raises:
-        ValueError: for classes that do not exist, or any classes where the network takes none.
+        Refusal: for classes that do not exist, or any classes if the network takes none.
     """
     if num_classes is None:
         if wanted:
@@ -63,7 +63,7 @@ def read_array(path: Path) -> np.ndarray:
     """Read a .npy file of plain numbers.
 
     Raises:
-        ValueError: naming the file where it is cut short or of another kind.
+        Refusal: naming the file if it is cut short or of another kind.
     """
     try:
         array: np.ndarray = np.load(path, allow_pickle=False)
@@ -93,7 +93,7 @@ def read_samples(folder: Path, limit: int | None = None) -> tuple[np.ndarray, np
         (samples (N, *S, C) float32 in the units of the data, labels (N,) or None).
 
     Raises:
-        ValueError: where there are none.
+        Refusal: if there are none.
     """
     files = sorted((folder / "data").glob("data_*.npy"), key=lambda file: int(file.stem.removeprefix("data_")))
     if not files:
@@ -220,7 +220,7 @@ def generate(
 
 
 def grid_columns(num_classes: int | None, count: int) -> int:
-    """Columns of a sample grid: whole rounds of the classes where there are few, else a square."""
+    """Columns of a sample grid: whole rounds of the classes if there are few, else a square."""
     if num_classes and num_classes <= 20:
         return num_classes * max(1, 10 // num_classes)
     return math.ceil(math.sqrt(count))

@@ -93,7 +93,7 @@ def open_job(order: GenerateOrder) -> tuple[Run, Job]:
 
 
 def choose_prior(run: Run, prior: str | None) -> None:
-    """Start sampling from where the run does, or as published.
+    """Start sampling as the run does, or as published.
 
     Raises:
         Refusal: for the data's moments, of a run that does not know them.

@@ -53,7 +53,7 @@ PRETRAINED = {
 
 
 def fetch(name: str, output_dir: Path) -> RunFolder:
-    """The run folder of a published model; downloads the archive where it is not there yet.
+    """The run folder of a published model; downloads the archive if it is not there yet.
 
     Every run of the archive is kept, each with an origin.json (url, SHA-256 of the archive, date). What exists is never
     touched, and nothing is left behind on a failure.
@@ -63,7 +63,7 @@ def fetch(name: str, output_dir: Path) -> RunFolder:
         output_dir: folder that holds the runs.
 
     Raises:
-        ValueError: for an unknown name, a failed download, or an archive that is broken, unsafe or another one; in one
+        Refusal: for an unknown name, a failed download, or an archive that is broken, unsafe or another one; in one
             line, with what to do instead.
     """
     if name not in PRETRAINED:
@@ -112,7 +112,7 @@ def _download(url: str, path: Path) -> None:
     """Download a file with a progress bar.
 
     Raises:
-        ValueError: where that fails, or what came is no zip archive.
+        Refusal: if that fails, or what came is no zip archive.
     """
     import gdown  # only here: it takes a while to import
 
@@ -161,7 +161,7 @@ def unpack(archive: Path, folder: Path, wanted: Pretrained) -> list[Path]:
         The run folders.
 
     Raises:
-        ValueError: where an entry is unsafe or broken, the wanted run is missing, or it would take too much space.
+        Refusal: if an entry is unsafe or broken, the wanted run is missing, or it would take too much space.
     """
     try:
         with zipfile.ZipFile(archive) as content:
@@ -186,7 +186,7 @@ def unpack(archive: Path, folder: Path, wanted: Pretrained) -> list[Path]:
                 path = folder / file
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with content.open(member) as source, path.open("xb") as target:
-                    shutil.copyfileobj(source, target, 2**20)  # raises where the CRC is another
+                    shutil.copyfileobj(source, target, 2**20)  # raises if the CRC is another
                     target.flush()
                     os.fsync(target.fileno())
     except (OSError, ValueError):

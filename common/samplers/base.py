@@ -56,7 +56,7 @@ class Solver(ABC):
         return 1
 
     def check(self, dynamics: LinearDynamics) -> None:
-        """Raise a ValueError where the scheme does not apply to the dynamics; most apply to all."""
+        """Raise a Refusal if the scheme does not apply to the dynamics; most apply to all."""
         return
 
     def prepare(self, dynamics: LinearDynamics, times: Tensor) -> None:

@@ -83,7 +83,7 @@ class Exponential1(Solver):
         return log_time if dynamics.basis.modes or not dynamics.is_monotone else log_sigma
 
     def prepare(self, dynamics: LinearDynamics, times: Tensor) -> None:
-        """Integrate the coefficients of all steps at once where they are no closed form."""
+        """Integrate the coefficients of all steps at once if they are no closed form."""
         self._position = 0
         if dynamics.num_components > 1:
             # a block of steps at a time: the quadrature's memory does not grow with their number

@@ -157,7 +157,7 @@ class Predictor:
         return 2 if self.factor else 1
 
     def draws(self, components: int) -> list[int]:
-        """White-noise fields of the first stage, and of re-noising and second stage where there is one."""
+        """White-noise fields of the first stage, and of re-noising and second stage if there is one."""
         own = self.stage.fields(components) if self.stochastic else 0
         return [own, components, own] if self.factor else [own]
 
@@ -305,7 +305,7 @@ class PredictorCorrector(Solver):
             second stage, and a step size of the corrector that samples of a batch share.
 
     Raises:
-        ValueError: for an unknown name or a value out of range.
+        Refusal: for an unknown name or a value out of range.
     """
 
     order = 1
@@ -346,7 +346,7 @@ class PredictorCorrector(Solver):
             raise Refusal(f"has no effect on --corrector {corrector}; leave it out", "snr")
 
     def check(self, dynamics: LinearDynamics) -> None:
-        """Refuse the published details where there is more than one component."""
+        """Refuse the published details if there is more than one component."""
         if self._paper and dynamics.num_components > 1:
             raise Refusal(
                 f"True is for one component, got {dynamics.num_components} of {dynamics}: take paper=False or "

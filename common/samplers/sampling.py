@@ -46,7 +46,7 @@ class SampleResult:
     """What :func:`sample` returns.
 
     Attributes:
-        x: data component at t_end (B, C, *S), or the denoised state where that was asked for.
+        x: data component at t_end (B, C, *S), or the denoised state if that was asked for.
         z: whole state at t_end (B, A, C, *S).
         nfe: number of denoiser calls.
     """

@@ -84,7 +84,7 @@ class DiffusionModule(pl.LightningModule):
 
     @property
     def best_network(self) -> nn.Module:
-        """The (first) averaged network, or the trained one where there is no average."""
+        """The (first) averaged network, or the trained one if there is no average."""
         first: nn.Module = self.averages[0].module if len(self.averages) else self.network  # type: ignore[assignment]
         return first
 
@@ -178,7 +178,7 @@ class DiffusionModule(pl.LightningModule):
         self.on_train_start()
 
     def require_finite(self) -> None:
-        """Wait for the device and stop where a loss was NaN or infinite.
+        """Wait for the device and stop if a loss was NaN or infinite.
 
         Raises:
             NonFiniteLoss: naming the first such step and the noise levels it happened at.

@@ -83,7 +83,7 @@ def make_trainer(
         save_top_k=keeping.keep,
         save_last=True,
         save_on_train_epoch_end=False,
-        enable_version_counter=False,  # last.ckpt is replaced, also where an earlier part of the run wrote it
+        enable_version_counter=False,  # last.ckpt is replaced, also if an earlier part of the run wrote it
     )
     saver.CHECKPOINT_NAME_LAST = folder.last_checkpoint.stem
     quieten_lightning()

@@ -69,7 +69,7 @@ class Wandb(WandbLogger):
 
 
 def weights_and_biases(folder: Path, run_name: str, config: dict[str, Any], project: str) -> list[Logger]:
-    """A W&B run, kept in ``folder/wandb``; offline where there is no key or no server that takes it.
+    """A W&B run, kept in ``folder/wandb``; offline if there is no key or no server that takes it.
 
     The id is the folder's name, so a resumed run goes on in W&B too, and so does another run of the same name in the
     same project.
@@ -103,7 +103,7 @@ def wandb_settings() -> Any:
     """The library's settings: its defaults, its files and the environment.
 
     Raises:
-        ValueError: where the library is missing, or refuses a variable.
+        Refusal: if the library is missing, or refuses a variable.
     """
     for name, value in WANDB_DEFAULTS.items():
         os.environ.setdefault(name, value)
