@@ -51,8 +51,8 @@ class MetaLearned(nn.Module):
         metric: weight of the squared error per mode (*modes of the basis), that of a dynamics; not negative.
         steps: gradient steps, at least 1.
         rate: learning rate of the inner steps, above 0; if rates are learned, the start of all of them, at most 1
-            (default: 0.01; 0.0005 if learned). Learned rates move by gradients that are not clipped, and from 2e-3 on the
-            steps raise the loss of a fresh published colour network (15 x 256).
+            (default: 0.01; 0.0005 if learned). Learned rates move by gradients that are not clipped, and from 2e-3 on
+            the steps raise the loss of a fresh published colour network (15 x 256).
         clip: largest entry of the gradient in the inner steps, under a common rate, above 0.
         learned_rates: learn an inner rate for every weight (Meta-SGD). They are parameters: call :meth:`clamp_rates`
             after each step of the optimiser.

@@ -178,7 +178,7 @@ def test_published_presets(name):
         ("--lr_schedule onecycle --warmup_steps 3", "--warmup_steps has no effect on --lr_schedule onecycle"),
         ("--lr_schedule warmup_cosine --warmup_steps 9 --decay_steps 9", "--warmup_steps 9 must be below"),
         ("--lr_end 0.1 --lr 0.01", "--lr_end 0.1 is above --lr 0.01"),
-        ("--model_name inr --learned_rates True --inner_lr 2", "--inner_lr must be at most 1 where rates are learned"),
+        ("--model_name inr --learned_rates True --inner_lr 2", "--inner_lr must be at most 1 if rates are learned"),
         ("--model_name inr --paper True", "--paper has no effect on --model_name inr without --learned_rates True"),
         ("--optimizer lion", "--optimizer"),
         ("--center_crop 0", "--center_crop"),
