@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from common.data import SOURCES
+from common.samplers import SOLVERS
 from tests.test_imports import ROOT, sources
 
 LIMITS = {"train.py": 120, "generate.py": 110, "evaluate.py": 80, "args.py": 320}
@@ -73,3 +75,22 @@ def test_settings_are_typed():
     typed = [name for name in names if name.startswith(TYPED) and name not in BORDERS]
     found = [f"{name}: {text}" for name in [*scripts, *typed] for text in look_ups((ROOT / name).read_text())]
     assert len(found) <= ALLOWED, "\n".join(found)
+
+
+# names in a register are known where it is filled; presets are values, and name what they are for
+KNOWN_NAMES = {
+    "solver": (SOLVERS, ("common/samplers/", "scripts/")),
+    "data set": (SOURCES, ("common/data/", "gfdm/presets.py", "fdp/presets.py")),
+}
+
+
+@pytest.mark.parametrize("what", KNOWN_NAMES)
+def test_names_are_known_in_one_place(what):
+    names, places = KNOWN_NAMES[what]
+    found = []
+    for file in product():
+        place = file.relative_to(ROOT).as_posix()
+        if not place.startswith(places):
+            constants = (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant))
+            found += [f"{place}: {node.value!r}" for node in constants if node.value in tuple(names)]
+    assert not found

@@ -51,7 +51,7 @@ class DataConfig(Checked):
 
     Attributes:
         data_name: data set; the default is built in
-        data_dir: folder with data sets in torchvision's layout; for folder the images, for arrays the .npy or .npz file
+        data_dir: where the data is: a folder with data sets in torchvision's layout, a folder of files, or a file
             (default: $DATA_ROOT, else ./data)
         download: fetch the data set if it is missing
         channels: channels of the images (default: those of the data, 3 for colour pictures in files)
@@ -87,8 +87,8 @@ class ModelConfig(Checked):
     Attributes:
         prediction: what the network predicts (default: auto, which is what suits the dynamics: eps, or x0 if the data
             vanishes at T)
-        prior: start of sampling: N(0, S(T)) as published, or with the data's mean and variance, under heat its mean
-            function and spectrum (default: data for heat, else zero)
+        prior: start of sampling: zero is N(0, S(T)) as published; data adds the data's mean and variance or, for a
+            dynamics with modes, its mean function and spectrum (default: what suits the dynamics)
     """
 
     prediction: str = "auto"
@@ -120,7 +120,7 @@ class Recipe(Checked):
         label_dropout: share of the labels that is left out in training, for guidance in generation
         use_ema: keep an exponential moving average of the weights, and sample from it
         ema_decay: decay of the average; several, e.g. 0.9999,0.999, keep one average each and use the first one
-            (default: 0.999 for fve and ve, else 0.9999)
+            (default: that of the dynamics, 0.9999 or 0.999)
         ema_every: optimiser steps between updates of the average
         init_from: run (id or folder name) or file of weights to start from (default: fresh weights)
         seed: seed of initial weights, times, noise, order and dropout
@@ -288,7 +288,9 @@ class RunConfig:
         for chosen in (self.adaptation, self.network, self.dynamics):
             if chosen:
                 kind = MetaLearned if chosen is self.adaptation else class_of(chosen)
-                values |= {flag_name(kind, name): value for name, value in chosen.arguments.items()}
+                for name, value in chosen.arguments.items():
+                    flag = flag_name(kind, name)  # a switch of two classes is on if one has it on
+                    values[flag] = value or values.get(flag) if isinstance(value, bool) else value
         for name in SECTIONS:
             section = getattr(self, name)
             values |= {f.name: getattr(section, f.name) for f in fields(section)}

@@ -17,7 +17,7 @@ from common.config.stored import CONFIG, to_json
 from common.denoiser import Clipped
 from common.dynamics import Prior
 from common.files import sha256, write_json
-from common.generation.blocks import Job, labels_for
+from common.generation.blocks import Job
 from common.generation.config import GenerateOrder, Opening, SampleConfig
 from common.guidance import GUIDANCE
 from common.refusal import Refusal
@@ -82,7 +82,6 @@ def open_job(order: GenerateOrder) -> tuple[Run, Job]:
     choose_prior(run, order.sample.prior)
     published = run.folder.is_released
     config = order.sample.settled(run.dynamics, run.data, published=published, device=device.type)
-    labels_for([0], config.labels, run.data.num_classes)
     denoiser = wrapped(run, config).to(device)
     path = path_of(SOLVERS[str(config.solver)], run.dynamics.to(device))
     solver = partial(SOLVERS[str(config.solver)], **config.solver_arguments)
