@@ -290,7 +290,7 @@ class RunConfig:
                 kind = MetaLearned if chosen is self.adaptation else class_of(chosen)
                 for name, value in chosen.arguments.items():
                     flag = flag_name(kind, name)  # a switch of two classes is on if one has it on
-                    values[flag] = value or values.get(flag) if isinstance(value, bool) else value
+                    values[flag] = bool(value or values.get(flag)) if isinstance(value, bool) else value
         for name in SECTIONS:
             section = getattr(self, name)
             values |= {f.name: getattr(section, f.name) for f in fields(section)}
