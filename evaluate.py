@@ -11,7 +11,8 @@ from common.files import write_json
 from common.generation.blocks import read_samples
 from common.metrics import evaluate
 from common.metrics.evaluation import Evidence
-from common.runs import find
+from common.refusal import Refusal
+from common.runs import SampleFolder, find
 from gfdm.released import released_config
 
 
@@ -23,11 +24,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = config.samples_folder(run)
         arrays, labels = read_samples(folder)
         shape = {"channels": arrays.shape[-1], "image_size": arrays.shape[1]}  # a released folder may not say
-        data = (released_config(run, shape) if run.is_released else read_config(run.path)).data
+        trained = released_config(run, shape) if run.is_released else read_config(run.path)
+        data = trained.data
         dataset = load_data(replace(data, data_dir=config.data_dir or data.data_dir, download=False))
+        if not dataset.spec.names_classes_like(trained.sample):
+            raise Refusal(
+                f"has the classes {dataset.spec.classes}, but {run.name} was trained on {trained.sample.classes}",
+                "data_dir",
+            )
         figures = evaluate(Evidence.of(arrays, labels, dataset, folder), metrics)
-        write_json(folder / "metrics.json", figures)
-        print(f"grid      {folder / 'grid.png'}")
+        write_json(SampleFolder(folder).figures, figures)
+        print(f"grid      {SampleFolder(folder).grid}")
         return 0
 
 

@@ -11,6 +11,7 @@ from common.generation.blocks import generate
 from common.generation.config import GenerateOrder
 from common.generation.opening import open_job, target_folder
 from common.generation.pictures import Trajectory, complaint, show
+from common.runs import SampleFolder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,8 +43,9 @@ def run(order: GenerateOrder) -> int:
             folder, job, on_step=on_step, on_kept=lambda: bar.update(job.steps) and None, redraw=bool(trajectory)
         )
     print(f"network   {calls} evaluations per sample" if calls else "network   not needed: all samples were there")
-    if trajectory and trajectory.save(folder / "trajectory.png"):
-        print(f"path      {folder / 'trajectory.png'}")
+    picture = SampleFolder(folder).trajectory
+    if trajectory and trajectory.save(picture):
+        print(f"path      {picture}")
     broken, text = complaint(folder, job.seeds)
     if broken:
         print(f"generate.py: warning: {text}", file=sys.stderr)

@@ -63,6 +63,13 @@ class DataSpec:
         """Number of classes; None if there are no labels."""
         return None if self.classes is None else len(self.classes)
 
+    def names_classes_like(self, other: "DataSpec") -> bool:
+        """Whether labels mean the same; runs of earlier versions have numbers instead of names, or no labels at all."""
+        if self.classes is None or other.classes is None or self.classes == other.classes:
+            return True
+        numbered = tuple(map(str, range(len(self.classes))))
+        return len(self.classes) == len(other.classes) and numbered in (self.classes, other.classes)
+
     def unlabelled(self) -> "DataSpec":
         """The same samples without their labels."""
         return replace(self, classes=None)

@@ -16,6 +16,7 @@ from common.dynamics import LinearDynamics
 from common.files import atomic_write
 from common.generation.config import SampleConfig
 from common.refusal import Refusal
+from common.runs import SampleFolder
 from common.samplers import Grid, Solver, sample
 
 StepCallback = Callable[[float, Tensor], None]
@@ -95,16 +96,17 @@ def read_samples(folder: Path, limit: int | None = None) -> tuple[np.ndarray, np
     Raises:
         Refusal: if there are none.
     """
-    files = sorted((folder / "data").glob("data_*.npy"), key=lambda file: int(file.stem.removeprefix("data_")))
+    place = SampleFolder(folder)
+    files = place.blocks()
     if not files:
-        raise Refusal(f"no samples in {folder / 'data'}; draw some with generate.py")
+        raise Refusal(f"no samples in {place.data}; draw some with generate.py")
     arrays: list[np.ndarray] = []
     for file in files:
         arrays.append(read_array(file))
         if limit is not None and sum(map(len, arrays)) >= limit:
             break
     images = np.concatenate(arrays)[:limit]
-    names = [folder / "label" / file.name.replace("data_", "label_") for file in files[: len(arrays)]]
+    names = [place.labels_of(file) for file in files[: len(arrays)]]
     if not all(name.exists() for name in names):
         return images, None
     return images, np.concatenate([read_array(name) for name in names])[:limit]
@@ -113,10 +115,10 @@ def read_samples(folder: Path, limit: int | None = None) -> tuple[np.ndarray, np
 def not_finite(folder: Path) -> list[int]:
     """Indices of samples in a folder, as :func:`generate` left it, with NaN or infinite values."""
     found: list[int] = []
-    for file in (folder / "data").glob("data_*.npy"):
+    for file in SampleFolder(folder).blocks():
         block = read_array(file)
         whole = np.isfinite(block.reshape(len(block), -1)).all(1)
-        found += (int(file.stem.removeprefix("data_")) + np.flatnonzero(~whole)).tolist()
+        found += (SampleFolder.start_of(file) + np.flatnonzero(~whole)).tolist()
     return sorted(found)
 
 
@@ -206,15 +208,15 @@ def generate(
     Returns:
         Denoiser calls per sample; 0 if every block was there already.
     """
-    calls = 0
+    place, calls = SampleFolder(folder), 0
     for indices in blocks(len(job.seeds), job.config.batch_size):
-        data = folder / "data" / f"data_{indices.start:06d}.npy"
+        data = place.block(indices.start)
         if is_whole(data, len(indices)) and not (redraw and indices.start == 0):
             on_kept()
             continue
         samples, labels, calls = job.draw(indices, on_step)
         if labels is not None:
-            write_array(folder / "label" / data.name.replace("data_", "label_"), labels)
+            write_array(place.labels_of(data), labels)
         write_array(data, samples)  # after its labels: a block with data is whole
     return calls
 

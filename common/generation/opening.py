@@ -21,7 +21,7 @@ from common.generation.blocks import Job
 from common.generation.config import GenerateOrder, Opening, SampleConfig
 from common.guidance import GUIDANCE
 from common.refusal import Refusal
-from common.runs import Run, RunFolder, find, load_folder
+from common.runs import Run, RunFolder, SampleFolder, find, load_folder
 from common.runs.pretrained import PRETRAINED, fetch
 from common.samplers import GRIDS, SOLVERS, path_of
 
@@ -143,7 +143,7 @@ def target_folder(run: Run, config: SampleConfig) -> Path:
     base, number = run.folder.generated(run.version), 1
     while True:
         folder = base / (config.folder_name if number == 1 else f"{config.folder_name}-{number}")
-        file = folder / "settings.json"
+        file = SampleFolder(folder).settings
         if not file.exists():
             write_json(file, wanted)
             return folder

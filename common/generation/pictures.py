@@ -9,6 +9,7 @@ from common.data.spec import DataSpec
 from common.generation.blocks import grid_columns, not_finite, read_samples
 from common.media.audio import write_wav
 from common.media.pictures import save_samples, save_trajectory
+from common.runs import SampleFolder
 
 GRID_IMAGES = 100
 AUDIO_FILES = 20  # sounds that are also written as .wav
@@ -50,17 +51,17 @@ def show(folder: Path, spec: DataSpec) -> list[str]:
         folder: samples, as :func:`~common.generation.blocks.generate` left them.
         spec: what a sample is.
     """
-    lines = []
+    lines, place = [], SampleFolder(folder)
     first = torch.from_numpy(read_samples(folder, GRID_IMAGES)[0]).movedim(-1, 1).nan_to_num()
     if spec.is_image:
         first = (spec.to_network(first) + 1) / 2
     if spec.sample_rate:
         first = first[:AUDIO_FILES]
         for i, sound in enumerate(first):
-            write_wav(folder / "audio" / f"audio_{i:06d}.wav", sound, spec.sample_rate)
-        lines.append(f"audio     {folder / 'audio'}")
-    save_samples(folder / "grid.png", first, grid_columns(spec.num_classes, len(first)), spec.sample_rate)
-    return [*lines, f"arrays    {folder / 'data'}", f"grid      {folder / 'grid.png'}"]
+            write_wav(place.audio / f"audio_{i:06d}.wav", sound, spec.sample_rate)
+        lines.append(f"audio     {place.audio}")
+    save_samples(place.grid, first, grid_columns(spec.num_classes, len(first)), spec.sample_rate)
+    return [*lines, f"arrays    {place.data}", f"grid      {place.grid}"]
 
 
 def complaint(folder: Path, seeds: tuple[int, ...]) -> tuple[int, str]:

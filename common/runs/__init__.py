@@ -1,6 +1,6 @@
 """Run folders: naming, finding, reading. ``load`` gives back what was trained."""
 
-from common.runs.folder import RunFolder, RunNotFound, find, run_folders
+from common.runs.folder import RunFolder, RunNotFound, SampleFolder, find, run_folders
 from common.runs.released import ReleasedName, parse_released_name
 from common.runs.run import Run, export_safetensors, load, load_folder, load_weights, read_prior
 
@@ -9,6 +9,7 @@ __all__ = [
     "Run",
     "RunFolder",
     "RunNotFound",
+    "SampleFolder",
     "export_safetensors",
     "find",
     "load",

@@ -169,6 +169,64 @@ class RunFolder:
         return use, files[kind]
 
 
+@dataclass(frozen=True)
+class SampleFolder:
+    """One set of drawn samples: arrays in blocks, what they were drawn with, and what is looked at.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """What the samples were drawn with."""
+        return self.path / "settings.json"
+
+    @property
+    def figures(self) -> Path:
+        """Figures about them."""
+        return self.path / "metrics.json"
+
+    @property
+    def grid(self) -> Path:
+        """The first of them as a picture."""
+        return self.path / "grid.png"
+
+    @property
+    def trajectory(self) -> Path:
+        """How the first of them came out of the noise."""
+        return self.path / "trajectory.png"
+
+    @property
+    def audio(self) -> Path:
+        """Sounds as .wav files."""
+        return self.path / "audio"
+
+    @property
+    def data(self) -> Path:
+        """Arrays, one per block."""
+        return self.path / "data"
+
+    def block(self, start: int) -> Path:
+        """The array of the block that begins with a sample's index."""
+        return self.data / f"data_{start:06d}.npy"
+
+    def labels_of(self, block: Path) -> Path:
+        """The labels of a block."""
+        return self.path / "label" / block.name.replace("data_", "label_")
+
+    @staticmethod
+    def start_of(block: Path) -> int:
+        """Index of the first sample of a block."""
+        return int(block.stem.removeprefix("data_"))
+
+    def blocks(self) -> list[Path]:
+        """The arrays that are there, in order of index."""
+        return sorted(self.data.glob("data_*.npy"), key=self.start_of)
+
+
 def run_folders(output_dir: Path) -> list[RunFolder]:
     """Run folders under a directory, oldest first; released ones also one level deeper (people unzip by hand)."""
     visible = [RunFolder(path) for path in output_dir.glob("*") if not path.name.startswith(".")]  # being unpacked

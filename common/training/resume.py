@@ -194,17 +194,11 @@ def check_same_data(stored: DataSpec, found: DataSpec, folder: RunFolder) -> Non
     """
     for f in fields(DataSpec):
         before, now = getattr(stored, f.name), getattr(found, f.name)
-        if f.name == "classes" and before is not None and now is not None and before == numbered(len(before)):
-            before, now = len(before), len(now)
-        if before is not None and before != now:
+        same = now is not None and found.names_classes_like(stored) if f.name == "classes" else before == now
+        if before is not None and not same:
             raise Refusal(
                 f"does not hold what {folder.name} was trained on: {f.name} is {now}, was {before}", "data_dir"
             )
-
-
-def numbered(count: int) -> tuple[str, ...]:
-    """Names of classes that have only numbers."""
-    return tuple(map(str, range(count)))
 
 
 def checkpoint_step(checkpoint: Path, expected: Mapping[str, torch.Tensor]) -> int:
