@@ -2,11 +2,13 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+LOWEST ?= .venv-lowest
 WORKERS ?= 2
 ARGS ?=
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+LOWEST_STAMP := $(LOWEST)/.installed
 NEEDS_PYTHON := import sys; sys.exit(sys.version_info < (3, 11))
 OWN_VERSION := import platform; print(platform.python_version())
 
@@ -20,24 +22,32 @@ help: ## list the targets
 
 venv: $(STAMP) ## create .venv and install everything in it (only when the requirements changed)
 
+$(STAMP): pyproject.toml constraints.txt
+$(STAMP): EXTRA := dev
+
+# The oldest versions that pyproject.toml allows, on the oldest Python (there are no wheels of them for new ones).
+$(LOWEST_STAMP): pyproject.toml constraints-lowest.txt
+$(LOWEST_STAMP): EXTRA := test
+$(LOWEST_STAMP): PYTHON := python3.11
+
 # The stamp goes first and comes back last, so an interrupted install is done again. A folder whose pip does not
 # work (creation was interrupted) is completed, or made anew if that does not help.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP) $(LOWEST_STAMP):
 	@rm -f $@
-	@if $(PY) -m pip --version >/dev/null 2>&1; then \
-	  $(PY) -c '$(NEEDS_PYTHON)' || { \
-	    echo "error: $(VENV) has Python $$($(PY) -c '$(OWN_VERSION)'), 3.11 or newer is needed; remove $(VENV) and try again" >&2; exit 1; }; \
+	@if $(@D)/bin/python -m pip --version >/dev/null 2>&1; then \
+	  $(@D)/bin/python -c '$(NEEDS_PYTHON)' || { \
+	    echo "error: $(@D) has Python $$($(@D)/bin/python -c '$(OWN_VERSION)'), 3.11 or newer is needed; remove $(@D) and try again" >&2; exit 1; }; \
 	else \
 	  command -v $(PYTHON) >/dev/null 2>&1 || { \
 	    echo "error: there is no $(PYTHON); name a Python >= 3.11: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }; \
 	  $(PYTHON) -c '$(NEEDS_PYTHON)' || { \
 	    echo "error: $(PYTHON) is Python $$($(PYTHON) -c '$(OWN_VERSION)'), 3.11 or newer is needed; name one: make PYTHON=python3.11 ..." >&2; exit 1; }; \
-	  echo "Creating $(VENV) with Python $$($(PYTHON) -c '$(OWN_VERSION)')"; \
-	  { $(PYTHON) -m venv $(VENV) && $(PY) -m pip --version; } >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV); \
+	  echo "Creating $(@D) with Python $$($(PYTHON) -c '$(OWN_VERSION)')"; \
+	  { $(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip --version; } >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(@D); \
 	fi
-	@echo "Installing into $(VENV), the first time 2-5 minutes, nothing is printed meanwhile ..."
+	@echo "Installing into $(@D), the first time 2-5 minutes, nothing is printed meanwhile ..."
 	@start=$$(date +%s); \
-	$(PY) -m pip install -qq --disable-pip-version-check -e '.[dev]' -c constraints.txt && \
+	$(@D)/bin/python -m pip install -qq --disable-pip-version-check -e '.[$(EXTRA)]' -c $(word 2,$^) && \
 	echo "Installed in $$(( $$(date +%s) - start )) s"
 	@touch $@
 
@@ -49,16 +59,7 @@ test: venv ## run the test suite on the CPU, without what is marked slow
 test-all: venv ## run the whole test suite on the CPU
 	$(PYTEST) $(ARGS)
 
-# Its own environment, with the oldest version of every package that pyproject.toml allows.
-LOWEST := .venv-lowest
-$(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
-	@rm -f $@
-	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
-	@echo "Installing into $(LOWEST), the first time 2-5 minutes, nothing is printed meanwhile ..."
-	@$(LOWEST)/bin/python -m pip install -qq --disable-pip-version-check -e '.[test]' -c constraints-lowest.txt
-	@touch $@
-
-test-lowest: $(LOWEST)/.installed ## run a short part of the suite with the oldest versions allowed
+test-lowest: $(LOWEST_STAMP) ## run a short part of the suite with the oldest versions allowed (in .venv-lowest)
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m lowest --durations 5 $(ARGS)
 
 lint: venv ## check style, format and types
@@ -86,6 +87,6 @@ bench: venv ## run every benchmark in turn
 	  echo "== $$file"; $(PY) "$$file"; \
 	done
 
-clean: ## remove caches and build artefacts (.venv, runs and data stay)
+clean: ## remove caches and build artefacts (.venv*, runs and data stay)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -not -path './$(LOWEST)/*' -not -path './.git/*' -prune -exec rm -rf {} +

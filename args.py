@@ -11,14 +11,7 @@ from typing import Annotated, Any
 from torch import nn
 
 from common.backbones import INR, UNet, UViT
-from common.config.flags import (
-    INTEGER,
-    REAL,
-    Flag,
-    at_least,
-    flags_of,
-    keyword_values,
-)
+from common.config.flags import INTEGER, REAL, Flag, at_least, flags_of, keyword_values
 from common.config.parser import (
     Groups,
     flag_names,
@@ -74,7 +67,7 @@ DYNAMICS: dict[str, type[LinearDynamics]] = {
 BACKBONES: dict[str, type[nn.Module]] = {"unet": UNet, "uvit": UViT, "inr": INR}
 PRESETS: dict[str, dict[str, object]] = {**GFDM_PRESETS, **FDP_PRESETS}
 
-# the preset whose values a data set gets: under a process and with a network, else under any
+# the preset of a process, data set and network; if there is none, FOR_DATA decides by the data set
 FOR_CHOICE: dict[tuple[str, str, str], str] = {("heat", *choice): preset for choice, preset in FDP_FOR_DATA.items()}
 
 CHOICES: dict[str, Collection[str]] = {
@@ -97,8 +90,8 @@ class Choice:
     Attributes:
         dynamics: forward process
         model_name: network
-        dynamics_args: arguments of a dynamics of your own, e.g. mass=0.5 (default: none)
-        model_args: arguments of a network of your own, e.g. num_heads=4 (default: none)
+        dynamics_args: further arguments of the dynamics, by name, e.g. mass=0.5 (default: none)
+        model_args: further arguments of the network, by name, e.g. num_heads=4 (default: none)
         inner_steps: gradient steps in which the network adapts to every noisy sample before it answers; 0 for none
             (default: 3 for inr, else 0)
         data_name: data set
@@ -150,7 +143,8 @@ def everything() -> tuple[list[Member], list[Member]]:
 
 TRAIN_HELP = """Train a diffusion model. Without --preset and --data_name: preset digits. Sets of the papers get their
 published values, other data those of CIFAR-10 (59 M parameters, 1 M steps) unless a preset or flags say otherwise.
-Below are the flags of the chosen dynamics and network; --help all shows those of every class."""
+Below are the flags of the chosen dynamics and network, with the program's defaults, which a preset and the values of a
+data set replace (--list_presets); --help all shows the flags of every class."""
 
 
 def train_groups(processes: Sequence[Member], networks: Sequence[Member]) -> Groups:
@@ -200,8 +194,7 @@ def parse_train(argv: Sequence[str] | None) -> TrainOrder | None:
     parser = make_parser("train.py", "[--preset NAME] [flags]", TRAIN_HELP, groups)
     values = parse(parser, words, ((process, DYNAMICS), (network, BACKBONES)))
     command: Command = section(Command, values)
-    for flag in section_flags(Command):
-        values.pop(flag.name, None)
+    values = {name: value for name, value in values.items() if name not in vars(command)}
     if command.list_presets:
         print(preset_table(PRESETS))
         return None
@@ -210,7 +203,8 @@ def parse_train(argv: Sequence[str] | None) -> TrainOrder | None:
     return TrainOrder(
         command=command,
         config=resolve({**base, **values}, values, process, network) if command.starts else None,
-        given={**base, **values} if command.preset else values,
+        given=values,
+        of_preset=base if command.preset else {},
         words=tuple(words),
     )
 

@@ -9,8 +9,7 @@ from common.config.parser import reporting
 from common.config.stored import read_config
 from common.files import write_json
 from common.generation.blocks import read_samples
-from common.metrics import evaluate
-from common.metrics.evaluation import Evidence
+from common.metrics import Evidence, evaluate
 from common.refusal import Refusal
 from common.runs import SampleFolder, find
 from gfdm.released import released_config
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         figures = evaluate(Evidence.of(arrays, labels, dataset, folder), metrics)
         write_json(SampleFolder(folder).figures, figures)
-        print(f"grid      {SampleFolder(folder).grid}")
+        print(f"figures   {SampleFolder(folder).figures}\ngrid      {SampleFolder(folder).grid}")
         return 0
 
 

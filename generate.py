@@ -57,5 +57,5 @@ if __name__ == "__main__":
     try:
         raise SystemExit(main())
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on where it stood", file=sys.stderr)
+        print("\nstopped; give the same command again to go on", file=sys.stderr)
         raise SystemExit(130) from None

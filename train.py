@@ -21,5 +21,5 @@ if __name__ == "__main__":
     try:
         raise SystemExit(main())
     except KeyboardInterrupt:
-        complain("train.py", "interrupted before anything could be saved since the last checkpoint")
+        complain("train.py", "stopped before a checkpoint could be written; what was done since the last one is lost")
         raise SystemExit(130) from None

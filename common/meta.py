@@ -134,6 +134,10 @@ class MetaLearned(nn.Module):
             The weights of every sample by name, each (B, *shape), and the mean loss of the batch before each step,
             (steps,), detached.
         """
+        # in inference mode the torch.func of torch before 2.13 silently gives gradients of zero (its issue 177318)
+        if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
+            with torch.inference_mode(False), torch.no_grad():
+                return self.adapt(x.clone(), t.clone(), None if labels is None else labels.clone())
         names, weights = map(list, zip(*self.network.named_parameters(), strict=True))
         rates = [] if self.rates is None else [self.rates[_key(name)].clamp(0, 1) for name in names]
         recompute = self.checkpointing and torch.is_grad_enabled()

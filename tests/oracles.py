@@ -23,11 +23,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SDE:
-    """dZ = F(t) Z dt + G(t) dW with Z_0 | x0 ~ N(e_1 x0, start)."""
+    """dZ = F(t) Z dt + G(t) dW on [0, horizon], with Z_0 | x0 ~ N(e_1 x0, start)."""
 
     F: Callable[[float], Array]
     G: Callable[[float], Array]
     start: Array
+    horizon: float = 1.0
 
 
 def beta(t: float) -> float:
@@ -77,8 +78,10 @@ def fractional(
     return SDE(drift, diffusion, start)
 
 
-def classical(mu: Callable[[float], float], g: Callable[[float], float], start: float = 0.0) -> SDE:
-    return SDE(lambda t: np.array([[mu(t)]]), lambda t: np.array([g(t)]), np.array([[start]]))
+def classical(
+    mu: Callable[[float], float], g: Callable[[float], float], start: float = 0.0, horizon: float = 1.0
+) -> SDE:
+    return SDE(lambda t: np.array([[mu(t)]]), lambda t: np.array([g(t)]), np.array([[start]]), horizon)
 
 
 def _variance_at_end(build: Callable[[Array], SDE], weights: Array) -> float:
@@ -127,6 +130,14 @@ def subvp() -> SDE:
     return classical(lambda t: -beta(t) / 2, lambda t: math.sqrt(beta(t) * -math.expm1(-2 * total(t))))
 
 
+def edm(sigma_max: float = 80.0) -> SDE:
+    return classical(lambda t: 0.0, lambda t: sigma_max * math.sqrt(2 * t))
+
+
+def flow() -> SDE:
+    return classical(lambda t: -1 / (1 - t), lambda t: math.sqrt(2 * t / (1 - t)), horizon=0.995)
+
+
 def cld(rate: float = 4.0, mass: float = 0.25, share: float = 0.04) -> SDE:
     friction = 2 * math.sqrt(mass)
     matrix = rate * np.array([[0.0, 1 / mass], [-1.0, -friction / mass]])
@@ -166,7 +177,7 @@ def solve(
 def law(sde: SDE) -> Callable[[float], tuple[Array, Array]]:
     """t to (M (A,), S (A, A)), interpolated between SciPy's steps."""
     size = len(sde.start)
-    dense = _integrate(sde, 0.0, 1.0, 1e-12, 1e-22, dense_output=True).sol
+    dense = _integrate(sde, 0.0, sde.horizon, 1e-12, 1e-22, dense_output=True).sol
 
     def at(t: float) -> tuple[Array, Array]:
         phi, cov = dense(t).reshape(2, size, size)

@@ -222,7 +222,7 @@ def test_a_decay_that_is_not_there(tmp_path, averages, version, decay, known):
 
 
 def test_a_decay_without_an_average_contradicts(tmp_path, averages):
-    with pytest.raises(ValueError, match=r"ema_decay 0\.999 .*--use_ema False"):
+    with pytest.raises(ValueError, match=r"ema_decay and --use_ema False exclude each other"):
         load("5", output_dir=tmp_path, averaged=False, decay=0.999)
 
 
@@ -558,7 +558,7 @@ def test_a_foreign_module_is_not_imported(tmp_path, monkeypatch):
     ids=["unknown", "text", "range", "fraction", "word"],
 )
 def test_wrong_arguments_are_refused(arguments):
-    with pytest.raises(Refusal, match=r"config\.json|hurst"):
+    with pytest.raises(Refusal, match=rf"^{next(iter(arguments))} |{next(iter(arguments))}$"):
         build(Chosen("fvp", class_path(FVP), arguments), LinearDynamics)
 
 

@@ -31,6 +31,7 @@ CASES: list[dict[str, Any]] = json.loads((GOLDEN / "configs.json").read_text())
 # Other processors round differently: by 1.5e-8 in the weights, 7e-6 in samples (tests/golden/old_run.md). A wrong
 # random stream changes weights by 2e-5.
 OF_WEIGHTS, OF_SAMPLES = 1e-6, 2e-5
+REFUSED_NOW = {"unet"}  # --num_heads 4 --model_args num_heads=2: one of both was overruled without a word
 PLACES = {"data_dir", "output_dir"}  # of the machine; the record leaves them out
 
 
@@ -105,10 +106,10 @@ def test_configurations():
             if case.get("refused"):  # ranges of a class's arguments are its own affair
                 build_denoiser(new)
         except (Refusal, SystemExit):
-            if not case.get("refused"):
+            if not case.get("refused") and case["key"] not in REFUSED_NOW:
                 wrong.append((case["key"], "is refused now"))
             continue
-        if case.get("refused"):
+        if case.get("refused") or case["key"] in REFUSED_NOW:
             wrong.append((case["key"], "was refused"))
             continue
         old = from_json(case["config"], case["key"])
@@ -117,7 +118,7 @@ def test_configurations():
         if "folder" in case and new.folder_name != case["folder"]:
             wrong.append((case["key"], new.folder_name, case["folder"]))
     assert not wrong, "\n".join(map(str, wrong[:40]))
-    assert seen >= 95
+    assert seen >= 94
 
 
 def copied(name: str, tmp_path: Path) -> Path:

@@ -35,7 +35,7 @@ class INR(nn.Module):
         width: features of a hidden layer, at least 1.
         depth: number of hidden layers, at least 1.
         frequency: frequency of the sine, above 0.
-        decay: decay of its window, at least 0.
+        decay: decay of the sine's window, at least 0.
         y_input: give the network the value of x at each point; without, x enters through adapted weights only.
         num_classes: number of labels, at least 1, or None for an unconditional network.
 

@@ -7,13 +7,16 @@ texts, or a collection of names to choose from. An argument of any other kind ge
 
 import argparse
 import ast
+import contextlib
 import inspect
 import math
 import re
+import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
@@ -193,6 +196,19 @@ class Flag:
 SIMPLE: dict[Any, Read] = {bool: boolean, int: INTEGER, float: REAL, str: str, Path: Path}
 
 
+def one_of(words: Mapping[str, Any], text: str) -> Any:
+    """The value that a word stands for; the parser refuses others."""
+    return words.get(text, text)
+
+
+def some_number(text: str) -> float:
+    """A number, whole if it can be."""
+    try:
+        return int(text)
+    except ValueError:
+        return REAL(text)
+
+
 def reader_of(hint: Any) -> tuple[Read, Collection[str] | None] | None:
     """How values of a hint are read, and what there is to choose from; None if no text can stand for them."""
     if typing.get_origin(hint) is Annotated:
@@ -208,7 +224,8 @@ def reader_of(hint: Any) -> tuple[Read, Collection[str] | None] | None:
         kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
         return reader_of(kinds[0]) if len(kinds) == 1 else None
     if typing.get_origin(hint) is Literal:
-        return str, typing.get_args(hint)
+        words = {str(value): value for value in typing.get_args(hint)}
+        return partial(one_of, words), typing.get_args(hint)
     kinds = [kind for kind in typing.get_args(hint) if kind is not Ellipsis]
     if isinstance(typing.get_origin(hint), type) and issubclass(typing.get_origin(hint), Collection):
         if kinds == [int]:
@@ -252,8 +269,9 @@ def flags_of(
     for argument, parameter in inspect.signature(kind).parameters.items():
         name = flag_name(kind, argument)
         default = None if parameter.default is inspect.Parameter.empty else parameter.default
-        found = reader_of(hints.get(argument, type(default)))  # without a hint the default tells
-        if found is None or name in skip:
+        hint = hints.get(argument, float if type(default) is int else type(default))  # without one the default tells
+        found = (some_number, None) if argument not in hints and type(default) is int else reader_of(hint)
+        if found is None or name in skip or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         chosen = (choices or {}).get(argument, found[1])
         extras = getattr(hints.get(argument), "__metadata__", ())
@@ -265,7 +283,15 @@ def flags_of(
 
 def hints_of(kind: type) -> dict[str, Any]:
     """Hints of the arguments of a class's constructor, with what ``Annotated`` adds."""
-    return typing.get_type_hints(kind.__init__, include_extras=True)  # type: ignore[misc]  # of a class, not an object
+    construct: Any = kind.__init__  # type: ignore[misc]  # of a class, not of an object
+    try:
+        return typing.get_type_hints(construct, include_extras=True)
+    except NameError:  # a name that is imported for type checkers only: what can be read without it is read
+        place, found = vars(sys.modules[kind.__module__]), {}
+        for name, hint in construct.__annotations__.items():
+            with contextlib.suppress(NameError):
+                found[name] = eval(hint, place) if isinstance(hint, str) else hint  # the module's own text
+        return found
 
 
 def flag_name(kind: type, argument: str) -> str:
@@ -300,11 +326,6 @@ def marked(kind: type, mark: Mark) -> frozenset[str]:
     """Names of the fields of a dataclass that have a mark."""
     hints = typing.get_type_hints(kind, include_extras=True)
     return frozenset(name for name, hint in hints.items() if mark in getattr(hint, "__metadata__", ()))
-
-
-def defaults(flags: Iterable[Flag]) -> dict[str, Any]:
-    """Flag name to default value."""
-    return {flag.name: flag.default for flag in flags}
 
 
 class Checked:

@@ -6,9 +6,11 @@ import inspect
 import itertools
 import pkgutil
 import sys
+import traceback
+import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from common.config.flags import hints_of
 from common.config.schema import Chosen
@@ -16,6 +18,7 @@ from common.refusal import Refusal
 
 OWN_PACKAGES = ("common", "gfdm", "fdp")
 PLAIN: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}  # hint to types
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def named_plugins(words: Sequence[str]) -> tuple[str, ...]:
@@ -55,7 +58,10 @@ def _import(name: str) -> None:
     try:
         importlib.import_module(module)
     except (ImportError, SyntaxError) as error:
-        raise Refusal(f"{name} cannot be imported: {error}", "plugin") from error
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise Refusal(
+            f"{name} cannot be imported: {error} ({where.filename}, line {where.lineno})", "plugin"
+        ) from error
 
 
 def class_path(cls: type) -> str:
@@ -89,6 +95,11 @@ def resolve_class(path: str, kind: type) -> type:
     return cls
 
 
+def class_of(chosen: Chosen) -> type:
+    """The class that a configuration names, of any kind."""
+    return resolve_class(chosen.path, object)
+
+
 def build(chosen: Chosen, kind: type) -> Any:
     """Make the object of a chosen class.
 
@@ -101,14 +112,33 @@ def build(chosen: Chosen, kind: type) -> Any:
     """
     cls = resolve_class(chosen.path, kind)
     if inspect.isabstract(cls):
-        raise Refusal(f"config.json: {chosen.path} is abstract")
-    try:
-        inspect.signature(cls).bind(**chosen.arguments)
-    except TypeError as error:
-        raise Refusal(f"config.json: {chosen.path} cannot be made from its arguments: {error}") from error
+        raise Refusal(f"{chosen.path} is abstract")
+    parameters = inspect.signature(cls).parameters
+    for name in chosen.arguments:
+        if name not in parameters:
+            raise Refusal(f"{chosen.path} has no argument {name}")
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in chosen.arguments and parameter.kind not in VARIADIC:
+            raise Refusal(f"is required by {chosen.path}", name)
     hints = hints_of(cls)
-    for name, value in chosen.arguments.items():
-        allowed = PLAIN.get(hints.get(name))
-        if allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)):
-            raise Refusal(f"config.json: {name} of {chosen.path} cannot be {value!r}")
-    return cls(**chosen.arguments)
+    return cls(**{name: restore(chosen, name, value, parameters[name].default, hints.get(name))
+                  for name, value in chosen.arguments.items()})  # fmt: skip
+
+
+def restore(chosen: Chosen, name: str, value: Any, default: Any, hint: Any) -> Any:
+    """An argument as its constructor wants it: JSON knows neither tuples nor paths.
+
+    Raises:
+        Refusal: for a value of another kind than the hint says.
+    """
+    if typing.get_origin(hint) is Annotated:
+        hint = typing.get_args(hint)[0]
+    if isinstance(value, list) and (isinstance(default, tuple) or typing.get_origin(hint) is tuple):
+        return tuple(value)
+    if isinstance(value, str) and Path in (hint, *typing.get_args(hint)):
+        return Path(value)
+    allowed = PLAIN.get(hint) if isinstance(hint, type) else None
+    odd = allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed))
+    if odd and value != default:
+        raise Refusal(f"of {chosen.path} cannot be {value!r}", name)
+    return value

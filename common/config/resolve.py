@@ -1,9 +1,10 @@
-"""What follows what: from flags that were given, or stand in a preset, to the configuration of a run."""
+"""From flags, given or in a preset, to the configuration of a run."""
 
 import inspect
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -20,7 +21,7 @@ from common.refusal import Refusal
 OF_DATA = frozenset({"shape", "image_size", "in_channels", "out_channels", "num_classes"})  # arguments the data fills
 OF_SECTIONS = frozenset(flag.name for section in SECTIONS.values() for flag in flags_of(section))
 ADAPTATION_FLAGS = flags_of(MetaLearned)
-PUBLISHED_STEPS = "inner_steps"
+INNER_STEPS = "inner_steps"
 COSINE_FLAGS = ("warmup_steps", "decay_steps", "lr_end")
 
 
@@ -32,8 +33,8 @@ class Member:
         name: its name, e.g. ``fvp``.
         kind: the class.
         flag: the flag that chooses it: ``dynamics`` or ``model_name``.
-        more: the flag that gives arguments without a flag of their own; empty if there is none.
-        skip: arguments that have no flag: what the data fills, or a flag of every run is named like.
+        more: the flag that takes further arguments; empty if there is none.
+        skip: arguments that get no flag, because the data gives them or a flag of every run has their name.
     """
 
     name: str
@@ -69,8 +70,9 @@ class Member:
                 raise Refusal(
                     f"{name}: {self.kind.__name__} has no such argument; it takes {', '.join(parameters)}", self.more
                 )
+        given = self.given(values)
         own = {name: p.default for name, p in parameters.items() if name not in OF_DATA and is_plain(p.default)}
-        return Chosen(self.name, class_path(self.kind), plain({**own, **self.given(values), **further}))
+        return Chosen(self.name, class_path(self.kind), plain({**own, **given, **further}))
 
 
 def carried_over(values: Mapping[str, Any], own: Member, other: Member) -> dict[str, Any]:
@@ -91,17 +93,29 @@ def carried_over(values: Mapping[str, Any], own: Member, other: Member) -> dict[
 
 
 def plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments as JSON gives them back: tuples are lists."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
+    """Arguments as JSON gives them back: tuples are lists, paths are texts."""
+    texts = {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in texts.items()}
 
 
 def is_plain(value: Any) -> bool:
-    """Whether JSON can hold a value."""
+    """Whether JSON gives a value back as it was, but for tuples and paths; others stay defaults of the constructor."""
     try:
-        json.dumps(value)
+        text = json.dumps(value, default=path_text)
     except TypeError:
         return False
-    return True
+    return bool(json.loads(text) == plain({"": value})[""])
+
+
+def path_text(value: Any) -> str:
+    """The text of a path.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{value!r} is no plain value")
 
 
 def section(kind: type, values: Mapping[str, Any]) -> Any:
@@ -126,6 +140,11 @@ def resolve(values: Mapping[str, Any], given: Collection[str], dynamics: Member,
     model, recipe = sections["model"], sections["recipe"]
     if model.prior is None:
         sections["model"] = replace(model, prior=process.default_prior)
+    for member in (dynamics, network):
+        own = {flag.argument: flag.name for flag in member.flags}
+        for name in values.get(member.more) or {}:
+            if own.get(name) in given:
+                raise Refusal(f"{name} and --{own[name]} exclude each other; leave one of them out", member.more)
     following: dict[str, Any] = {}
     if recipe.ema_decay is None:
         following["ema_decay"] = (process.default_ema_decay,)
@@ -146,7 +165,7 @@ def resolve(values: Mapping[str, Any], given: Collection[str], dynamics: Member,
 
 def choose_adaptation(values: Mapping[str, Any], network: Member) -> Chosen | None:
     """How the network adapts to every sample; None if it does not."""
-    steps = values.get(PUBLISHED_STEPS)
+    steps = values.get(INNER_STEPS)
     steps = getattr(network.kind, "default_inner_steps", 0) if steps is None else steps
     if not steps:
         return None
@@ -176,15 +195,15 @@ def check(config: RunConfig, given: Collection[str], network: Member) -> None:
                 raise Refusal(f"has no effect on --lr_schedule {recipe.lr_schedule}; leave it out", name)
     if adaptation is None:
         for flag in ADAPTATION_FLAGS:
-            if flag.name in given and flag.name not in own | {PUBLISHED_STEPS}:
+            if flag.name in given and flag.name not in own | {INNER_STEPS}:
                 raise Refusal(
-                    f"has no effect on --model_name {config.network.name} without --{PUBLISHED_STEPS}; leave it out",
+                    f"has no effect on --model_name {config.network.name} without --{INNER_STEPS}; leave it out",
                     flag.name,
                 )
         switch = getattr(network.kind, "input_switch", None)
         if switch and not config.network.arguments[switch]:
             raise Refusal(
-                f"0 and --{switch} False exclude each other: the network would not see the noisy data", PUBLISHED_STEPS
+                f"0 and --{switch} False exclude each other: the network would not see the noisy data", INNER_STEPS
             )
         return
     learned = adaptation.arguments["learned_rates"]

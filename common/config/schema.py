@@ -50,7 +50,7 @@ class DataConfig(Checked):
     """What is learned from.
 
     Attributes:
-        data_name: data set; the default is built in
+        data_name: data set; the default comes with the program
         data_dir: where the data is: a folder with data sets in torchvision's layout, a folder of files, or a file
             (default: $DATA_ROOT, else ./data)
         download: fetch the data set if it is missing
@@ -63,7 +63,7 @@ class DataConfig(Checked):
         conditioning: give the network class labels, if the data has some
         flip: mirror training images left to right at random
         val_samples: number of held-out samples that validation uses
-        num_workers: processes that read data (default: as many as help; 0 for sets held on the device)
+        num_workers: processes that read data (default: usable cores, at most 8; 0 for sets held on the device)
     """
 
     data_name: str = BUILT_IN
@@ -113,9 +113,10 @@ class Recipe(Checked):
         clip_grad: largest norm or element of the gradient; 0 does not clip
         clip_by: what --clip_grad limits; value (every element) was published for FDP
         t_min: smallest training time (published: 1e-5, for FDP 1e-3)
-        time_warmup: steps over which the range of training times grows, to 63 % of it
+        time_warmup: steps in which the range of training times grows to 63 % of it; 0 has all times from the start
         time_sampling: law of the training times; uniform was published (default: what suits the dynamics)
-        loss_weight: error that is averaged; own, the error of the network's own output, was published
+        loss_weight: weight of the error: own is the plain error of the network's output, as published; the others
+            weight that of x0_hat
         loss_reduction: how the squared error is reduced over the grid; under sum the loss grows with the grid
         label_dropout: share of the labels that is left out in training, for guidance in generation
         use_ema: keep an exponential moving average of the weights, and sample from it
@@ -155,7 +156,7 @@ class Recipe(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.lr_end > self.lr:
-            raise Refusal(f"{self.lr_end:g} is above --lr {self.lr:g}, where it ends", "lr_end")
+            raise Refusal(f"{self.lr_end:g} must not be above --lr {self.lr:g}", "lr_end")
         if self.lr_schedule == "warmup_cosine" and self.warmup_steps >= (self.decay_steps or self.train_steps):
             raise Refusal(
                 f"{self.warmup_steps} must be below --decay_steps or, without it, --train_steps", "warmup_steps"
@@ -180,7 +181,7 @@ class Keeping(Checked):
         log_model_every_n: optimiser steps between kept weights (model-v0.pth, ..)
         checkpoint_every: optimiser steps between checkpoints
         keep: number of checkpoints kept beside last.ckpt
-        logger: where else figures go; metrics.csv is always written
+        logger: where figures go besides metrics.csv; csv adds nothing
         wb_project: project at Weights & Biases
     """
 
@@ -289,7 +290,7 @@ class RunConfig:
             if chosen:
                 kind = MetaLearned if chosen is self.adaptation else class_of(chosen)
                 for name, value in chosen.arguments.items():
-                    flag = flag_name(kind, name)  # a switch of two classes is on if one has it on
+                    flag = flag_name(kind, name)  # two classes may share a switch: it is on if either has it on
                     values[flag] = bool(value or values.get(flag)) if isinstance(value, bool) else value
         for name in SECTIONS:
             section = getattr(self, name)

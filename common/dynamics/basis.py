@@ -112,9 +112,9 @@ class Fourier(Basis):
     def analysis(self, x: Tensor) -> Tensor:
         if tuple(x.shape[-len(self.shape) :]) != self.shape:
             raise ValueError(f"x must lie on the grid {self.shape} of the dynamics, got {tuple(x.shape)}")
-        found: Tensor = torch.fft.rfftn(x, dim=self.axes, norm="ortho")
+        found: Tensor = torch.fft.rfftn(x.contiguous(), dim=self.axes, norm="ortho")
         return found
 
     def synthesis(self, coefficients: Tensor) -> Tensor:
-        found: Tensor = torch.fft.irfftn(coefficients, s=self.shape, dim=self.axes, norm="ortho")
+        found: Tensor = torch.fft.irfftn(coefficients.contiguous(), s=self.shape, dim=self.axes, norm="ortho")
         return found

@@ -136,7 +136,7 @@ class CLD(Tabulated):
     Args:
         beta: overall rate, above 0.
         mass: mass of the velocity, above 0.
-        initial_share: share of the velocity's stationary variance that it starts with, above 0.
+        initial_share: share of its stationary variance that the velocity starts with, above 0.
 
     Raises:
         Refusal: for a value that is not above 0.

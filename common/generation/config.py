@@ -17,7 +17,7 @@ from common.runs import RunFolder
 from common.samplers import MODES, SOLVERS, default_solver
 
 SAMPLES = 100
-RUNTIME = Mark("changes no sample")
+RUNTIME = Mark("is not what tells samples apart")
 OF_MODE = "stochastic"  # the argument of a solver that --mode gives
 GIVEN_TO_WRAPPERS = frozenset({"denoiser", "dynamics", "spec", "run"})  # arguments that no flag gives
 
@@ -30,7 +30,7 @@ class Opening(Checked):
         run_id: id or folder name of the run, or latest (required, unless --pretrained is given)
         pretrained: model of GFDM's authors that is fetched and sampled from (default: none)
         version: version of the weights: final, v0, v1, .. (default: final, else the newest)
-        use_ema: use the averaged weights (default: if the run kept them)
+        use_ema: use averaged weights (default: True if the run kept some)
         ema_decay: which average to use, if the run kept several (default: its first)
         output_dir: folder that holds the runs
     """
@@ -62,16 +62,17 @@ class SampleConfig(Checked):
         seeds: seeds, one per sample, e.g. 0-63,100 (default: 0 to n_samples - 1)
         labels: classes, repeated in turn, e.g. 3,3,7 (default: all classes in turn)
         mode: published samplers: sde reverses the SDE by Euler-Maruyama, ode follows the probability-flow ODE by Euler;
-            a solver that has both takes it too
-        solver: solver (default: the best one measured; that of --mode sde for weights of the published code)
+            a solver that can do both, like the predictor-corrector, reads it too
+        solver: solver (default: the exponential one of order 2; Euler-Maruyama if the noise level falls in time, and
+            for weights of the published code)
         steps: solver steps (default: those of the solver, 20 to 1000)
         grid: time grid (default: the solver's own)
         t_end: time at which sampling ends (default: that of the dynamics, mostly 1e-3)
         denoise_last: give x0_hat at t_end instead of the state there (default: that of the solver)
-        prior: start of sampling: as published, or the data's (default: that of the run)
+        prior: start of sampling: zero as published, or data for the data's mean and variance (default: that of the run)
         clip_x0: clip x0_hat to [-1, 1] (default: on images, if the solver gains by it)
         guidance: denoiser wrapper that steers what is drawn (default: none; classifier_free with --guidance_scale)
-        batch_size: samples computed together, in fixed blocks, so that results do not depend on restarts
+        batch_size: samples computed together; another number is another set of samples
         trajectory: also draw how the first samples come out of the noise (trajectory.png)
         device: where to compute
         solver_arguments: arguments of the solver.

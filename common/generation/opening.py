@@ -11,8 +11,8 @@ from torch import nn
 
 from common.config.build import check_device
 from common.config.flags import flag_name
-from common.config.plugins import resolve_class
-from common.config.schema import Chosen, RunConfig
+from common.config.plugins import class_of
+from common.config.schema import RunConfig
 from common.config.stored import CONFIG, to_json
 from common.denoiser import Clipped
 from common.dynamics import Prior
@@ -51,11 +51,6 @@ def open_run(opening: Opening, describe: Callable[[RunFolder], RunConfig], descr
         decay=opening.ema_decay,
         config=describe(folder) if folder.is_released else None,
     )
-
-
-def class_of(chosen: Chosen) -> type:
-    """The class that a configuration names."""
-    return resolve_class(chosen.path, object)
 
 
 def check_claims(run: Run, claims: dict[str, Any]) -> None:
@@ -99,7 +94,7 @@ def choose_prior(run: Run, prior: str | None) -> None:
     """
     if prior == "data" and not run.dynamics.prior.variance.any():
         raise Refusal(
-            f"data: {run.folder.name} was trained with --prior zero: it does not know its data's mean", "prior"
+            f"data: {run.folder.name} was trained with --prior zero, so the mean of its data was not kept", "prior"
         )
     if prior == "zero":
         run.dynamics.prior = Prior(run.dynamics)

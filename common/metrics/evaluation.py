@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 from common.metrics.base import Evidence, Metric
 
-__all__ = ["Evidence", "evaluate"]
-
 
 def evaluate(evidence: Evidence, metrics: Sequence[Metric]) -> dict[str, float]:
     """Run metrics and print what they say.

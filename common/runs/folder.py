@@ -103,7 +103,7 @@ class RunFolder:
         return [path for path in self.model.glob("*model-*") if WEIGHTS.fullmatch(path.name)]
 
     @property
-    def age(self) -> float:
+    def written_at(self) -> float:
         """When it was begun or, for released ones, last written; seconds since the epoch."""
         files = [self.config] if self.is_ours else self._weight_paths()
         return max(file.stat().st_mtime for file in files)
@@ -152,7 +152,7 @@ class RunFolder:
         files = there[version]
         if decay is not None:
             if averaged is False:
-                raise Refusal(f"{decay:g} asks for averaged weights, --use_ema False for the others", "ema_decay")
+                raise Refusal("and --use_ema False exclude each other; leave one of them out", "ema_decay")
             kinds = [AVERAGED, *(f"ema{further}_model" for further in decays[1:])]
             kept = {kept: files[kind] for kept, kind in zip(decays, kinds, strict=False) if kind in files}
             if decay not in kept:
@@ -233,7 +233,7 @@ def run_folders(output_dir: Path) -> list[RunFolder]:
     found = [folder for folder in visible if folder.is_ours or folder.is_released]
     rest = [folder for folder in visible if folder not in found]
     deeper = [RunFolder(path.parent) for folder in rest for path in folder.path.glob("*/model")]
-    return sorted([*found, *(folder for folder in deeper if folder.is_released)], key=lambda folder: folder.age)
+    return sorted([*found, *(folder for folder in deeper if folder.is_released)], key=lambda folder: folder.written_at)
 
 
 def find(run_id: str, output_dir: Path, flag: str = "run_id") -> RunFolder:

@@ -129,7 +129,13 @@ def load_folder(
     elif not folder.is_released:
         raise Refusal(f"must be None: {folder.path} has its own {CONFIG}", "config")
     use, weights = folder.choose_weights(version, averaged, decay, config.recipe.averages)
-    denoiser = build_denoiser(config, read_prior(folder, config))
+    prior = read_prior(folder, config)
+    try:
+        denoiser = build_denoiser(config, prior)
+    except Refusal as refusal:
+        if folder.is_released:  # flags described it
+            raise
+        raise Refusal(f"{folder.path / CONFIG}: {refusal}") from refusal
     load_weights(denoiser.backbone, weights)
     return Run(denoiser.eval(), denoiser.dynamics, config, config.sample, folder, version, use, weights)
 

@@ -296,13 +296,13 @@ class PredictorCorrector(Solver):
     short against the damping, at T too: a uniform grid.
 
     Args:
-        predictor: a name of ``PREDICTORS``.
-        corrector: a name of ``CORRECTORS``.
+        predictor: how the state moves from t to s, a name of ``PREDICTORS``.
+        corrector: what brings the state nearer to the law at t, a name of ``CORRECTORS``.
         snr: signal-to-noise ratio of the corrector, above 0 (published: 0.16 to 0.19; 0.06 in conditional tasks).
-        factor: re-noising of the predictor, in steps, at least 0; 0 is a single stage (published: 0.5 to 2).
+        factor: how far the predictor adds noise again, in steps, at least 0; 0 leaves it out (published: 0.5 to 2).
         stochastic: predictors reverse the SDE (True) or follow the probability-flow ODE, with re-noising (False).
-        paper: the published details, for one component: re-noising beyond T, the semi-analytic predictor's unfinished
-            second stage, and a step size of the corrector that samples of a batch share.
+        paper: repeat the published details, for one component: re-noising beyond T, the semi-analytic predictor's
+            unfinished second stage, and a step size of the corrector that samples of a batch share.
 
     Raises:
         Refusal: for an unknown name or a value out of range.

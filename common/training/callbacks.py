@@ -9,7 +9,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
 from common.data.spec import DataSpec
@@ -20,6 +19,7 @@ from common.samplers import SOLVERS, path_of, sample
 from common.training.csv_log import CsvLog
 from common.training.loggers import log_picture
 from common.training.module import DiffusionModule
+from common.training.session import is_first_process
 
 GRID_STEPS, GRID_SAMPLES, GRID_SOUNDS = 20, 50, 8  # of the grids; sounds are long
 
@@ -245,7 +245,7 @@ class CleanStop(Callback):
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        if getattr(rank_zero_only, "rank", None) in (None, 0):
+        if is_first_process():
             sys.stderr.write("\nstopping after this step; once more stops at once, without saving\n")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from common.config.build import check_device, load_data
 from common.config.parser import redacted
+from common.config.plugins import class_of
 from common.config.resolve import fit_to_data
 from common.config.schema import Keeping, RunConfig
 from common.config.stored import to_json, write_config
@@ -26,7 +27,7 @@ from common.training.build import build_data, build_module, build_trainer, initi
 from common.training.callbacks import Stopped, write_weights
 from common.training.loggers import close_loggers, make_loggers
 from common.training.module import DiffusionModule, NonFiniteLoss
-from common.training.resume import TrainOrder, check_same_data, checkpoint_step, class_of, plan
+from common.training.resume import TrainOrder, check_same_data, checkpoint_step, plan
 from common.training.session import PROGRAM, complain, hide_key, is_first_process, note_environment, say, set_tf32
 
 
@@ -48,7 +49,7 @@ def train(order: TrainOrder) -> int:
     fitted = fit_to_data(config, dataset.spec, class_of(config.dynamics), class_of(config.network))
     if found.is_new:
         config, prior = with_prior(fitted, dataset, folder.prior.name)
-    else:  # what it is made of stays as it was, also if defaults have changed since
+    else:  # the stored classes and arguments stay, even if defaults have changed since
         check_same_data(config.sample, fitted.sample, folder)
         config, prior = _stored_prior(config, folder, dataset)
     weights = None
@@ -127,13 +128,13 @@ def keep_final_weights(module: DiffusionModule, checkpoint: Path, folder: RunFol
 
 
 def dry_run(module: DiffusionModule, data: DataModule, device: torch.device) -> int:
-    """One forward and backward pass on one batch; nothing is written."""
+    """One batch forward and backward; nothing is written."""
     module.to(device)
     x0, labels, _ = data.transfer_batch_to_device(next(iter(data.val_dataloader())), device, 0)
     t = module.times(torch.linspace(0, 1, len(x0), dtype=torch.float64, device=device))
     loss = module.errors(module.denoiser, x0, t, torch.randn_like(x0), labels).mean()
     loss.backward()
-    say(f"dry run   one step on {len(x0)} samples, loss {loss.item():.4f}; nothing written")
+    say(f"dry run   one batch of {len(x0)} samples, loss {loss.item():.4f}; nothing written")
     return 0
 
 
@@ -161,7 +162,7 @@ def fit(
         complain(f"{error}; {good}")
         return 1
     except DataUnavailable as error:
-        complain(f"{error.line({name: name for name in (error.argument,) if name})}; go on with: {again}")
+        complain(f"{error.line({str(error.argument): str(error.argument)})}; go on with: {again}")
         return 2
     say(f"weights   {folder.model}\npictures  {folder.loss_picture}, {folder.samples}")
     say(f"next      {shlex.join(['python', 'generate.py', '--run_id', folder.name, *elsewhere, *plugin])}")

@@ -8,17 +8,18 @@ from typing import Annotated, Any
 import torch
 
 from common.config.flags import Alone, Checked, duration, several
-from common.config.plugins import resolve_class
-from common.config.resolve import section
-from common.config.schema import FREE_FLAGS, SECTIONS, Chosen, Keeping, RunConfig
+from common.config.plugins import class_of
+from common.config.resolve import plain, section
+from common.config.schema import FREE_FLAGS, SECTIONS, Keeping, RunConfig
 from common.config.stored import CONFIG, read_config
 from common.data.spec import DataSpec
 from common.files import UNREADABLE
 from common.refusal import Refusal
-from common.runs.folder import RunFolder, find
+from common.runs.folder import RunFolder, find, run_folders
 from common.training.session import fresh_id, is_first_process
 
 AUTO = "auto"
+FURTHER = ("dynamics_args", "model_args")  # flags that give arguments by name
 WHOLE = ("optimizer_states", "lr_schedulers", "loops")  # what a checkpoint of training holds beside the weights
 
 
@@ -29,11 +30,12 @@ class Command(Checked):
     Attributes:
         preset: values for the flags below; a flag that is given wins
         list_presets: print the presets and their values, and exit
-        dry_run: build everything, take one step, and write nothing
-        resume: go on with a run: its id or a checkpoint; auto takes --wb_id, and starts afresh if there is nothing
-        max_time: stop, resumably, so long after the start: 90s, 30m, 3.5h, 23:50:00 (default: never)
+        dry_run: build everything, take one batch forward and backward, and write nothing
+        resume: go on with a run (id, folder name or .ckpt file); auto goes on with the run of --wb_id if it exists, and
+            else starts it
+        max_time: stop after so long, in a way that --resume can go on: 90s, 30m, 3.5h, 23:50:00 (default: never)
         wb_key: key of Weights & Biases; implies --logger wandb (default: $WANDB_API_KEY)
-        plugin: own module (name or .py file) that adds to the registers; see docs/extending.md (default: none)
+        plugin: your own module (name or .py file) that adds to the registers; see docs/extending.md (default: none)
     """
 
     preset: str | None = None
@@ -57,19 +59,21 @@ class TrainOrder:
     Attributes:
         command: what to do.
         config: the run it describes, before its data is known; None if it names a run to resume.
-        given: flags of a run that were given, those of a preset among them.
+        given: flags of a run that were typed.
+        of_preset: those of a preset that was named.
         words: the command line.
     """
 
     command: Command
     config: RunConfig | None
     given: Mapping[str, Any]
+    of_preset: Mapping[str, Any]
     words: tuple[str, ...]
 
     @property
     def output_dir(self) -> Path:
         """The folder of runs."""
-        folder: Path = section(Keeping, self.given).output_dir
+        folder: Path = section(Keeping, {**self.of_preset, **self.given}).output_dir
         return folder
 
 
@@ -106,6 +110,9 @@ def plan(order: TrainOrder) -> Plan:
         raise Refusal("auto needs --wb_id, the id it looks for; or name a run: --resume ID", "resume")
     config = order.config.named(wb_id or fresh_id(), output_dir)
     folder = RunFolder(output_dir / config.folder_name)
+    if command.resume == AUTO and not command.dry_run:  # other flags would make another folder: the id decides
+        of_id = [run for run in run_folders(output_dir) if run.is_ours and run.name.startswith(f"{wb_id}_")]
+        folder = of_id[0] if len(of_id) == 1 else folder
     exists = wb_id is not None and folder.is_ours
     if exists and command.resume is None and not command.dry_run and is_first_process():
         raise Refusal(f"{wb_id}: {folder.path} exists; add --resume auto or take another id", "wb_id")
@@ -129,17 +136,17 @@ def _named(order: TrainOrder, name: str, output_dir: Path) -> Plan:
 
 
 def _go_on(order: TrainOrder, folder: RunFolder, checkpoint: Path) -> Plan:
-    config = resumed(order.given, folder)
+    config = resumed(order.given, order.of_preset, folder)
     return Plan(config, folder, checkpoint if checkpoint.exists() else None, False)
 
 
-def class_of(chosen: Chosen) -> type:
-    """The class that a configuration names."""
-    return resolve_class(chosen.path, object)
-
-
-def resumed(given: Mapping[str, Any], folder: RunFolder) -> RunConfig:
+def resumed(given: Mapping[str, Any], of_preset: Mapping[str, Any], folder: RunFolder) -> RunConfig:
     """The stored configuration of a run, with those given flags that may change.
+
+    Args:
+        given: flags that were typed.
+        of_preset: those of a preset that was named.
+        folder: the run folder.
 
     Raises:
         Refusal: if a given flag differs and may not.
@@ -151,29 +158,35 @@ def resumed(given: Mapping[str, Any], folder: RunFolder) -> RunConfig:
         )
     config = read_config(folder.path)
     known = config.flags(class_of)
-    for name, value in given.items():
-        if name in FREE_FLAGS or value == AUTO:
-            continue
+    compared = {**of_preset, **given}
+    for further in FURTHER:  # compared one by one, under their own names
+        compared |= compared.pop(further, None) or {}
+        known |= {**config.network.arguments, **config.dynamics.arguments, **known}
+    for name, value in compared.items():
+        if name in FREE_FLAGS or value == AUTO or (name not in known and name not in given):
+            continue  # what a preset says of a class that the run does not have means nothing to it
         found = known.get(name)
-        if plain(found) != plain(value):
+        if as_stored(found) != as_stored(value):
             longer = "; to train longer, start a new run with --init_from" if name == "train_steps" else ""
+            source = "" if name in given else " (from --preset)"
             raise Refusal(
-                f"{shown(value)} contradicts the run {folder.name}, which has {shown(found)}; leave it out{longer}",
+                f"{shown(value)}{source} contradicts the run {folder.name}, which has {shown(found)}; leave it out"
+                f"{longer}",
                 name,
             )
     changed = {
         name: replace(
             getattr(config, name),
-            **{f.name: given[f.name] for f in fields(kind) if f.name in given and f.name in FREE_FLAGS},
+            **{f.name: compared[f.name] for f in fields(kind) if f.name in compared and f.name in FREE_FLAGS},
         )
         for name, kind in SECTIONS.items()
     }
     return replace(config, **changed).named(str(config.keeping.wb_id), folder.path.parent)
 
 
-def plain(value: Any) -> Any:
+def as_stored(value: Any) -> Any:
     """A value as flags and config.json have it in common."""
-    return list(value) if isinstance(value, tuple) else value
+    return plain({"": value})[""]
 
 
 def shown(value: Any) -> str:

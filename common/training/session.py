@@ -56,7 +56,7 @@ def fresh_id() -> str:
     if is_first_process():
         os.environ[RUN_ID_VARIABLE] = str(100000 + secrets.randbelow(900000))
     if RUN_ID_VARIABLE not in os.environ:
-        raise Refusal("is needed if processes are started from outside (torchrun, srun): they must agree", "wb_id")
+        raise Refusal("is needed if torchrun or srun starts the processes, which must agree on it", "wb_id")
     return os.environ[RUN_ID_VARIABLE]
 
 

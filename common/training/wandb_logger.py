@@ -128,7 +128,7 @@ def start_run(folder: Path, run_name: str, config: dict[str, Any], project: str,
         project=project,
         name=run_name,
         id=re.sub(r"[^\w.-]", "-", folder.name),
-        resume="allow",
+        resume=None if mode == "offline" else "allow",  # offline there is nothing to go on with
         dir=folder,
         mode=mode,
     )

@@ -12,12 +12,12 @@ from torch import nn
 import args
 from common.config import parser as cli_tools
 from common.config.flags import boolean
-from common.config.plugins import build
+from common.config.plugins import build, class_of
 from common.config.resolve import fit_to_data
 from common.config.schema import Chosen, RunConfig
 from common.config.stored import from_json, to_json
 from common.data.spec import DataSpec
-from common.training.resume import class_of, plan
+from common.training.resume import plan
 from gfdm.presets import PRESETS as GFDM_PRESETS
 from tests.data.idx import write_mnist
 from tests.training import tiny
@@ -201,7 +201,7 @@ def test_dry_run(cli, tmp_path, name):
     write_mnist(tmp_path / "data", train=8, test=4)
     result = cli("train", "--preset", name, "--dry_run", "--batch_size", 4)
     assert (result.code, result.err) == (0, "")
-    assert result.out.splitlines()[-1].startswith("dry run   one step on 4 samples, loss ")
+    assert result.out.splitlines()[-1].startswith("dry run   one batch of 4 samples, loss ")
     assert result.written == []
     assert sorted(path.name for path in Path().iterdir()) == ["data"]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from common.dynamics import CLD, VE, VP, LinearDynamics, SubVP
+from common.dynamics import CLD, EDM, VE, VP, Flow, LinearDynamics, SubVP
 from fdp.dynamics import HeatSubVP
 from gfdm.dynamics import FVE, FVP
 from tests import oracles
@@ -14,6 +14,8 @@ CLASSICAL: dict[str, tuple[Callable[[], LinearDynamics], Callable[[], oracles.SD
     "vp": (VP, oracles.vp),
     "subvp": (SubVP, oracles.subvp),
     "ve": (VE, oracles.ve),
+    "edm": (EDM, oracles.edm),
+    "flow": (Flow, oracles.flow),
     "cld": (CLD, oracles.cld),
     "cld-slow": (lambda: CLD(beta=0.7), lambda: oracles.cld(0.7)),  # keeps data in both components at T
 }
@@ -71,6 +73,7 @@ def calls_of_a_step(dynamics: LinearDynamics, x0: Tensor, t: Tensor, z: Tensor) 
         "sample_state": lambda: dynamics.sample_state(x0, t, z),
         "statistic": lambda: dynamics.statistic(z, t),
         "score": lambda: dynamics.score(z, t, x0),
+        "attraction": lambda: dynamics.attraction(z, t, x0),
         "apply_drift": lambda: dynamics.apply_drift(z, t),
         "apply_diffusion": lambda: dynamics.apply_diffusion(x0, t),
         "reverse_sde": lambda: dynamics.reverse_drift(z, t, x0, stochastic=True),

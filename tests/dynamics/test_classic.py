@@ -1,4 +1,4 @@
-"""VP, VE, sub-VP and CLD: formulas against their own SDEs, published constants, and GFDM without augmentation."""
+"""VP, VE, sub-VP, EDM and CLD: formulas against their own SDEs, published constants, and GFDM without augmentation."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from common.dynamics import CLD, VE, VP, SubVP
+from common.dynamics import CLD, EDM, VE, VP, SubVP
 from gfdm.dynamics import FVE, FVP
 from tests.dynamics.members import build
 
@@ -114,6 +114,8 @@ def test_cld_is_the_60_digit_one(constants, t):
         (lambda: VE(2.0, 1.0), "0 < sigma_min < sigma_max"),
         (lambda: VE(1.0, math.inf), "0 < sigma_min < sigma_max"),
         (lambda: VP(math.nan, 1.0), "0 <= beta_min <= beta_max"),
+        (lambda: EDM(0.0), "sigma_max must be above 0 and finite, got 0"),
+        (lambda: EDM(math.inf), "sigma_max must be above 0 and finite, got inf"),
         (lambda: CLD(beta=0.0), "beta must be above 0 and finite, got 0"),
         (lambda: CLD(mass=-1.0), "mass must be above 0 and finite, got -1"),
         (lambda: CLD(initial_share=0.0), "initial_share must be above 0 and finite, got 0"),

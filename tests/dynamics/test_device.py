@@ -14,7 +14,7 @@ from common.denoiser import PREDICTIONS, Denoiser
 from common.samplers import SOLVERS, Posterior
 from tests.dynamics.members import build, calls_of_a_step, data_shape
 
-NAMES = ["vp", "subvp", "ve", "cld", "fvp-0.9-2", "fve-0.3-3", "fvp-0.9-2-path", "heat-8", "heat-5x7"]
+NAMES = ["vp", "subvp", "ve", "edm", "flow", "cld", "fvp-0.9-2", "fve-0.3-3", "fvp-0.9-2-path", "heat-8", "heat-5x7"]
 
 
 class Still(nn.Module):

@@ -15,7 +15,7 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "marginals.npz")
 GOLDEN_NAMES = sorted({key.split("/")[0] for key in GOLDEN.files})
 FIELDS = ("mean", "cov", "weight", "scale", "std", "log_sigma", "sigma", "complement")
 
-# where the law changes fast: small times, and the layer of width 1 / 20 before T
+# shares of T where the law changes fast: small times, and the layer of width 1 / 20 before T
 TIMES = np.concatenate([np.geomspace(1e-5, 0.1, 30), np.linspace(0.15, 0.85, 8), np.linspace(0.9, 1, 30)])
 
 
@@ -59,7 +59,8 @@ def test_law_is_the_golden_one(name, convention):
 @pytest.mark.parametrize("name", PIXEL)
 def test_drift_and_diffusion_are_the_papers(name):
     dynamics, reference = build(name), sde(name)
-    t = torch.tensor([0.0, 1e-3, 0.3, 0.7, 1.0], dtype=torch.float64)
+    assert dynamics.horizon == reference.horizon
+    t = torch.tensor([dynamics.t_min, 1e-3, 0.3, 0.7, dynamics.horizon], dtype=torch.float64)
     matrices = np.stack([reference.F(s) for s in t.tolist()])
     assert np.allclose(dynamics.drift_matrix(t), matrices, rtol=1e-7, atol=0)
     assert np.allclose(dynamics.diffusion_vector(t), np.stack([reference.G(s) for s in t.tolist()]), rtol=1e-7, atol=0)
@@ -68,8 +69,9 @@ def test_drift_and_diffusion_are_the_papers(name):
 @pytest.mark.parametrize("name", [*PIXEL, "fvp-0.7-6", "fve-0.7-6"])
 def test_law_solves_the_moment_equations(name):
     tolerance = 1e-6 if name.endswith("-6") else 2e-9
-    law = build(name).moments(torch.from_numpy(TIMES))
-    mean, cov = oracles.moments(sde(name), TIMES)
+    t = TIMES * sde(name).horizon
+    law = build(name).moments(torch.from_numpy(t))
+    mean, cov = oracles.moments(sde(name), t)
     assert worst(law.mean, mean) < 1e-9
     assert worst(law.cov, cov) < max(1e-9, tolerance / 10)
     assert worst(law.sigma, oracles.information(mean, cov)) < tolerance
@@ -78,7 +80,7 @@ def test_law_solves_the_moment_equations(name):
 @pytest.mark.parametrize("name", [*PIXEL, "fvp-0.7-6", "fve-0.7-6"])
 def test_noise_level_grows_at_the_rate_of_the_kick(name):
     # d(sigma^2)/dt = (G' psi)^2, integrated from t = 1e-3 on
-    t = TIMES[TIMES > 1e-3]
+    t = sde(name).horizon * TIMES[TIMES > 1.1e-3]
     log_sigma = build(name).moments(torch.from_numpy(t)).log_sigma.numpy()
     tolerance = 1e-6 if name.endswith("-6") else 1e-7  # of the oracle's own interpolation between its steps
     assert np.abs(log_sigma - oracles.log_sigma_by_rate(sde(name), 1e-3, t)).max() < tolerance
@@ -101,12 +103,17 @@ def test_paper_adds_to_the_variance_of_the_augmenting_processes_only(family, hur
 
 @pytest.mark.parametrize("name", [*EVERY, "fvp-0.1-3-paper", "fve-0.9-3-paper", "fvp-0.3-3-path", "fve-0.9-2-path"])
 def test_every_field_is_finite_at_every_time(name):
+    """From 0 on, and a little beyond T, where published samplers may look."""
     dynamics = build(name)
     rng = np.random.default_rng(0)
     t = np.concatenate(
-        [[0.0, 1e-30, 1e-6, 1e-5, 1e-3, 1.0], rng.uniform(size=50_000), 10 ** rng.uniform(-6, 0, 50_000)]
+        [
+            [0.0, 1e-30, 1e-6, 1e-5, 1e-3, 1.0, 1.1],
+            rng.uniform(high=1.1, size=50_000),
+            10 ** rng.uniform(-6, 0, 50_000),
+        ]
     )
-    for chunk in torch.from_numpy(t).split(10_000):
+    for chunk in torch.from_numpy(t * dynamics.horizon).split(10_000):
         law = dynamics.moments(chunk)
         for field in FIELDS:
             assert torch.isfinite(getattr(law, field)).all(), field
@@ -128,7 +135,7 @@ def test_noise_level_never_falls(name):
             dynamics.moments(chunk).log_sigma.flatten(1)
             if dynamics.basis.modes
             else dynamics.moments(chunk).log_sigma[:, None]
-            for chunk in torch.from_numpy(t).split(20_000)
+            for chunk in torch.from_numpy(t * dynamics.horizon).split(20_000)
         ]
     )
     fall = (
@@ -181,7 +188,8 @@ SCHUR = [*PIXEL, "fvp-0.1-3-paper", "fvp-0.9-5-paper", "fve-0.9-3-paper"]
 
 @pytest.mark.parametrize("name", SCHUR)
 def test_schur_form_inverts_the_covariance(name):
-    law = build(name).moments(torch.linspace(1e-3, 1, 200, dtype=torch.float64))
+    dynamics = build(name)
+    law = dynamics.moments(torch.linspace(1e-3, dynamics.horizon, 200, dtype=torch.float64))
     unit = law.cov.diagonal(dim1=1, dim2=2).sqrt()  # everything in units of the components' own deviations
     cov = law.cov / unit.unsqueeze(2) / unit.unsqueeze(1)
     weight = law.weight * unit / law.std.unsqueeze(1)
@@ -195,7 +203,8 @@ def test_schur_form_inverts_the_covariance(name):
 
 @pytest.mark.parametrize("name", SCHUR)
 def test_weight_and_complement_split_the_mean(name):
-    law = build(name).moments(torch.linspace(1e-4, 1, 200, dtype=torch.float64))
+    dynamics = build(name)
+    law = dynamics.moments(torch.linspace(1e-4, dynamics.horizon, 200, dtype=torch.float64))
     assert torch.allclose((law.weight * law.mean).sum(1), law.scale, rtol=1e-9, atol=0)  # M' psi = 1
     assert torch.allclose(law.scale, law.mean[:, 0], rtol=1e-12, atol=0)
     assert torch.allclose(law.complement, law.complement.mT, rtol=1e-12, atol=0)
@@ -210,7 +219,7 @@ def test_weight_and_complement_split_the_mean(name):
 @pytest.mark.parametrize("name", [*SCHUR, "heat-5x7"])
 def test_root_is_a_root_of_the_covariance(name):
     dynamics = build(name)
-    t = torch.linspace(1e-4, 1, 100, dtype=torch.float64)
+    t = torch.linspace(1e-4, dynamics.horizon, 100, dtype=torch.float64)
     law, root = dynamics.moments(t), dynamics._root(t)
     square = torch.einsum("bij...,bkj...->bik...", root, root)
     unit = law.cov.diagonal(dim1=1, dim2=2).movedim(-1, 1).sqrt() if not dynamics.basis.modes else law.std.unsqueeze(1)

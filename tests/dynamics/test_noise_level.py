@@ -92,7 +92,7 @@ PATHS = ["fvp-0.9-2-path", "fvp-0.3-3-path", "fve-0.9-2-path", "cld-path"]
 @pytest.mark.parametrize("name", [*EVERY, *PATHS])
 def test_time_at_inverts_the_noise_level(name):
     dynamics = build(name)
-    ends = dynamics.log_sigma(torch.tensor([dynamics.t_min, dynamics.horizon]))
+    ends = dynamics.log_sigma(torch.tensor([dynamics.t_min, dynamics.horizon], dtype=torch.float64))
     levels = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, 301, dtype=torch.float64))
     t = dynamics.time_at(levels)
     assert t.dtype == torch.float64
@@ -105,7 +105,8 @@ def test_time_at_inverts_the_noise_level(name):
 @pytest.mark.parametrize("name", [*CLASSICAL, "fvp-0.9-2", "fvp-0.5-4", "heat-4x6", "fvp-0.9-2-path"])
 def test_time_at_returns_the_time_where_the_level_rises(name):
     dynamics = build(name)
-    t = torch.cat([torch.logspace(-5, -1, 40, dtype=torch.float64), torch.linspace(0.1, 1, 40, dtype=torch.float64)])
+    late = torch.linspace(0.1, dynamics.horizon, 40, dtype=torch.float64)
+    t = torch.cat([torch.logspace(-5, -1, 40, dtype=torch.float64), late])
     assert torch.allclose(dynamics.time_at(dynamics.log_sigma(t)), t, rtol=1e-8 if name != "ve" else 1e-7, atol=0)
 
 

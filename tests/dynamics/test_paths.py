@@ -43,7 +43,13 @@ def simulate(dynamics, z: Tensor, steps: int, stop: float) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("name", "stop"), [*((name, 1.0) for name in SIMULATED), ("cld", 0.2), ("fvp-0.9-2", 0.2), ("fve-0.3-3", 0.2)]
+    ("name", "stop"),
+    [
+        *((name, 1.0) for name in SIMULATED),
+        *((name, 0.2) for name in ("cld", "fvp-0.9-2", "fve-0.3-3")),
+        ("edm", 1.0),
+        ("flow", 0.8),  # towards T its drift grows beyond what these steps resolve
+    ],
 )
 def test_simulated_paths_have_the_tabulated_law(name, stop):
     dynamics, start = build(name), np.sqrt(np.diag(sde(name).start))
@@ -71,10 +77,11 @@ def test_simulated_fields_have_the_law_of_their_modes(name):
     check_law(z, mean.numpy(), (root.mT @ root).numpy(), bias=5e-3)
 
 
-@pytest.mark.parametrize("t", [1e-3, 0.4, 1.0])
+@pytest.mark.parametrize("share", [1e-3, 0.4, 1.0])
 @pytest.mark.parametrize("name", PIXEL)
-def test_drawn_states_have_the_law_of_the_sde(name, t):
+def test_drawn_states_have_the_law_of_the_sde(name, share):
     dynamics, count, x0 = build(name), 40_000, -0.4
+    t = share * dynamics.horizon
     mean, cov = oracles.moments(sde(name), np.array([t]))
     noise = torch.randn(count, dynamics.num_components, 1, 1, dtype=torch.float64)
     times = torch.tensor([t], dtype=torch.float64)
@@ -89,7 +96,7 @@ def test_drawn_states_have_the_law_of_the_sde(name, t):
 def test_statistic_of_a_state_is_what_perturb_draws(name):
     # w . (M x0 + root noise) = m x0 + sc noise_1: the first column of the root is M sigma, the others are unseen
     dynamics, shape = build(name), data_shape(name)
-    t = torch.tensor([0.05, 0.5, 1.0], dtype=torch.float64)
+    t = torch.tensor([0.05, 0.5, dynamics.horizon], dtype=torch.float64)
     x0 = torch.randn(3, 2, *shape, dtype=torch.float64)
     noise = torch.randn(3, dynamics.num_components, 2, *shape, dtype=torch.float64)
     seen = dynamics.statistic(dynamics.sample_state(x0, t, noise), t)
@@ -101,14 +108,14 @@ def test_statistic_of_a_state_is_what_perturb_draws(name):
 # -- the prior ---------------------------------------------------------------------------------------------------------
 
 MEAN, VARIANCE = 0.3, 0.25
-START = ["vp", "ve", "cld", "cld-slow", "fvp-0.9-2", "fvp-0.9-5", "fve-0.9-5", "fve-0.3-3"]
+START = ["vp", "ve", "edm", "flow", "cld", "cld-slow", "fvp-0.9-2", "fvp-0.9-5", "fve-0.9-5", "fve-0.3-3"]
 
 
 @pytest.mark.parametrize("name", START)
 @pytest.mark.parametrize("moments", [(0.0, 0.0), (MEAN, VARIANCE)])
 def test_prior_is_the_law_at_the_horizon(name, moments):
     dynamics, count = build(name), 40_000
-    mean, cov = (field[0] for field in oracles.moments(sde(name), np.array([1.0])))
+    mean, cov = (field[0] for field in oracles.moments(sde(name), np.array([dynamics.horizon])))
     noise = torch.randn(count, dynamics.num_components, 1, 1, dtype=torch.float64)
     z = Prior(dynamics, *moments).sample((count, 1, 1), noise)[:, :, 0, 0]
     check_law(z, moments[0] * mean, cov + moments[1] * np.outer(mean, mean))
@@ -121,8 +128,8 @@ def test_prior_with_the_datas_moments_is_where_data_end(name):
     size = dynamics.num_components
     x0 = MEAN + VARIANCE**0.5 * torch.randn(count, 1, 1, dtype=torch.float64)
     noise = torch.randn(count, size, 1, 1, dtype=torch.float64)
-    end = dynamics.sample_state(x0, torch.ones(1, dtype=torch.float64), noise)[:, :, 0, 0]
-    mean, cov = (field[0] for field in oracles.moments(sde(name), np.array([1.0])))
+    end = dynamics.sample_state(x0, torch.tensor([dynamics.horizon], dtype=torch.float64), noise)[:, :, 0, 0]
+    mean, cov = (field[0] for field in oracles.moments(sde(name), np.array([dynamics.horizon])))
     check_law(end, MEAN * mean, cov + VARIANCE * np.outer(mean, mean))
 
 

@@ -13,13 +13,13 @@ from tests import oracles
 from tests.dynamics.members import PIXEL, build, sde
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "score.json").read_text())["cases"]
-TIMES = np.array([1e-4, 1e-3, 0.03, 0.3, 0.7, 0.93, 1.0])
+TIMES = np.array([1e-4, 1e-3, 0.03, 0.3, 0.7, 0.93, 1.0])  # shares of T
 MEAN, STD = 0.3, 0.2
 
 
 def gaussian(name: str, seed: int = 0) -> tuple[oracles.Array, oracles.Array, oracles.Array]:
     """States (N, A, C, P) drawn from p_t of data N(0.3, 0.2^2), their scores and posterior means of x0 (N, C, P)."""
-    mean, cov = oracles.moments(sde(name), TIMES)
+    mean, cov = oracles.moments(sde(name), TIMES * sde(name).horizon)
     rng = np.random.default_rng(seed)
     states, scores, posterior = [], [], []
     for m, s in zip(mean, cov, strict=True):
@@ -38,7 +38,7 @@ def gaussian(name: str, seed: int = 0) -> tuple[oracles.Array, oracles.Array, or
 @pytest.mark.parametrize("name", [*PIXEL, "fvp-0.7-5", "fve-0.7-4"])
 def test_score_of_gaussian_data(name):
     states, scores, posterior = (torch.from_numpy(x) for x in gaussian(name))
-    dynamics, t = build(name), torch.from_numpy(TIMES)
+    dynamics, t = build(name), torch.from_numpy(TIMES * sde(name).horizon)
     got = dynamics.score(states, t, posterior)
     error = (got - scores).abs().amax((2, 3))  # of every component, in units of its own score
     law = dynamics.moments(t)
@@ -50,15 +50,15 @@ def test_score_of_gaussian_data(name):
 def test_denoiser_of_the_statistic_is_the_posterior_mean(name):
     # v is sufficient: E[x0 | v] = E[x0 | z]
     states, _, posterior = (torch.from_numpy(x) for x in gaussian(name, seed=1))
-    dynamics, t = build(name), torch.from_numpy(TIMES)
+    dynamics, t = build(name), torch.from_numpy(TIMES * sde(name).horizon)
     got = oracles.GaussianDenoiser(dynamics, MEAN, STD)(dynamics.statistic(states, t), t)
     assert torch.allclose(got, posterior, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["fvp-0.9-2", "fve-0.9-2", "cld", "vp"])
+@pytest.mark.parametrize("name", ["fvp-0.9-2", "fve-0.9-2", "cld", "vp", "edm", "flow"])
 def test_score_in_float32(name):
     states, scores, posterior = (torch.from_numpy(x) for x in gaussian(name))
-    dynamics, t = build(name), torch.from_numpy(TIMES)
+    dynamics, t = build(name), torch.from_numpy(TIMES * sde(name).horizon)
     got = dynamics.score(states.float(), t, posterior.float())
     assert got.dtype == torch.float32
     late = t > 0.01  # before that X and Y (or V) are almost one number, and float32 cannot tell them apart

@@ -10,11 +10,11 @@ from tests import oracles
 from tests.dynamics.members import EVERY, build, sde
 
 NAMES = [*EVERY, "fvp-0.9-2-path", "fve-0.9-3-path", "cld-path"]
-SPANS = [(1e-5, 1e-3), (1e-3, 0.2), (0.05, 0.4), (0.3, 0.9), (0.9, 1.0), (1e-4, 1.0)]
+SPANS = [(1e-5, 1e-3), (1e-3, 0.2), (0.05, 0.4), (0.3, 0.9), (0.9, 1.0), (1e-4, 1.0)]  # in shares of T
 
 
-def pairs() -> tuple[torch.Tensor, torch.Tensor]:
-    ends = torch.tensor(SPANS, dtype=torch.float64)
+def pairs(horizon: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    ends = torch.tensor(SPANS, dtype=torch.float64) * horizon
     return ends[:, 0], ends[:, 1]
 
 
@@ -35,7 +35,7 @@ def close(got: torch.Tensor, want: torch.Tensor, tolerance: float) -> bool:
 @pytest.mark.parametrize("name", NAMES)
 def test_maps_compose(name):
     dynamics = build(name)
-    s, t = pairs()
+    s, t = pairs(dynamics.horizon)
     middle = (s * t).sqrt()
     (whole, noise), (first, early), (second, late) = (
         dynamics.transition(s, t),
@@ -50,7 +50,7 @@ def test_maps_compose(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_backward_undoes_forward(name):
     dynamics = build(name)
-    s, t = pairs()
+    s, t = pairs(dynamics.horizon)
     (forward, noise), (backward, removed) = dynamics.transition(s, t), dynamics.transition(t, s)
     product = apply(backward, forward)
     identity = torch.zeros_like(product)
@@ -66,7 +66,7 @@ def test_backward_undoes_forward(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_happens_in_no_time(name):
     dynamics = build(name)
-    t = torch.tensor([1e-4, 0.3, 1.0], dtype=torch.float64)
+    t = torch.tensor([1e-4, 0.3, dynamics.horizon], dtype=torch.float64)
     propagator, noise = dynamics.transition(t, t)
     identity = torch.zeros_like(propagator)
     identity.diagonal(dim1=1, dim2=2).fill_(1)
@@ -77,7 +77,7 @@ def test_nothing_happens_in_no_time(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_maps_carry_mean_and_covariance(name):
     dynamics = build(name)
-    s, t = pairs()
+    s, t = pairs(dynamics.horizon)
     propagator, noise = dynamics.transition(s, t)
     start, end = dynamics.moments(s), dynamics.moments(t)
     mean = apply(propagator, start.mean.unsqueeze(2))
@@ -109,11 +109,12 @@ def test_short_cld_steps_kick_the_data_by_the_third_power_of_time():
     assert np.allclose(noise, want, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["fvp-0.7-3", "fvp-0.9-5", "fve-0.3-3", "subvp"])
+@pytest.mark.parametrize("name", ["fvp-0.7-3", "fvp-0.9-5", "fve-0.3-3", "subvp", "edm", "flow"])
 @pytest.mark.parametrize("span", SPANS)
 def test_maps_are_those_of_scipy(name, span):
-    propagator, noise = build(name).transition(*(torch.tensor([x], dtype=torch.float64) for x in span))
-    flow, cov = oracles.solve(sde(name), np.array([span[1]]), first=span[0])
+    first, last = (share * sde(name).horizon for share in span)
+    propagator, noise = build(name).transition(*(torch.tensor([x], dtype=torch.float64) for x in (first, last)))
+    flow, cov = oracles.solve(sde(name), np.array([last]), first=first)
     assert np.abs(propagator[0].numpy() - flow[0]).max() < 1e-9 * np.abs(flow).max()
     assert np.abs(noise[0].numpy() - cov[0]).max() < 1e-8 * np.abs(cov).max()
 

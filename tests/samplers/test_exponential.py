@@ -9,16 +9,18 @@ from common.samplers.exponential import augmented_coefficients, scalar_coefficie
 from tests import oracles
 from tests.dynamics.members import build, sde
 
-SPANS = [(1.0, 0.9), (0.8, 0.5), (0.3, 0.29), (0.05, 0.01), (0.01, 0.001)]
+SPANS = [(1.0, 0.9), (0.8, 0.5), (0.3, 0.29), (0.05, 0.01), (0.01, 0.001)]  # in shares of T
 
 
 @pytest.mark.parametrize(
-    "name", ["vp", "ve", "subvp", "fvp-0.5-0", "fvp-0.9-2-path", "fvp-0.3-3-path", "fve-0.9-2-path", "cld-path"]
+    "name",
+    ["vp", "ve", "subvp", "edm", "flow", "fvp-0.5-0", "fvp-0.9-2-path", "fvp-0.3-3-path", "fve-0.9-2-path", "cld-path"],
 )
 def test_quadrature_agrees_with_the_formulas_of_one_component(name):
-    t, s = (torch.tensor(times, dtype=torch.float64) for times in zip(*SPANS, strict=True))
+    dynamics = build(name)
+    t, s = (dynamics.horizon * torch.tensor(shares, dtype=torch.float64) for shares in zip(*SPANS, strict=True))
     for formula, quadrature in zip(
-        scalar_coefficients(build(name), t, s), augmented_coefficients(build(name), t, s), strict=True
+        scalar_coefficients(dynamics, t, s), augmented_coefficients(dynamics, t, s), strict=True
     ):
         assert torch.allclose(quadrature, formula, rtol=1e-7, atol=0)
 

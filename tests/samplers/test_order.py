@@ -22,7 +22,7 @@ def deviation(law) -> Tensor:
 
 def flow(dynamics, v: Tensor, end: float) -> Tensor:
     """Exact probability flow of one component from T: an affine map carries Gaussians onto each other."""
-    first, last = (dynamics.moments(torch.tensor([t], dtype=torch.float64)) for t in (1.0, end))
+    first, last = (dynamics.moments(torch.tensor([t], dtype=torch.float64)) for t in (dynamics.horizon, end))
     return last.scale * MEAN + deviation(last) / deviation(first) * (v - first.scale * MEAN)
 
 
@@ -45,13 +45,19 @@ def errors(
     [
         ("euler", "vp", [200, 400, 800], 0.02),
         ("euler", "fvp-0.9-2-path", [200, 400, 800], 0.02),
+        ("euler", "flow", [200, 400, 800], 0.02),
+        ("euler", "edm", [200, 400, 800], 0.02),
         ("exp1", "vp", [40, 80, 160, 320], 1e-3),
+        ("exp1", "edm", [40, 80, 160, 320], 1e-4),
+        ("exp1", "flow", [40, 80, 160, 320], 1e-3),
         ("exp1", "ve", [40, 80, 160, 320], 1e-3),
         ("exp1", "fvp-0.9-2-path", [40, 80, 160, 320], 1e-3),
         ("exp1", "cld-path", [40, 80, 160, 320], 1e-3),
         ("exp2", "vp", [40, 80, 160, 320], 1e-3),
         ("exp2", "subvp", [40, 80, 160, 320], 1e-3),
         ("exp2", "ve", [40, 80, 160, 320], 1e-3),
+        ("exp2", "edm", [40, 80, 160, 320], 1e-4),
+        ("exp2", "flow", [40, 80, 160, 320], 1e-3),
         ("exp2", "fvp-0.9-2-path", [40, 80, 160, 320], 1e-3),
         ("exp2", "fvp-0.1-2-path", [40, 80, 160, 320], 1e-3),
         ("exp2", "fve-0.9-2-path", [40, 80, 160, 320], 1e-3),
@@ -148,7 +154,7 @@ def test_euler_maruyama_has_strong_order_1(name):
     assert oracles.slope(counts, found) == pytest.approx(1, abs=0.2)
 
 
-@pytest.mark.parametrize("name", ["vp", "fvp-0.9-2", "fve-0.3-3", "cld"])
+@pytest.mark.parametrize("name", ["vp", "flow", "fvp-0.9-2", "fve-0.3-3", "cld"])
 def test_euler_maruyama_ends_in_the_law_of_the_data(name):
     # mean and variance of X at t_end for data N(0.3, 0.2^2), within five standard errors and the bias of 500 steps
     dynamics, end, count = build(name), 1e-2, 10_000
@@ -196,13 +202,14 @@ def test_exponential_solvers_have_their_order_mode_by_mode(name, solver, counts)
 @pytest.mark.parametrize("solver", ["exp1", "exp2"])
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize(
-    "name", ["vp", "ve", "subvp", "fvp-0.9-2-path", "fve-0.3-3-path", "cld-path", "heat-5x7", "heat-4x6"]
+    "name",
+    ["vp", "ve", "subvp", "edm", "flow", "fvp-0.9-2-path", "fve-0.3-3-path", "cld-path", "heat-5x7", "heat-4x6"],
 )
 def test_a_point_mass_needs_one_step(name, steps, solver):
     # x0 known: v_T = m_T x0 + sc_T eps ends at m x0 + sc eps with the same eps
     dynamics, shape, end = build(name), (3, 2, *data_shape(name)), 1e-3
     x0, noise = torch.randn(2, *shape, dtype=torch.float64)
-    t, s = torch.ones(1, dtype=torch.float64), torch.tensor([end], dtype=torch.float64)
+    t, s = (torch.tensor([time], dtype=torch.float64) for time in (dynamics.horizon, end))
     init = dynamics.perturb(x0, t, noise).unsqueeze(1)
     got = sample(dynamics, lambda v, t, labels: x0, shape, solver=solver, steps=steps, init=init, t_end=end)
     assert torch.allclose(got.x, dynamics.perturb(x0, s, noise), rtol=1e-9, atol=1e-10)

@@ -301,7 +301,7 @@ def test_roots_of_covariances_of_any_rank(rank):
     assert torch.allclose(torch.einsum("nijm,njkm->nikm", root, root), cov, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["vp", "fvp-0.9-2", "fve-0.9-2", "fvp-0.9-5", "cld", "heat-8"])
+@pytest.mark.parametrize("name", ["vp", "edm", "flow", "fvp-0.9-2", "fve-0.9-2", "fvp-0.9-5", "cld", "heat-8"])
 def test_exact_moves_keep_the_law_of_the_process(name):
     # Z_a to Z_b upward: U S_a U' + L L' = S_b; and back with as much noise as the reverse SDE has
     dynamics = build(name)

@@ -2,16 +2,31 @@
 
 import gc
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from common.dynamics import VP, Prior
-from common.samplers import GRIDS, SOLVERS, Posterior, sample
+from common.denoiser import Clipped, Denoiser, X0Denoiser
+from common.dynamics import CLD, EDM, VE, VP, Flow, LinearDynamics, Prior
+from common.guidance import ClassifierFree
+from common.refusal import Refusal
+from common.samplers import (
+    GRIDS,
+    PREDICTORS,
+    SOLVERS,
+    Posterior,
+    PredictorCorrector,
+    Solver,
+    default_solver,
+    path_of,
+    sample,
+)
 from common.samplers.noise import CHUNK
-from gfdm.dynamics import FVP
+from fdp.dynamics import HeatSubVP
+from gfdm.dynamics import FVE, FVP
 from tests import oracles
 from tests.dynamics.members import build, data_shape, sde
 
@@ -19,12 +34,12 @@ CASES = [
     *(
         (solver, name)
         for solver in ("em", "euler")
-        for name in ("vp", "ve", "cld", "fvp-0.9-2", "fve-0.3-3", "heat-5x7")
+        for name in ("vp", "ve", "edm", "flow", "cld", "fvp-0.9-2", "fve-0.3-3", "heat-5x7")
     ),
     *(
         (solver, name)
         for solver in ("exp1", "exp2")
-        for name in ("vp", "subvp", "fvp-0.9-2-path", "cld-path", "heat-5x7")
+        for name in ("vp", "subvp", "edm", "flow", "fvp-0.9-2-path", "cld-path", "heat-5x7")
     ),
 ]
 
@@ -55,12 +70,33 @@ def test_counts_shapes_and_times(solver, name, steps):
     assert torch.equal(result.x, result.z[:, 0])
     assert torch.isfinite(result.z).all()
     assert result.x.dtype == torch.get_default_dtype()
-    times = SOLVERS[solver]().default_grid(dynamics)(dynamics, 1e-3, steps).tolist()
+    times = SOLVERS[solver]().default_grid(dynamics)(dynamics, dynamics.default_t_end, steps).tolist()
     assert calls == times[:-1]
     assert [seen[0] for seen in trace] == list(range(steps))
     assert [seen[1] for seen in trace] == times[1:]
     assert torch.equal(trace[-1][2], result.z)
     assert torch.equal(trace[-1][3], result.x)
+
+
+SHORT_RUNS: dict[str, Callable[[], Solver]] = {
+    **SOLVERS,
+    **{  # looks for times beyond T
+        f"pc-{name}-paper": lambda name=name: PredictorCorrector(name, factor=2.0, paper=True) for name in PREDICTORS
+    },
+}
+
+
+@pytest.mark.parametrize("solver", SHORT_RUNS)
+@pytest.mark.parametrize("name", ["edm", "flow"])
+def test_few_steps_stay_finite(name, solver):
+    """On every grid, from a noise level of 80 or a drift of 200; exponential solvers end within five deviations."""
+    dynamics = build(name)
+    denoiser = oracles.GaussianDenoiser(dynamics, mean=0.3, std=0.2)
+    for grid in GRIDS.values():
+        for steps in (1, 2, 3, 6):
+            run = sample(dynamics, denoiser, (2, 1, 2, 2), solver=SHORT_RUNS[solver](), steps=steps, grid=grid)
+            assert run.z.isfinite().all()
+            assert not solver.startswith("exp") or (run.x - 0.3).abs().max() < 1
 
 
 # -- a step against NumPy ----------------------------------------------------------------------------------------------
@@ -249,6 +285,123 @@ def test_order_2_refuses_a_noise_level_that_falls_and_order_1_does_not_need_it()
     ):
         sample(dynamics, denoise, (1, 1, 2, 2), solver="exp2", steps=2, seeds=[0])
     assert sample(dynamics, denoise, (1, 1, 2, 2), solver="exp1", steps=2, seeds=[0]).nfe == 2
+
+
+# -- whose denoiser, and how far ---------------------------------------------------------------------------------------
+
+
+class Still(nn.Module):
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        return x
+
+
+class Wrapped:
+    """Somebody's own wrapper: no module, but with the attribute that all wrappers have."""
+
+    def __init__(self, denoiser: X0Denoiser) -> None:
+        self.denoiser = denoiser
+
+    def __call__(self, v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.denoiser(v, t, labels)
+
+
+WRAPPERS: dict[str, Callable[[X0Denoiser], X0Denoiser]] = {
+    "itself": lambda denoiser: denoiser,
+    "clipped": Clipped,
+    "guided": lambda denoiser: ClassifierFree(denoiser, 2.0),
+    "own": Wrapped,
+    "three": lambda denoiser: Clipped(Wrapped(ClassifierFree(denoiser))),
+}
+
+
+def draw(dynamics: LinearDynamics, denoiser: X0Denoiser, **arguments) -> Tensor:
+    shape, labels = (2, 1, *(dynamics.basis.shape if dynamics.basis.modes else (2, 2))), torch.tensor([0, 1])
+    return sample(dynamics, denoiser, shape, solver="em", steps=2, seeds=[0, 1], labels=labels, **arguments).x
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_denoiser_of_another_process_is_refused_through_wrappers(wrapper):
+    denoiser = WRAPPERS[wrapper](Denoiser(Still(), FVP(0.9, 2), "x0"))
+    message = r"^denoiser of FVP\(hurst=0\.9.*\) cannot reverse VE\(sigma_min=0\.01.*\): .*any_process=True"
+    with pytest.raises(Refusal, match=message):
+        draw(VE(), denoiser)
+    assert draw(VE(), denoiser, any_process=True).isfinite().all()
+    for own in (FVP(0.9, 2), FVP(0.9, 2).scalar_path()):
+        assert torch.equal(draw(own, denoiser), draw(own, denoiser, any_process=True))
+
+
+def heat(shape: tuple[int, ...] = (4, 6), energy_norm: float = 1.0) -> LinearDynamics:
+    return HeatSubVP(shape, x_norm=6.0, energy_norm=energy_norm)
+
+
+class Shorter(Flow):
+    horizon = 0.9
+
+
+@pytest.mark.parametrize(
+    ("trained", "used", "same"),
+    [
+        (VP(), VP(), True),
+        (VP(), FVP(0.3, 0), True),  # tables of the same law
+        (VE(), FVE(0.3, 0), True),
+        (FVP(0.9, 2).scalar_path(), FVP(0.9, 2), True),
+        (heat(), heat(), True),
+        (EDM(80.0), EDM(80), True),
+        (VP(), VP(0.1, 20.1), False),
+        (FVP(0.9, 2), FVP(0.89, 2), False),
+        (FVP(0.9, 2), FVP(0.9, 3), False),
+        (FVP(0.9, 3), FVP(0.9, 3, aug_init_var=1e-2).scalar_path(), False),
+        (VE(), VE(sigma_min=0.011), False),
+        (EDM(80.0), EDM(80.1), False),
+        (VP(), Flow(), False),
+        (Flow(), Shorter(), False),
+        (heat(), heat(energy_norm=1.01), False),
+        (heat(), heat((6, 4)), False),
+        (heat(), VP(), False),
+    ],
+    ids=lambda value: str(value).split("(")[0],
+)
+def test_processes_are_the_same_if_a_network_sees_the_same_law(trained, used, same):
+    for dynamics, other in ((trained, used), (used, trained)):
+        denoiser = Denoiser(Still(), other, "x0")
+        if same:
+            draw(dynamics, denoiser)
+        else:
+            with pytest.raises(Refusal, match=r"denoiser of .* cannot reverse"):
+                draw(dynamics, denoiser)
+
+
+def test_a_plain_function_is_asked_for_no_process():
+    for function in (denoise, Wrapped(denoise), Clipped(denoise), oracles.GaussianDenoiser(VP())):
+        assert draw(VE(), function).isfinite().all()
+
+
+class Late(CLD):
+    default_t_end = 0.02
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "end"),
+    [(VP(), 1e-3), (EDM(), 2.5e-5), (Late(), 0.02), (Late().scalar_path(), 0.02), (CLD().scalar_path(), 1e-3)],
+    ids=["vp", "edm", "cld-late", "cld-late-path", "cld-path"],
+)
+def test_sampling_ends_where_the_dynamics_says(dynamics, end):
+    """Unless another end is given: also the first one that a network may be asked for, t_min."""
+    for given, want in ((None, end), (0.1, 0.1), (dynamics.t_min, dynamics.t_min)):
+        trace: list[float] = []
+        draw(dynamics, denoise, t_end=given, callback=lambda i, t, z, x, trace=trace: trace.append(t))
+        assert trace[-1] == want
+
+
+def test_a_solver_runs_on_what_suits_it():
+    """The scalar path where it wants that one and there is one; the best solver needs a level that never falls."""
+    rising, falling = FVP(0.9, 2), FVP(0.3, 3, marginals="paper")
+    whole = {name: path_of(solver, rising) is rising for name, solver in SOLVERS.items()}
+    assert whole == {"em": True, "euler": True, "exp1": False, "exp2": False, "pc": True}
+    assert path_of(SOLVERS["exp2"], rising).shows_the_law_of(rising)
+    assert path_of(SOLVERS["exp1"], falling) is falling
+    assert (default_solver(rising), default_solver(falling)) == ("exp2", "em")
+    assert default_solver(rising, published=True) == "em"
 
 
 # -- cost --------------------------------------------------------------------------------------------------------------
