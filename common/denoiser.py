@@ -53,7 +53,7 @@ class Noise(Prediction):
         return noise
 
     def x0(self, dynamics: LinearDynamics, law: Moments, v: Tensor, output: Tensor) -> Tensor:
-        return dynamics.basis.scale(1 / law.scale, v) - dynamics.basis.scale(law.sigma, output)
+        return dynamics.basis.combine((1 / law.scale, v), (-law.sigma, output))
 
     def gain(self, law: Moments) -> Tensor:
         return law.sigma
@@ -87,11 +87,11 @@ class Velocity(Prediction):
 
     def target(self, dynamics: LinearDynamics, law: Moments, x0: Tensor, noise: Tensor) -> Tensor:
         cosine, sine, _ = self._angle(law)
-        return dynamics.basis.scale(cosine, noise) - dynamics.basis.scale(sine, x0)
+        return dynamics.basis.combine((cosine, noise), (-sine, x0))
 
     def x0(self, dynamics: LinearDynamics, law: Moments, v: Tensor, output: Tensor) -> Tensor:
         cosine, sine, radius = self._angle(law)
-        return dynamics.basis.scale(cosine / radius, v) - dynamics.basis.scale(sine, output)
+        return dynamics.basis.combine((cosine / radius, v), (-sine, output))
 
     def gain(self, law: Moments) -> Tensor:
         return self._angle(law)[1]
@@ -116,12 +116,11 @@ class Preconditioned(Prediction):
     def target(self, dynamics: LinearDynamics, law: Moments, x0: Tensor, noise: Tensor) -> Tensor:
         skip, out, _ = self._scalings(law)
         # (x0 - c_skip u) / c_out with u = x0 + sigma eps
-        data = dynamics.basis.scale((1 - skip * law.scale) / out, x0)
-        return data - dynamics.basis.scale(skip * law.std / out, noise)
+        return dynamics.basis.combine(((1 - skip * law.scale) / out, x0), (-skip * law.std / out, noise))
 
     def x0(self, dynamics: LinearDynamics, law: Moments, v: Tensor, output: Tensor) -> Tensor:
         skip, out, _ = self._scalings(law)
-        return dynamics.basis.scale(skip, v) + dynamics.basis.scale(out, output)
+        return dynamics.basis.combine((skip, v), (out, output))
 
     def gain(self, law: Moments) -> Tensor:
         return self._scalings(law)[1]
@@ -136,16 +135,17 @@ class Denoiser(nn.Module):
     Args:
         backbone: network of (x, t, labels), t in [0, 1], labels (B,) int64 or None.
         dynamics: gives the law of v | x0.
-        prediction: ``eps``, ``x0``, ``v``, ``edm`` or ``auto``: eps, or x0 where the scale vanishes at T.
+        prediction: what the network predicts: ``eps``, ``x0``, ``v`` or ``edm``; ``auto`` takes what suits the
+            dynamics, by default eps, or x0 if the scale vanishes at T.
 
     Raises:
-        ValueError: for an unknown prediction, or eps where the scale vanishes.
+        Refusal: for an unknown prediction, or eps if the scale vanishes.
     """
 
     def __init__(self, backbone: nn.Module, dynamics: LinearDynamics, prediction: str = "auto") -> None:
         super().__init__()
         if prediction == "auto":
-            prediction = "x0" if dynamics.scale_vanishes else "eps"
+            prediction = dynamics.default_prediction or ("x0" if dynamics.scale_vanishes else "eps")
         if prediction not in PREDICTIONS:
             raise Refusal(f"must be auto or one of {', '.join(PREDICTIONS)}, got {prediction!r}", "prediction")
         if prediction == "eps" and dynamics.scale_vanishes:
@@ -169,7 +169,7 @@ class Denoiser(nn.Module):
             x0_hat, (B, C, *S), or (B, C, *out_shape).
 
         Raises:
-            ValueError: for an ``out_shape`` that network or prediction cannot serve.
+            Refusal: for an ``out_shape`` that network or prediction cannot serve.
         """
         if out_shape is not None:
             return self._on_grid(v, t, labels, out_shape)
@@ -204,17 +204,32 @@ class Denoiser(nn.Module):
                 2310.17638, eq. 24); a function takes that of x0_hat, every mode times what it gives for its log sigma.
         """
         law = self.dynamics.moments(t)
-        basis = self.dynamics.basis
-        v = basis.scale(law.scale, x0) + basis.scale(law.std, noise)
+        v = law.perturb(x0, noise)
         output = self.backbone(self._rule.input(self.dynamics, law, v), t, labels)
         difference = output.to(v.dtype) - self._rule.target(self.dynamics, law, x0, noise)
-        if weight is not None:
-            # weight and gain are multiplied in float64: one may overflow float32 where their product is moderate
-            factor = self._rule.gain(law) * weight(law.log_sigma).sqrt()
-            difference = basis.scale(factor, difference)
-        if basis.modes and (weight is not None or not self._rule.normalised):
-            difference = basis.scale(self.dynamics.metric.sqrt().unsqueeze(0), difference)
+        factor = self._error_factor(law, weight)
+        difference = difference if factor is None else self.dynamics.basis.scale(factor, difference)
         return difference.square().flatten(1).mean(1)
+
+    def _error_factor(self, law: Moments, weight: LossWeight | None) -> Tensor | None:
+        """What the error of the network's output is multiplied with, (B or 1, *modes); None for nothing."""
+        metric = self.dynamics.metric.sqrt().unsqueeze(0) if self.dynamics.basis.modes else None
+        if weight is None:
+            return None if self._rule.normalised else metric
+        # multiplied in float64: weight or gain may overflow float32 where their product is moderate
+        factor = self._rule.gain(law) * weight(law.log_sigma).sqrt()
+        return factor if metric is None else factor * metric
+
+
+def process_of(denoiser: X0Denoiser) -> LinearDynamics | None:
+    """The dynamics that a denoiser was made for, in wrappers that of their ``denoiser``; None if unknown."""
+    inner: object = denoiser
+    while inner is not None:
+        dynamics = getattr(inner, "dynamics", None)
+        if isinstance(dynamics, LinearDynamics):
+            return dynamics
+        inner = getattr(inner, "denoiser", None)
+    return None
 
 
 class Clipped(nn.Module):
@@ -229,7 +244,7 @@ class Clipped(nn.Module):
     def __init__(self, denoiser: X0Denoiser, low: float = -1.0, high: float = 1.0) -> None:
         super().__init__()
         if not low < high:
-            raise ValueError(f"low must be below high, got low={low}, high={high}")
+            raise Refusal(f"must be below high, got low={low}, high={high}", "low")
         self.denoiser, self.low, self.high = denoiser, low, high
 
     def forward(self, v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,21 +44,23 @@ class MetaLearned(nn.Module):
             :func:`torch.func.vmap`, so rows must not mix and Python must not branch on values.
         basis: where the distance is taken, that of a dynamics.
         metric: weight of the squared error per mode (*modes of the basis), that of a dynamics; not negative.
-        steps: gradient steps, at least 1.
-        rate: of the steps, above 0; where rates are learned, the start of all of them, at most 1. None takes the
-            published 1e-2, or 5e-4 as a start: learned rates move by gradients that are not clipped, and from 2e-3 on
-            the steps raise the loss of a fresh published colour network (15 x 256).
-        clip: bound on each entry of the gradient under a common rate, above 0.
-        learned_rates: whether every weight has a rate of its own, a parameter. Call :meth:`clamp_rates` after each
-            step of the optimiser.
+        steps: gradient steps in which the network adapts to every noisy sample before it answers, at least 1.
+        rate: learning rate of these steps, above 0; if rates are learned, the start of all of them, at most 1. None
+            takes the published 1e-2, or 5e-4 as a start: learned rates move by gradients that are not clipped, and from
+            2e-3 on the steps raise the loss of a fresh published colour network (15 x 256).
+        clip: largest element of a gradient in these steps under a common rate, above 0.
+        learned_rates: whether every weight has a rate of its own, which is learned (Meta-SGD). Call :meth:`clamp_rates`
+            after each step of the optimiser.
         checkpointing: compute the steps again in the backward pass instead of keeping what they leave, which trades
             about a third more time for the memory of all steps but one. Needs ``backward()``, not ``autograd.grad``.
         paper: double learned rates after every step (r, 2r, 4r, each at most 1), as the published code does and
             released weights expect.
 
     Raises:
-        ValueError: if an argument is outside the range given above, or ``paper`` comes without learned rates.
+        Refusal: if an argument is outside the range given above, or ``paper`` comes without learned rates.
     """
+
+    flag_names: ClassVar[dict[str, str]] = {"steps": "inner_steps", "rate": "inner_lr", "clip": "inner_clip"}
 
     root_metric: Tensor
 

@@ -28,15 +28,17 @@ class HeatSubVP(ClosedForm):
 
     Args:
         shape: data grid, 1-D or 2-D, even or odd, square or not.
-        beta_min: lower end of the total damping, at least 0.
-        beta_max: upper end of the total damping, at least ``beta_min`` and above 0; B(1) is their mean.
+        beta_min: lower end of the total damping B(1), at least 0.
+        beta_max: upper end of the total damping B(1), at least beta_min and above 0; B(1) is the mean of both.
         const: scale of the exponential schedule, above 0.
-        x_norm: frequency of one cycle per grid is x_norm / shape in each axis, above 0.
+        x_norm: frequency of one cycle per sample point, above 0; the side of the grid counts cycles per grid.
         energy_norm: divisor of the noise variance, above 0.
 
     Raises:
-        ValueError: for a value outside its range.
+        Refusal: for a value outside its range.
     """
+
+    default_prior = "data"  # some modes keep up to a third of the data at T
 
     b: Tensor
     r: Tensor
@@ -49,7 +51,7 @@ class HeatSubVP(ClosedForm):
         beta_max: float = 10.0,
         const: float = 0.02,
         x_norm: float,
-        energy_norm: float,
+        energy_norm: float = 1.0,
     ) -> None:
         super().__init__()
         shape = tuple(shape)
@@ -72,6 +74,10 @@ class HeatSubVP(ClosedForm):
         )
         self.register_buffer("r", NOISE_SCALE / (squared + NOISE_FLOOR) / energy_norm, False)
         self._slowest = int(self.b.argmin())
+
+    @classmethod
+    def defaults_for(cls, grid: tuple[int, ...]) -> dict[str, object]:
+        return {"x_norm": float(max(grid))}
 
     def beta(self, t: Tensor) -> Tensor:
         """Overall rate, (B,)."""

@@ -6,6 +6,8 @@ at the data, so M = m e_x and the network sees v = X - alpha . Y.
 
 import math
 from abc import abstractmethod
+from dataclasses import KW_ONLY, dataclass, field
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,58 +18,61 @@ from common.dynamics.tabulated import Tabulated
 from common.refusal import Refusal
 from gfdm.ma_fbm import gamma_grid, optimal_omega
 
-MARGINALS = ("exact", "paper")
+Marginals = Literal["exact", "paper"]
+MARGINALS: tuple[str, ...] = get_args(Marginals)
 
 
+@dataclass(eq=False, repr=False)
 class Fractional(Tabulated):
-    """Base of FVP and FVE. A member gives mu, g and the variance X starts with.
+    """Base of FVP and FVE: the arguments that they share, and all that follows from mu, g and the start of X.
+
+    A dataclass, so that a member states its further arguments alone and its constructor takes both.
 
     Args:
-        hurst: Hurst index H in (0, 1); without effect for ``num_aug = 0``.
-        num_aug: number K of augmenting processes; 0 drives X by Brownian motion itself.
+        hurst: Hurst index H of the fractional noise, in (0, 1); without effect for num_aug = 0.
+        num_aug: number K of augmenting processes; 0 drives the data by Brownian motion itself, as in VP and VE.
         gamma_max: largest rate of the augmenting processes, above 1.
-        normalize: scale omega so that X_T has the variance of the classical process.
-        marginals: ``exact`` starts the SDE at Y_0 ~ N(0, aug_init_var), so that everything belongs to one process;
-            ``paper`` starts it at Y_0 = 0 and adds aug_init_var exp(-2 gamma_k t) to Var Y^k afterwards, which is
-            what released checkpoints were trained with.
-        aug_init_var: that variance, above 0.
-        data_var: variance of X_0 around the data.
+        normalize: scale the weights of the augmenting processes so that the data component has the variance of the
+            classical process at T.
+        marginals: law of the augmented process. ``exact`` starts the augmenting processes at N(0, aug_init_var), so
+            that everything belongs to one process. ``paper`` starts them at 0 and adds the same variance, decaying,
+            afterwards: released checkpoints were trained with it.
+        aug_init_var: variance that the augmenting processes start with, above 0.
 
     Raises:
-        ValueError: for a value outside its range.
+        Refusal: for a value outside its range.
     """
 
-    gamma: Tensor
-    omega: Tensor
+    hurst: float = 0.9
+    num_aug: int = 2
+    _: KW_ONLY
+    gamma_max: float = 20.0
+    normalize: bool = True
+    marginals: Marginals = "exact"
+    aug_init_var: float = 1e-4
 
-    def __init__(
-        self,
-        hurst: float,
-        num_aug: int,
-        *,
-        gamma_max: float,
-        normalize: bool,
-        marginals: str,
-        aug_init_var: float,
-        data_var: float,
-    ) -> None:
-        if not 0 < hurst < 1:
-            raise Refusal(f"must lie in (0, 1), got {hurst}", "hurst")
-        if marginals not in MARGINALS:
-            raise Refusal(f"must be one of {', '.join(MARGINALS)}, got {marginals!r}", "marginals")
-        if not 0 < aug_init_var < math.inf:
-            raise Refusal(f"must be above 0 and finite, got {aug_init_var}", "aug_init_var")
-        gamma = gamma_grid(num_aug, gamma_max)
-        omega = optimal_omega(gamma, hurst)
-        super().__init__(num_components=num_aug + 1, rate=float(gamma.max()) if num_aug else 0.0)
-        self.hurst, self.num_aug, self.gamma_max = hurst, num_aug, gamma_max
-        self.normalize, self.marginals, self.aug_init_var = normalize, marginals, aug_init_var
-        self.data_var = data_var
+    run_label = "H{hurst}_K{num_aug}"
+    flag_names: ClassVar[dict[str, str]] = {"normalize": "norm"}
+    data_var = 0.0  # variance of X_0 around the data
+
+    gamma: Tensor = field(init=False)
+    omega: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.hurst < 1:
+            raise Refusal(f"must lie in (0, 1), got {self.hurst}", "hurst")
+        if self.marginals not in MARGINALS:
+            raise Refusal(f"must be one of {', '.join(MARGINALS)}, got {self.marginals!r}", "marginals")
+        if not 0 < self.aug_init_var < math.inf:
+            raise Refusal(f"must be above 0 and finite, got {self.aug_init_var}", "aug_init_var")
+        gamma = gamma_grid(self.num_aug, self.gamma_max)
+        omega = optimal_omega(gamma, self.hurst, self.horizon)
+        super().__init__(num_components=self.num_aug + 1, rate=float(gamma.max()) if self.num_aug else 0.0)
         self.register_buffer("gamma", gamma, persistent=False)
         self.register_buffer("omega", omega, persistent=False)
-        if num_aug and normalize:
-            zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-            noise = propagate(self.drift_matrix, self.diffusion_vector, zero, one)[1][0, 0, 0]
+        if self.num_aug and self.normalize:
+            ends = torch.tensor([[0.0], [self.horizon]], dtype=torch.float64)
+            noise = propagate(self.drift_matrix, self.diffusion_vector, *ends)[1][0, 0, 0]
             self.omega *= self.normaliser(float(noise))
         self.tabulate()
 
@@ -107,45 +112,24 @@ class Fractional(Tabulated):
         return f"hurst={self.hurst}, num_aug={self.num_aug}, marginals={self.marginals}, normalize={self.normalize}"
 
 
+@dataclass(eq=False, repr=False)
 class FVP(Fractional):
     """Fractional variance preserving dynamics: mu = -beta/2, g = sqrt(beta), beta linear; K = 0 is VP.
 
-    Args:
-        hurst: Hurst index H in (0, 1).
-        num_aug: number K of augmenting processes, at least 0.
-        gamma_max: largest rate of the augmenting processes, above 1.
-        beta_min: rate at t = 0.
-        beta_max: rate at t = 1.
-        normalize: scale the weights so that Var X_T = 1 given x0 (process started at Y_0 = 0).
-        marginals: ``exact`` or ``paper``, see :class:`Fractional`.
-        aug_init_var: variance the augmenting processes start with, above 0.
+    Normalised weights give Var X_T = 1 given x0 (process started at Y_0 = 0).
 
-    Raises:
-        ValueError: for a value outside its range.
+    Args:
+        beta_min: rate beta at t = 0, at least 0.
+        beta_max: rate beta at t = 1, at least beta_min and above 0.
     """
 
-    def __init__(
-        self,
-        hurst: float = 0.9,
-        num_aug: int = 2,
-        *,
-        gamma_max: float = 20.0,
-        beta_min: float = 0.1,
-        beta_max: float = 20.0,
-        normalize: bool = True,
-        marginals: str = "exact",
-        aug_init_var: float = 1e-4,
-    ) -> None:
-        self.beta = LinearBeta(beta_min, beta_max)
-        super().__init__(
-            hurst,
-            num_aug,
-            gamma_max=gamma_max,
-            normalize=normalize,
-            marginals=marginals,
-            aug_init_var=aug_init_var,
-            data_var=0.0,
-        )
+    _: KW_ONLY
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        self.beta = LinearBeta(self.beta_min, self.beta_max)
+        super().__post_init__()
 
     def mu(self, t: Tensor) -> Tensor:
         return -self.beta(t) / 2
@@ -157,47 +141,29 @@ class FVP(Fractional):
         return 1 / math.sqrt(variance)
 
 
+@dataclass(eq=False, repr=False)
 class FVE(Fractional):
     """Fractional variance exploding dynamics: mu = 0, g = sigma_min r^t sqrt(2 log r); K = 0 is VE.
 
-    Args:
-        hurst: Hurst index H in (0, 1).
-        num_aug: number K of augmenting processes, at least 0.
-        gamma_max: largest rate of the augmenting processes, above 1.
-        sigma_min: deviation of X_0 around the data.
-        sigma_max: deviation of X_T that the weights are scaled to.
-        normalize: scale the weights by sigma_max / sqrt(Var X_T + sigma_min^2) (process started at Y_0 = 0).
-        marginals: ``exact`` or ``paper``, see :class:`Fractional`.
-        aug_init_var: variance the augmenting processes start with, above 0.
+    X_0 has deviation sigma_min around the data. Normalised weights are scaled by
+    sigma_max / sqrt(Var X_T + sigma_min^2) (process started at Y_0 = 0).
 
-    Raises:
-        ValueError: for a value outside its range.
+    Args:
+        sigma_min: noise level at t = 0, above 0.
+        sigma_max: noise level at t = 1, above sigma_min.
     """
 
-    def __init__(
-        self,
-        hurst: float = 0.9,
-        num_aug: int = 2,
-        *,
-        gamma_max: float = 20.0,
-        sigma_min: float = 0.01,
-        sigma_max: float = 50.0,
-        normalize: bool = True,
-        marginals: str = "exact",
-        aug_init_var: float = 1e-4,
-    ) -> None:
-        check_range(sigma_min, sigma_max, low_name="sigma_min", high_name="sigma_max")
-        self.sigma_min, self.sigma_max = sigma_min, sigma_max
-        self.log_ratio = math.log(sigma_max / sigma_min)
-        super().__init__(
-            hurst,
-            num_aug,
-            gamma_max=gamma_max,
-            normalize=normalize,
-            marginals=marginals,
-            aug_init_var=aug_init_var,
-            data_var=sigma_min**2,
-        )
+    _: KW_ONLY
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+
+    default_ema_decay = 0.999
+
+    def __post_init__(self) -> None:
+        check_range(self.sigma_min, self.sigma_max, low_name="sigma_min", high_name="sigma_max")
+        self.log_ratio = math.log(self.sigma_max / self.sigma_min)
+        self.data_var = self.sigma_min**2
+        super().__post_init__()
 
     def mu(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)

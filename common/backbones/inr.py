@@ -29,19 +29,26 @@ class INR(nn.Module):
     of its parameters all the same.
 
     Args:
-        shape: the grid of the data, one size or more, the largest at least 2. Fixes the number of axes only.
-        in_channels: channels of x, at least 1.
+        shape: grid of the data: one size or more, the largest at least 2. Fixes the number of axes only.
+        in_channels: channels of the data, at least 1.
         out_channels: channels of the output, at least 1.
-        width: features of a hidden layer, at least 1.
-        depth: hidden layers, at least 1.
-        frequency: of the sine, above 0.
-        decay: of its window, at least 0.
-        y_input: whether a point sees the value of x there. Without, x enters through adapted weights only.
+        width: units of a hidden layer, at least 1.
+        depth: number of hidden layers, at least 1.
+        frequency: frequency of the sine in the activation, above 0.
+        decay: decay of the window around that sine, at least 0.
+        y_input: whether the network sees the noisy value at a point beside its coordinates. Without, noisy values enter
+            through adapted weights only.
         num_classes: number of labels, at least 1, or None for an unconditional network.
 
     Raises:
-        ValueError: if an argument is outside the range given above.
+        Refusal: if an argument is outside the range given above.
+
+    Attributes:
+        default_inner_steps: steps in which a run has the network adapt to every sample (:mod:`common.meta`): what it
+            knows of one image as a whole comes from there.
     """
+
+    default_inner_steps = 3  # as published
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ default one head. Module names, their order and all shapes are those of the publ
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,12 +29,15 @@ class UNet(nn.Module):
     Fused attention has first derivatives in reverse mode only. For second or forward-mode ones (``torch.func.jvp``),
     call the network under ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
 
+    Defaults are those of GFDM's published network for CIFAR-10.
+
     Args:
-        image_size: height and width of x, a multiple of 2**(levels - 1) where levels = len(channel_mult).
-        in_channels: channels of x, at least 1.
+        image_size: height and width of the images, a multiple of 2**(levels - 1) with as many levels as channel_mult
+            has entries.
+        in_channels: channels of the images, at least 1.
         model_channels: channels of the finest level, a multiple of 8. The time embedding is 4 times as wide. (Take 16
             or more: with one channel per group, the norm removes what the embedding added.)
-        out_channels: channels of the output, at least 1.
+        out_channels: channels of the output, at least 1; None takes in_channels.
         num_res_blocks: residual blocks of a level in the encoder, at least 1. The decoder has one more per level.
         attention_resolutions: downsampling factors (not pixels) of the levels with attention, out of
             1, 2, 4, .., 2**(levels - 1). May be empty. The middle of the network has attention in any case.
@@ -43,23 +47,26 @@ class UNet(nn.Module):
         num_heads: attention heads. Must divide the channels wherever there is attention.
 
     Raises:
-        ValueError: if an argument is outside the range given above.
+        Refusal: if an argument is outside the range given above.
     """
+
+    flag_names: ClassVar[dict[str, str]] = {"attention_resolutions": "attn_resolutions"}  # as published
 
     def __init__(
         self,
         image_size: int,
         in_channels: int,
-        model_channels: int,
-        out_channels: int,
-        num_res_blocks: int,
-        attention_resolutions: Collection[int],
-        dropout: float = 0.0,
-        channel_mult: Sequence[int] = (1, 2, 4),
+        model_channels: int = 128,
+        out_channels: int | None = None,
+        num_res_blocks: int = 4,
+        attention_resolutions: Sequence[int] = (8,),
+        dropout: float = 0.1,
+        channel_mult: Sequence[int] = (1, 2, 2, 2),
         num_classes: int | None = None,
         num_heads: int = 1,
     ) -> None:
         super().__init__()
+        out_channels = in_channels if out_channels is None else out_channels
         require(in_channels >= 1, "in_channels", "at least 1", in_channels)
         require(out_channels >= 1, "out_channels", "at least 1", out_channels)
         require(num_res_blocks >= 1, "num_res_blocks", "at least 1", num_res_blocks)

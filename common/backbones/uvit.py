@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,25 +42,26 @@ class UViT(nn.Module):
     call the network under ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
 
     Args:
-        shape: (*S), the grid of x: one or two sizes, each a positive multiple of patch_size. They may differ.
-        in_channels: channels of x, at least 1.
+        shape: grid of the data: one or two sizes, each a positive multiple of patch_size. They may differ.
+        in_channels: channels of the data, at least 1.
         out_channels: channels of the output, at least 1.
-        patch_size: side of a patch, at least 1.
-        embed_dim: width E of a token, a positive multiple of 4 and of num_heads.
-        depth: number of blocks, odd: half of the others before and half after the middle one.
+        patch_size: side of a patch in pixels, at least 1.
+        embed_dim: width of a token, a positive multiple of 4 and of num_heads.
+        depth: number of transformer blocks, odd: half of the others before and half after the middle one.
         num_heads: attention heads, at least 1.
         mlp_dim: hidden width of a block's MLP, at least 1. None takes 4 * embed_dim.
-        position: ``sincos`` (a fixed table; the time token has none) or ``learned`` (the time token has its own).
+        position: how the network knows where a patch is: ``sincos`` is a fixed table (the time token has no position),
+            ``learned`` has a learned vector for each token.
         num_classes: number of labels, at least 1, or None for an unconditional network.
-        checkpointing: recompute the blocks in the backward pass instead of keeping what is inside them. Same gradients,
-            less memory, a third more time. Not under ``torch.func`` transforms, which refuse it.
+        checkpointing: compute the blocks again in the backward pass instead of keeping what is inside them. Same
+            gradients, less memory, a third more time. Not under ``torch.func`` transforms, which refuse it.
         paper: repeat two errors of the published code, for weights that were trained with them. The sine-cosine table
             is shifted by one: the time token gets the position of the first patch, patch i that of patch i + 1, the
             last patch none. On sequences the last convolution runs over the batch too (``BatchConv``), so that a result
             depends on its batch; there must be one channel.
 
     Raises:
-        ValueError: if an argument is outside the range given above.
+        Refusal: if an argument is outside the range given above.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class UViT(nn.Module):
         depth: int = 13,
         num_heads: int = 8,
         mlp_dim: int | None = None,
-        position: str = "sincos",
+        position: Literal["sincos", "learned"] = "sincos",
         num_classes: int | None = None,
         checkpointing: bool = False,
         paper: bool = False,

@@ -15,18 +15,36 @@ The law, with M the mean factor and S the covariance (both per mode):
 
 import math
 from abc import ABC, abstractmethod
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable
+from functools import cached_property, wraps
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from common.dynamics.basis import Basis, Pixel
+from common.dynamics.basis import Basis, Pixel, mixed, scaled
 from common.dynamics.propagator import propagate
 from common.refusal import Refusal
 
 BISECTIONS = 64  # halvings of log t: past double precision for any interval of times
 VANISHING_SCALE = 1e-3  # below this share of the data left at T, dividing by the scale amplifies a network's error
+LAW_TOLERANCE = 1e-6  # up to which scale and log sigma count as the same: tables are good to 1e-9
+ADMISSION_TIMES = 33  # at which a law is looked at once it is made
+
+
+def then_admit(constructor: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that admits the member it has made (:meth:`LinearDynamics.admit`).
+
+    It leaves that to the constructor of a subclass, if it was called by one: the member is not ready before.
+    """
+
+    @wraps(constructor)
+    def construct(self: "LinearDynamics", *args: Any, **kwargs: Any) -> None:
+        constructor(self, *args, **kwargs)
+        if getattr(type(self), constructor.__name__) is construct:
+            self.admit()
+
+    return construct
 
 
 class Moments:
@@ -83,32 +101,122 @@ class Moments:
     def std(self) -> Tensor:
         return self._dynamics._std(self.scale, self.log_sigma)
 
+    def perturb(self, x0: Tensor, noise: Tensor) -> Tensor:
+        """v = m x0 + sc eps in the basis: x0 and white noise, each (B, C, *S), to (B, C, *S) in their dtype."""
+        return self._dynamics.basis.combine((self.scale, x0), (self.std, noise))
+
 
 class LinearDynamics(nn.Module, ABC):
-    """A linear SDE from data (t = 0) to noise (t = T = 1).
+    """A linear SDE from data (t = 0) to noise (t = T).
 
-    Subclasses give the SDE (:meth:`drift_matrix`, :meth:`diffusion_vector`) and its law, the latter by inheriting
-    from :class:`~common.dynamics.closed_form.ClosedForm` (one component, formulas) or
-    :class:`~common.dynamics.tabulated.Tabulated` (any number of components, tables solved from the SDE).
+    Subclasses give the SDE (:meth:`drift_matrix`, :meth:`diffusion_vector`) and its law, by inheriting from
+    :class:`~common.dynamics.closed_form.ClosedForm` (one component, formulas) or
+    :class:`~common.dynamics.tabulated.Tabulated` (any number of components, tables solved from the SDE). Every member
+    is admitted once its constructor is done (:meth:`admit`).
 
     Attributes:
         num_components: A.
         basis: the spatial basis in which F and G are per-mode numbers.
         t_min: the smallest time at which the law is known; smaller times are read as this one.
-        horizon: T.
+        horizon: T, at most 1, which is the largest time that networks are made for. A little less than 1, if the
+            law has no scale or no noise level at 1. The law must go on a little beyond T (published predictors
+            re-noise past it).
+
+    Class attributes with what suits a member, which those who configure a run read without an instance:
+        default_t_end: time at which sampling ends.
+        default_time_sampling: law of the training times, a name of ``TIME_SAMPLINGS``.
+        default_prediction: what a network predicts, a name of ``PREDICTIONS``; None takes eps, or x0 if the scale
+            vanishes at T.
+        default_grid: time grid of solvers that take Euler steps, a name of ``GRIDS``: uniform if time itself is the
+            schedule.
+        default_ema_decay: decay of the average of the weights.
+        default_prior: start of sampling, ``zero`` (N(0, S(T)), as published) or ``data`` (:class:`Prior`).
+        run_label: what a run folder is called after, a format of constructor arguments and of ``dynamics`` and
+            ``model``, the names of dynamics and network.
+        flag_names: constructor arguments to the names of their flags, if these have others.
     """
 
     num_components: int
     basis: Basis
     t_min: float = 1e-6
     horizon: float = 1.0
+
+    default_t_end: float = 1e-3
+    default_time_sampling: str = "uniform"
+    default_prediction: str | None = None
+    default_grid: str = "uniform"
+    default_ema_decay: float = 0.9999
+    default_prior: str = "zero"
+    run_label: str = "{dynamics}_{model}"
+    flag_names: ClassVar[dict[str, str]] = {}
+
     _place: Tensor
 
+    @then_admit
     def __init__(self) -> None:
         super().__init__()
         self.basis = Pixel()
         self.prior = Prior(self)
         self.register_buffer("_place", torch.empty(0), persistent=False)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("__init__", "__post_init__"):  # the latter of dataclasses, whose __init__ is made later
+            if name in vars(cls):
+                setattr(cls, name, then_admit(vars(cls)[name]))
+
+    @classmethod
+    def defaults_for(cls, grid: tuple[int, ...]) -> dict[str, object]:
+        """Constructor arguments that follow the data, by name.
+
+        Args:
+            grid: sizes of the data grid *S.
+
+        Returns:
+            Defaults of arguments that have no other one.
+        """
+        return {}
+
+    def admit(self) -> None:
+        """Refuse a law that no sampler could use; runs by itself once a member is made.
+
+        Raises:
+            Refusal: if scale or noise level is not finite and above 0 somewhere in [t_min, T], saying which, at what
+                time, and what to do; or if they are not of shape (B, *modes).
+        """
+        t = self._admission_times()
+        scale, log_sigma = self._level(t)
+        for name, values, zero in (("scale m", scale, 0.0), ("noise level sigma", log_sigma, -math.inf)):
+            if values.shape != (len(t), *self.basis.modes):
+                raise Refusal(
+                    f"{self}: the {name} of {len(t)} times must have shape {(len(t), *self.basis.modes)}, "
+                    f"got {tuple(values.shape)}"
+                )
+            rows = values.reshape(len(t), -1)
+            wrong = ~(rows.isfinite() & (rows > zero)).all(1)
+            if not wrong.any():
+                continue
+            first = int(wrong.nonzero()[0])
+            fault = rows[first][~(rows[first].isfinite() & (rows[first] > zero))][0].item()
+            word = "NaN" if math.isnan(fault) else "0" if fault == zero else "infinite" if fault > 0 else "negative"
+            raise Refusal(f"{self}: the {name} is {word} at t = {t[first].item():g}; {self._advice(wrong)}")
+
+    def _admission_times(self) -> Tensor:
+        """Times from t_min to T, denser towards 0, (ADMISSION_TIMES,) float64."""
+        share = torch.linspace(0, 1, ADMISSION_TIMES, dtype=torch.float64, device=self.device)
+        return (self.horizon * share**3).clamp_min(self.t_min)
+
+    def _advice(self, wrong: Tensor) -> str:
+        """What to do about a law that is wrong at some of the admission times, (ADMISSION_TIMES,) bool."""
+        if wrong[-1] and not wrong[:-1].any():
+            earlier = f"horizon = {self.horizon * (1 - 1e-3):g}"
+            return f"let the process end a little earlier, by {earlier} in its class, or change its arguments"
+        if wrong[0] and not wrong[1:].any():
+            later = f"t_min = {10 * self.t_min:g}"
+            return f"let the process begin a little later, by {later} in its class, or change its arguments"
+        return (
+            f"it must be finite and above 0 from t = {self.t_min:g} to {self.horizon:g}: change formulas or arguments"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -159,7 +267,7 @@ class LinearDynamics(nn.Module, ABC):
         """The one-component dynamics of v = w . z: the same scale and std, so the same network, without Y.
 
         Raises:
-            ValueError: where the noise level is not monotone in time.
+            Refusal: if the noise level is not monotone in time.
         """
 
     def _std(self, scale: Tensor, log_sigma: Tensor) -> Tensor:
@@ -172,7 +280,7 @@ class LinearDynamics(nn.Module, ABC):
     # -- training: one scalar problem, whatever A is ---------------------------------------------------------------
 
     def perturb(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Draw what a network sees: v = m x0 + sc eps in the basis.
+        """Draw what a network sees: v = m x0 + sc eps in the basis (:meth:`Moments.perturb`).
 
         Args:
             x0: clean data (B, C, *S).
@@ -182,8 +290,7 @@ class LinearDynamics(nn.Module, ABC):
         Returns:
             v, (B, C, *S), in the dtype of x0.
         """
-        law = self.moments(t)
-        return self.basis.scale(law.scale, x0) + self.basis.scale(law.std, noise)
+        return self.moments(t).perturb(x0, noise)
 
     @property
     def metric(self) -> Tensor:
@@ -208,7 +315,7 @@ class LinearDynamics(nn.Module, ABC):
             z, (B, A, C, *S).
         """
         t = t.double()
-        return self.basis.mix(self._mean(t).unsqueeze(2), x0.unsqueeze(1)) + self.basis.mix(self._root(t), noise)
+        return self.basis.combine_mixed((self._mean(t).unsqueeze(2), x0.unsqueeze(1)), (self._root(t), noise))
 
     def score(self, z: Tensor, t: Tensor, x0_hat: Tensor) -> Tensor:
         """Gradient of log p_t(z) implied by the posterior mean of x0.
@@ -222,12 +329,16 @@ class LinearDynamics(nn.Module, ABC):
             -psi (u - x0_hat) / sigma^2 - R z, (B, A, C, *S). Under heat dynamics this is the gradient itself,
             without the factor r of the published code.
         """
+        return self.basis.synthesis(self._score(self.basis.analysis(z), t, self.basis.analysis(x0_hat)))
+
+    def _score(self, z: Tensor, t: Tensor, x0_hat: Tensor) -> Tensor:
+        """:meth:`score` of and as coefficients in the basis."""
         law = self.moments(t)
-        v = self.basis.mix(law.weight.unsqueeze(1), z).squeeze(1)
-        residual = self.basis.scale(1 / law.std, v) - self.basis.scale(law.scale / law.std, x0_hat)
+        v = mixed(law.weight.unsqueeze(1), z).squeeze(1)
+        residual = scaled(1 / law.std, v) - scaled(law.scale / law.std, x0_hat)
         weight = law.weight / law.std.unsqueeze(1)
-        score = -self.basis.mix(weight.unsqueeze(2), residual.unsqueeze(1))
-        return score - self.basis.mix(law.complement, z) if self.num_components > 1 else score
+        score = -mixed(weight.unsqueeze(2), residual.unsqueeze(1))
+        return score - mixed(law.complement, z) if self.num_components > 1 else score
 
     # -- the reverse process -----------------------------------------------------------------------------------------
 
@@ -253,11 +364,29 @@ class LinearDynamics(nn.Module, ABC):
             (B, A, C, *S).
         """
         t = t.double()
-        score = self.score(z, t, x0_hat)
-        g = self.diffusion_vector(t)
-        along = self.basis.mix(g.unsqueeze(1), score)  # G' s, (B, 1, C, *S)
+        z, x0_hat = self.basis.analysis(z), self.basis.analysis(x0_hat)
         factor = 1.0 if stochastic else 0.5
-        return self.apply_drift(z, t) - factor * self.basis.mix(g.unsqueeze(2), along)
+        return self.basis.synthesis(mixed(self.drift_matrix(t), z) - factor * self._attraction(z, t, x0_hat))
+
+    def attraction(self, z: Tensor, t: Tensor, x0_hat: Tensor) -> Tensor:
+        """G G' s, the score as the noise sees it; under heat dynamics 2 beta r times the gradient.
+
+        Args:
+            z: state (B, A, C, *S).
+            t: times (B,).
+            x0_hat: posterior mean of the data (B, C, *S).
+
+        Returns:
+            (B, A, C, *S).
+        """
+        z, x0_hat = self.basis.analysis(z), self.basis.analysis(x0_hat)
+        return self.basis.synthesis(self._attraction(z, t.double(), x0_hat))
+
+    def _attraction(self, z: Tensor, t: Tensor, x0_hat: Tensor) -> Tensor:
+        """:meth:`attraction` of and as coefficients in the basis."""
+        g = self.diffusion_vector(t)
+        along = mixed(g.unsqueeze(1), self._score(z, t, x0_hat))  # G' s, (B, 1, C, ..)
+        return mixed(g.unsqueeze(2), along)
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The exact linear map from time s to time t.
@@ -283,8 +412,21 @@ class LinearDynamics(nn.Module, ABC):
         """Whether sigma never falls in t, so that noise level and time name each other."""
         return True
 
+    def shares_law(self, other: "LinearDynamics") -> bool:
+        """Whether v has the same law given x0 under both, by values: a network then sees the same under either.
+
+        A dynamics shares its law with its scalar path, and with any other of the same class and arguments.
+        """
+        if self is other:
+            return True
+        if self.basis.modes != other.basis.modes or self.horizon != other.horizon:
+            return False
+        t = self._admission_times()[::8].cpu()
+        levels = zip(self._level(t.to(self.device)), other._level(t.to(other.device)), strict=True)
+        return all(torch.allclose(a.cpu(), b.cpu(), rtol=LAW_TOLERANCE, atol=LAW_TOLERANCE) for a, b in levels)
+
     def require_monotone(self, purpose: str) -> None:
-        """Raise a ValueError where sigma is not monotone in t, naming what it was needed for."""
+        """Refuse a sigma that is not monotone in t, naming what it was needed for."""
         if not self.is_monotone:
             raise Refusal(
                 f"{purpose} needs a noise level that never falls in time; that of {self} does. "
@@ -305,7 +447,7 @@ class LinearDynamics(nn.Module, ABC):
             Times (B,) float64 in [t_min, T].
 
         Raises:
-            ValueError: where the noise level is not monotone.
+            Refusal: if the noise level is not monotone.
         """
         self.require_monotone("time_at")
         log_sigma = log_sigma.double()
@@ -381,8 +523,7 @@ class Prior(nn.Module):
         # the first column of the root is M sigma: the data's own variance adds to sigma^2
         root[:, :, 0] *= (1 + self.variance.to(noise.device) / sigma_squared).sqrt().unsqueeze(1)
         mean = self.mean.to(noise).expand(shape)
-        shift = dynamics.basis.mix(dynamics._mean(t).unsqueeze(2), mean.unsqueeze(1))
-        return shift + dynamics.basis.mix(root, noise)
+        return dynamics.basis.combine_mixed((dynamics._mean(t).unsqueeze(2), mean.unsqueeze(1)), (root, noise))
 
     def extra_repr(self) -> str:
         if self.mean.ndim or self.variance.ndim:

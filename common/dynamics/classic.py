@@ -26,10 +26,10 @@ class LinearBeta:
 
     Args:
         beta_min: rate at t = 0, at least 0.
-        beta_max: rate at t = 1, at least ``beta_min`` and above 0.
+        beta_max: rate at t = 1, at least beta_min and above 0.
 
     Raises:
-        ValueError: for bounds out of order.
+        Refusal: for bounds out of order.
     """
 
     def __init__(self, beta_min: float, beta_max: float) -> None:
@@ -51,11 +51,11 @@ class VP(ClosedForm):
     """Variance preserving: dX = -beta/2 X dt + sqrt(beta) dW (score-SDE eq. 32-33).
 
     Args:
-        beta_min: rate at t = 0.
-        beta_max: rate at t = 1.
+        beta_min: rate beta at t = 0, at least 0.
+        beta_max: rate beta at t = 1, at least beta_min and above 0.
 
     Raises:
-        ValueError: for bounds out of order.
+        Refusal: for bounds out of order.
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
@@ -95,12 +95,14 @@ class VE(ClosedForm):
     X_0 has variance sigma_min^2 around the data, so that Var X_t = sigma_min^2 r^(2 t).
 
     Args:
-        sigma_min: noise level at t = 0.
-        sigma_max: noise level at t = 1.
+        sigma_min: noise level at t = 0, above 0.
+        sigma_max: noise level at t = 1, above sigma_min.
 
     Raises:
-        ValueError: unless 0 < sigma_min < sigma_max.
+        Refusal: unless 0 < sigma_min < sigma_max.
     """
+
+    default_ema_decay = 0.999
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
         super().__init__()
@@ -132,12 +134,12 @@ class CLD(Tabulated):
     with friction = 2 sqrt(mass) and V_0 ~ N(0, initial_share * mass).
 
     Args:
-        beta: overall rate, above 0.
+        beta: overall rate of the process, above 0.
         mass: mass of the velocity, above 0.
         initial_share: share of the velocity's stationary variance that it starts with, above 0.
 
     Raises:
-        ValueError: for a value that is not above 0.
+        Refusal: for a value that is not above 0.
     """
 
     matrix: Tensor

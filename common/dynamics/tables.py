@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.interpolate import make_interp_spline
 from torch import Tensor, nn
 
 DEGREE = 5
@@ -35,6 +34,8 @@ class TimeTable(nn.Module):
     coefficients: Tensor
 
     def __init__(self, t: np.ndarray, values: Tensor, rate: float) -> None:
+        from scipy.interpolate import make_interp_spline  # takes long to load, and only tables need it
+
         super().__init__()
         tau = np.log(t) + rate * t
         self.rate, self.t_min, self.t_max = rate, float(t[0]), float(t[-1])

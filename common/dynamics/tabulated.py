@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from common.dynamics.base import LinearDynamics, Prior
-from common.dynamics.closed_form import ClosedForm
+from common.dynamics.closed_form import FALL_TOLERANCE, ClosedForm
 from common.dynamics.propagator import gauss_step
 from common.dynamics.tables import TimeTable, time_nodes
 from common.refusal import Refusal
 
-# FVP (0.3, 3) and FVE stand still in places (slopes down to 3e-12): what rounding leaves of that is not a fall
-FALL_TOLERANCE = 1e-8
+# what suits a dynamics suits its scalar path: the law of v is the same
+INHERITED = ("t_min", "horizon", "default_t_end", "default_time_sampling", "default_prediction", "default_grid")
 
 
 def complement_basis(mean: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class Tabulated(LinearDynamics):
         """The one-component dynamics of v = w . z, with the same scale and std.
 
         Raises:
-            ValueError: where the noise level is not monotone in time.
+            Refusal: if the noise level is not monotone in time.
         """
         self.require_monotone("scalar_path")
         return self if self.num_components == 1 else ScalarPath(self)
@@ -160,7 +160,8 @@ class ScalarPath(ClosedForm):
     def __init__(self, parent: Tabulated) -> None:
         super().__init__()
         self.parent = parent
-        self.t_min = parent.t_min
+        for name in INHERITED:
+            setattr(self, name, getattr(parent, name))
         self.prior = Prior(self, parent.prior.mean, parent.prior.variance)
 
     def drift(self, t: Tensor) -> Tensor:

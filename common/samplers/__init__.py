@@ -4,11 +4,13 @@ from common.samplers.base import Posterior, Solver
 from common.samplers.grids import GRIDS, Grid
 from common.samplers.noise import NoiseSource
 from common.samplers.predictor_corrector import CORRECTORS, PREDICTORS, PredictorCorrector
-from common.samplers.sampling import SOLVERS, SampleResult, sample
+from common.samplers.register import MODES, SOLVERS, default_solver, path_of
+from common.samplers.sampling import SampleResult, sample
 
 __all__ = [
     "CORRECTORS",
     "GRIDS",
+    "MODES",
     "PREDICTORS",
     "SOLVERS",
     "Grid",
@@ -17,5 +19,7 @@ __all__ = [
     "PredictorCorrector",
     "SampleResult",
     "Solver",
+    "default_solver",
+    "path_of",
     "sample",
 ]

@@ -1,6 +1,7 @@
 """What a solver is: a step, a declared order and its evaluations per step."""
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 from torch import Tensor
 
@@ -30,18 +31,29 @@ class Solver(ABC):
         order: order of the global error in the step (weak order for stochastic schemes).
         evaluations: denoiser calls per step, at most.
         stochastic: whether a step uses noise.
+
+    Class attributes with what suits a scheme, which programs that sample take unless they are told otherwise:
+        path: ``augmented`` (the full state) or ``scalar`` (v alone, if sigma never falls in time; else the full state).
+        default_steps: number of steps.
+        denoise_last: whether samples are x0_hat of the last state instead of that state.
+        clips: whether x0_hat is clipped to the range of the data, for images.
     """
 
     order: int
     evaluations: int = 1
     stochastic: bool = False
 
+    path: Literal["augmented", "scalar"] = "augmented"
+    default_steps: int = 1000
+    denoise_last: bool = False
+    clips: bool = False
+
     def draws(self, components: int) -> int:
         """White-noise fields (B, C, *S) that a step uses on a state of so many components; most use one."""
         return 1
 
     def check(self, dynamics: LinearDynamics) -> None:
-        """Raise a ValueError where the scheme does not apply to the dynamics; most apply to all."""
+        """Refuse a dynamics that the scheme does not apply to; most apply to all."""
         return
 
     def prepare(self, dynamics: LinearDynamics, times: Tensor) -> None:

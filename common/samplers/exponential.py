@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from common.dynamics import LinearDynamics
+from common.dynamics.basis import mixed, scaled
 from common.dynamics.propagator import propagate
 from common.samplers.base import Posterior, Solver
 from common.samplers.grids import Grid, log_sigma, log_time
@@ -64,6 +65,9 @@ class Exponential1(Solver):
     """Order 1: x0_hat held constant over the step; exact for a point mass."""
 
     order = 1
+    path = "scalar"
+    default_steps = 20
+    clips = True  # a wrong x0_hat far from the data would be carried on by the whole of a long step
 
     def __init__(self) -> None:
         self._coefficients: tuple[Tensor, ...] = ()
@@ -96,14 +100,21 @@ class Exponential1(Solver):
         else:
             maps, constant, linear = scalar_coefficients(dynamics, t, s)
         self._position += 1
-        x0 = posterior(z, t)
-        mix = dynamics.basis.mix
-        moved = mix(maps, z) + mix(constant.unsqueeze(2), x0.unsqueeze(1))
-        slope = self.slope(dynamics.moments(t).log_sigma, x0, dynamics)
-        return moved if slope is None else moved + mix(linear.unsqueeze(2), slope.unsqueeze(1))
+        basis = dynamics.basis
+        x0 = basis.analysis(posterior(z, t))
+        moved = mixed(maps, basis.analysis(z)) + mixed(constant.unsqueeze(2), x0.unsqueeze(1))
+        slope = self.slope(dynamics.moments(t).log_sigma, x0)
+        if slope is not None:
+            moved = moved + mixed(linear.unsqueeze(2), slope.unsqueeze(1))
+        return basis.synthesis(moved)
 
-    def slope(self, log_sigma: Tensor, x0: Tensor, dynamics: LinearDynamics) -> Tensor | None:
-        """Estimate of d x0_hat / d lambda (B, C, *S), where the order asks for one."""
+    def slope(self, log_sigma: Tensor, x0: Tensor) -> Tensor | None:
+        """Estimate of d x0_hat / d lambda of and as coefficients in the basis, if the order asks for one.
+
+        Args:
+            log_sigma: present noise level (1, *modes).
+            x0: coefficients of x0_hat.
+        """
         return None
 
 
@@ -114,17 +125,17 @@ class Exponential2(Exponential1):
 
     def __init__(self) -> None:
         super().__init__()
-        self._last: tuple[Tensor, Tensor] | None = None  # log sigma and x0_hat of the step before
+        self._last: tuple[Tensor, Tensor] | None = None  # log sigma and coefficients of x0_hat, one step before
 
     def prepare(self, dynamics: LinearDynamics, times: Tensor) -> None:
         """As in order 1; nothing is remembered of an earlier run."""
         super().prepare(dynamics, times)
         self._last = None
 
-    def slope(self, log_sigma: Tensor, x0: Tensor, dynamics: LinearDynamics) -> Tensor | None:
+    def slope(self, log_sigma: Tensor, x0: Tensor) -> Tensor | None:
         last, self._last = self._last, (log_sigma, x0)
         if last is None:
             return None
         back = last[0] - log_sigma
         inverse = torch.where(back > STANDSTILL, 1 / back.clamp_min(STANDSTILL), torch.zeros_like(back))
-        return dynamics.basis.scale(inverse, x0 - last[1])
+        return scaled(inverse, x0 - last[1])

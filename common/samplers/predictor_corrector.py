@@ -8,6 +8,7 @@ written for any number of components and any basis; under heat dynamics it is th
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -17,14 +18,7 @@ from common.dynamics import LinearDynamics
 from common.refusal import Refusal
 from common.samplers.base import Posterior, Solver
 from common.samplers.exponential import BLOCK
-from common.samplers.grids import Grid, uniform
-
-
-def attraction(dynamics: LinearDynamics, z: Tensor, t: Tensor, x0_hat: Tensor) -> Tensor:
-    """G G' s, the score as the noise sees it, (B, A, C, *S); under heat dynamics 2 beta r times the gradient."""
-    g = dynamics.diffusion_vector(t)
-    along = dynamics.basis.mix(g.unsqueeze(1), dynamics.score(z, t, x0_hat))
-    return dynamics.basis.mix(g.unsqueeze(2), along)
+from common.samplers.grids import GRIDS, Grid
 
 
 def symmetric_root(cov: Tensor) -> Tensor:
@@ -35,6 +29,19 @@ def symmetric_root(cov: Tensor) -> Tensor:
 
 
 # -- between two times -------------------------------------------------------------------------------------------------
+
+
+def check_beyond(dynamics: LinearDynamics, times: Tensor) -> None:
+    """Refuse to re-noise to times (N,) beyond T if the law has no value there."""
+    for values in dynamics._level(times):
+        lost = ~values.isfinite().reshape(len(times), -1).all(1)
+        if lost.any():
+            here = times[int(lost.nonzero()[0])].item()
+            raise Refusal(
+                f"True re-noises to t = {here:.4g}, beyond T = {dynamics.horizon:g}, where {dynamics} has no law; take "
+                "paper=False, more steps, or a smaller factor",
+                "paper",
+            )
 
 
 class ExactMoves:
@@ -65,13 +72,12 @@ class ExactMoves:
 
     def __call__(self, step: int, z: Tensor, noise: Tensor | None) -> Tensor:
         """Carry z (B, A, C, *S) over a step, with white noise in its shape; None gives the mean."""
-        here, mix = slice(step, step + 1), self._dynamics.basis.mix
+        here, basis = slice(step, step + 1), self._dynamics.basis
         if self._tables:
             maps, root = (table[here] for table in self._tables)
         else:
             maps, root = self._integrate(self._start[here], self._end[here])
-        moved = mix(maps, z)
-        return moved if noise is None else moved + mix(root, noise)
+        return basis.mix(maps, z) if noise is None else basis.combine_mixed((maps, z), (root, noise))
 
 
 class Stage(ABC):
@@ -132,7 +138,7 @@ class SemiAnalyticStage(Stage):
         """The score's part alone."""
         t, s = self._times(step)
         share = 1.0 if self.stochastic else 0.5
-        return z + align(share * (t - s), z) * attraction(self.dynamics, z, t, posterior(z, t))
+        return z + align(share * (t - s), z) * self.dynamics.attraction(z, t, posterior(z, t))
 
     def __call__(self, step: int, posterior: Posterior, z: Tensor, noise: Tensor | None) -> Tensor:
         return self._back(step, self.attract(step, posterior, z), noise)
@@ -172,7 +178,10 @@ class Predictor:
         self._first = self.stage(dynamics, t, s, self.stochastic)
         if self.factor:
             again = s + self.factor * (t - s)
-            again = again if self.paper else again.clamp_max(dynamics.horizon)
+            if self.paper:
+                check_beyond(dynamics, again)
+            else:
+                again = again.clamp_max(dynamics.horizon)
             self._renoise = ExactMoves(dynamics, s, again)
             self._second = self.stage(dynamics, again, s, self.stochastic)
 
@@ -275,7 +284,7 @@ class Langevin(Corrector):
 
     def __call__(self, dynamics: LinearDynamics, posterior: Posterior, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         kick = dynamics.apply_diffusion(noise.squeeze(1), t)
-        pull = attraction(dynamics, z, t, posterior(z, t))
+        pull = dynamics.attraction(z, t, posterior(z, t))
         kick_norm, pull_norm = (x.flatten(1).norm(dim=1) for x in (kick, pull))
         if self.paper:
             kick_norm, pull_norm = kick_norm.mean(0, keepdim=True), pull_norm.mean(0, keepdim=True)
@@ -301,24 +310,27 @@ class PredictorCorrector(Solver):
     short against the damping, at T too: a uniform grid.
 
     Args:
-        predictor: a name of ``PREDICTORS``.
-        corrector: a name of ``CORRECTORS``.
-        snr: signal-to-noise ratio of the corrector, above 0 (published: 0.16 to 0.19; 0.06 in conditional tasks).
-        factor: re-noising of the predictor, in steps, at least 0; 0 is a single stage (published: 0.5 to 2).
-        stochastic: predictors reverse the SDE (True) or follow the probability-flow ODE, with re-noising (False).
-        paper: the published details, for one component: re-noising beyond T, the semi-analytic predictor's unfinished
-            second stage, and a step size of the corrector that samples of a batch share.
+        predictor: how a step goes from one time to the next.
+        corrector: what is done before each step to bring a state nearer to the law of its time.
+        snr: signal-to-noise ratio of the corrector, above 0 (published: 0.16 to 0.19, and 0.06 in conditional tasks).
+        factor: how far the predictor re-noises, in steps, at least 0; 0 is a single stage (published: 0.5 to 2).
+        stochastic: whether the predictor reverses the SDE; otherwise it follows the probability-flow ODE, with
+            re-noising.
+        paper: repeat details of the published code, for one component: re-noising beyond T, the semi-analytic
+            predictor's unfinished second stage, and one step size of the corrector for a whole batch.
 
     Raises:
-        ValueError: for an unknown name or a value out of range.
+        Refusal: for an unknown name or a value out of range.
     """
 
     order = 1
+    default_steps = 100  # as published for the UViT on faces
+    denoise_last = True  # as published
 
     def __init__(
         self,
-        predictor: str = "euler",
-        corrector: str = "langevin",
+        predictor: Annotated[str, PREDICTORS] = "euler",
+        corrector: Annotated[str, CORRECTORS] = "langevin",
         snr: float = 0.16,
         factor: float = 1.0,
         stochastic: bool = True,
@@ -353,8 +365,8 @@ class PredictorCorrector(Solver):
         return self.corrector.draws + sum(self.predictor.draws(components))
 
     def default_grid(self, dynamics: LinearDynamics) -> Grid:
-        """Uniform in time, as published; log_time serves fine modes better: small times decide them."""
-        return uniform
+        """Uniform in time, as published, unless the dynamics says otherwise; log_time serves fine modes better."""
+        return GRIDS[dynamics.default_grid]
 
     def prepare(self, dynamics: LinearDynamics, times: Tensor) -> None:
         """Lay out the predictor's stages."""

@@ -6,25 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.denoiser import X0Denoiser
+from common.denoiser import X0Denoiser, process_of
 from common.dynamics import LinearDynamics
 from common.refusal import Refusal
 from common.samplers.base import Posterior, Solver
-from common.samplers.euler import Euler, EulerMaruyama
-from common.samplers.exponential import Exponential1, Exponential2
 from common.samplers.grids import Grid
 from common.samplers.noise import NoiseSource
-from common.samplers.predictor_corrector import PredictorCorrector
+from common.samplers.register import SOLVERS
 
 Callback = Callable[[int, float, Tensor, Tensor], None]
-
-SOLVERS: dict[str, type[Solver]] = {
-    "em": EulerMaruyama,
-    "euler": Euler,
-    "exp1": Exponential1,
-    "exp2": Exponential2,
-    "pc": PredictorCorrector,
-}
 
 
 @dataclass(frozen=True)
@@ -54,8 +44,9 @@ def sample(
     init: Tensor | None = None,
     labels: Tensor | None = None,
     grid: Grid | None = None,
-    t_end: float = 1e-3,
+    t_end: float | None = None,
     denoise_last: bool = False,
+    allow_other_process: bool = False,
     callback: Callback | None = None,
 ) -> SampleResult:
     """Draw samples by reversing a dynamics; memory does not grow with the number of steps.
@@ -70,16 +61,18 @@ def sample(
         init: start state (B, A, C, *S) instead of a draw from the prior.
         labels: classes (B,) int64, or None.
         grid: time grid; the solver's own choice where None.
-        t_end: time at which sampling ends, in [dynamics.t_min, T).
+        t_end: time at which sampling ends, in [dynamics.t_min, T); None takes what suits the dynamics.
         denoise_last: return as x what the denoiser makes of the state at t_end (one more call), instead of its data
             component, which still has the noise of t_end.
+        allow_other_process: take a denoiser that was trained under another process all the same, one that brings its
+            input to the noise levels it knows.
         callback: called after every step with (step, time, z, data component).
 
     Returns:
         A :class:`SampleResult`.
 
     Raises:
-        ValueError: for arguments out of range or a solver that does not apply.
+        Refusal: for arguments out of range, a solver that does not apply, or a denoiser of another process.
     """
     if isinstance(solver, str):
         if solver not in SOLVERS:
@@ -87,6 +80,7 @@ def sample(
         solver = SOLVERS[solver]()
     if steps < 1:
         raise Refusal(f"must be at least 1, got {steps}", "steps")
+    t_end = dynamics.default_t_end if t_end is None else t_end
     if not dynamics.t_min <= t_end < dynamics.horizon:
         raise Refusal(f"must lie in [{dynamics.t_min}, {dynamics.horizon}), got {t_end}", "t_end")
     if seeds is None:
@@ -98,6 +92,13 @@ def sample(
     state = (shape[0], dynamics.num_components, *shape[1:])
     if init is not None and tuple(init.shape) != state:
         raise ValueError(f"init must have shape {state}, got {tuple(init.shape)}")
+    trained = None if allow_other_process else process_of(denoiser)
+    if trained is not None and not dynamics.shares_law(trained):
+        raise Refusal(
+            f"was trained under {trained} and would see other noise levels under {dynamics}; sample under the former, "
+            "or pass allow_other_process=True if it brings its input to the levels it knows",
+            "denoiser",
+        )
     solver.check(dynamics)
 
     device = dynamics.device if init is None else init.device

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.dynamics import LinearDynamics
+from common.refusal import Refusal
 
 NODES = 4096  # of the inverse of the noise level; times only set where training looks, so a table is exact enough
 LOGNORMAL_MEAN, LOGNORMAL_DEVIATION = -1.2, 1.2  # of log sigma (EDM, arXiv 2206.00364, table 1)
@@ -31,10 +32,15 @@ class TimeSampling(nn.Module):
     Args:
         dynamics: the process.
         t_min: smallest time, in [dynamics.t_min, T).
+
+    Raises:
+        Refusal: for a smallest time out of this range.
     """
 
     def __init__(self, dynamics: LinearDynamics, t_min: float) -> None:
         super().__init__()
+        if not dynamics.t_min <= t_min < dynamics.horizon:
+            raise Refusal(f"must lie in [{dynamics.t_min:g}, {dynamics.horizon:g}), got {t_min:g}", "t_min")
         self.t_min, self.horizon = t_min, dynamics.horizon
 
     @abstractmethod
@@ -53,7 +59,7 @@ class UniformNoiseLevels(TimeSampling):
     """Uniform in log sigma between its values at t_min and T.
 
     Raises:
-        ValueError: where the noise level is not monotone in t.
+        Refusal: if the noise level is not monotone in t.
     """
 
     log_times: Tensor
