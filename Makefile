@@ -12,11 +12,11 @@ OWN_VERSION := import platform; print(platform.python_version())
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test lint format demo bench clean
+.PHONY: help venv test test-all test-lowest lint format demo bench clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.11] [ARGS='more arguments for pytest']"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
 
 venv: $(STAMP) ## create .venv and install everything in it (only when the requirements changed)
 
@@ -41,8 +41,25 @@ $(STAMP): pyproject.toml constraints.txt
 	echo "Installed in $$(( $$(date +%s) - start )) s"
 	@touch $@
 
-test: venv ## run the whole test suite on the CPU
-	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal --durations 15 $(ARGS)
+PYTEST := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal --durations 15
+
+test: venv ## run the test suite on the CPU, without what is marked slow
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: venv ## run the whole test suite on the CPU
+	$(PYTEST) $(ARGS)
+
+# Its own environment, with the oldest version of every package that pyproject.toml allows.
+LOWEST := .venv-lowest
+$(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
+	@rm -f $@
+	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	@echo "Installing into $(LOWEST), the first time 2-5 minutes, nothing is printed meanwhile ..."
+	@$(LOWEST)/bin/python -m pip install -qq --disable-pip-version-check -e '.[test]' -c constraints-lowest.txt
+	@touch $@
+
+test-lowest: $(LOWEST)/.installed ## run a short part of the suite with the oldest versions allowed
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m lowest --durations 5 $(ARGS)
 
 lint: venv ## check style, format and types
 	$(PY) -m ruff check .
@@ -71,4 +88,4 @@ bench: venv ## run every benchmark in turn
 
 clean: ## remove caches and build artefacts (.venv, runs and data stay)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -not -path './.git/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -not -path './$(LOWEST)/*' -not -path './.git/*' -prune -exec rm -rf {} +

@@ -43,14 +43,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import args
-import train
-from common import runs
 from common.backbones import UNet
-from common.data import DataModule, DataSet, Split
+from common.config.plugins import build, resolve_class
+from common.config.resolve import fit_to_data
+from common.config.schema import Recipe, RunConfig
+from common.config.stored import to_json
+from common.data import DataSet, DataSpec, Split
+from common.data.module import DataModule
+from common.runs import RunFolder
+from common.training.build import build_data, build_module
 from common.training.csv_log import CsvLog
 from common.training.ema import NetworkAverage
 from common.training.module import DiffusionModule
-from common.training.trainer import Hardware, make_trainer
+from common.training.session import set_tf32
+from common.training.trainer import make_trainer
 
 PRESET, SEED, CLASSES = "gfdm-cifar10", 0, 10
 # tf32+channels_last is what train.py does by default
@@ -130,11 +136,6 @@ class Variant:
 # -- what is measured --------------------------------------------------------------------------------------------------
 
 
-def settings_of(scale: Scale, batch: int) -> dict[str, Any]:
-    """Values of all training flags under the preset."""
-    return args.resolve_train({"preset": PRESET, "batch_size": batch, "seed": SEED, **scale.network})
-
-
 def random_data(scale: Scale) -> DataSet:
     """As many random images as the real set has."""
     generator = torch.Generator().manual_seed(SEED)
@@ -146,9 +147,28 @@ def random_data(scale: Scale) -> DataSet:
     return DataSet(train=split(scale.images), held_out=split(1), num_classes=CLASSES)
 
 
-def config_of(scale: Scale, settings: dict[str, Any]) -> dict[str, Any]:
-    """config.json of such a run."""
-    return args.make_config(settings, scale.shape, CLASSES)
+def config_of(scale: Scale, batch: int, precision: str = "32-true") -> RunConfig:
+    """The run of the preset at a batch size."""
+    flags = {"preset": PRESET, "batch_size": batch, "seed": SEED, "precision": precision, **scale.network}
+    order = args.parse_train([word for name, value in flags.items() for word in (f"--{name}", text_of(value))])
+    if order is None or order.config is None:
+        raise RuntimeError("these flags describe no run")
+    classes = tuple(map(str, range(CLASSES)))
+    config = order.config
+    spec = DataSpec("image", scale.shape, classes=classes)
+    kinds = (resolve_class(chosen.path, object) for chosen in (config.dynamics, config.network))
+    config = fit_to_data(config, spec, *kinds)
+    return replace(
+        config,
+        keeping=replace(
+            config.keeping, val_check_interval=NEVER, checkpoint_every=NEVER, log_model_every_n=NEVER, keep=1
+        ),
+    )
+
+
+def text_of(value: object) -> str:
+    """A value as it is written on a command line."""
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def now(device: torch.device) -> float:
@@ -232,15 +252,15 @@ class ClockCallback(Callback):
 
 
 def bare_step(
-    module: DiffusionModule, settings: dict[str, Any], mixed: bool, scale: Scale, device: torch.device
+    module: DiffusionModule, recipe: Recipe, mixed: bool, scale: Scale, device: torch.device
 ) -> Callable[[], None]:
     """A training step as a plain loop would have it, on one batch that lies on the device."""
-    network, batch = module.network, settings["batch_size"]
+    network, batch = module.network, recipe.batch_size
     images = torch.rand(batch, *scale.shape, device=device) * 2 - 1
     labels = torch.arange(batch, device=device) % CLASSES
     plan: Any = module.configure_optimizers()
     optimizer, schedule = plan["optimizer"], plan["lr_scheduler"]["scheduler"]
-    average = NetworkAverage(network, decay=0.9999, every=settings["ema_every"])
+    average = NetworkAverage(network, decay=0.9999, every=recipe.ema_every)
     done = [0]
 
     def step() -> None:
@@ -251,7 +271,7 @@ def bare_step(
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed, cache_enabled=False):
             loss = module.denoiser.error(images, t, noise, labels).mean()
         loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), settings["clip_grad"])
+        nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_grad)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -261,29 +281,11 @@ def bare_step(
 
 
 def lightning_loop(
-    module: DiffusionModule,
-    data: DataModule,
-    settings: dict[str, Any],
-    variant: Variant,
-    scale: Scale,
-    device: torch.device,
-    folder: Path,
+    module: DiffusionModule, data: DataModule, config: RunConfig, scale: Scale, device: torch.device, folder: Path
 ) -> Timing:
     """Time train.py's own loop, with its progress bar, log lines and guards."""
-    callback = ClockCallback(scale, device)
-    trainer = make_trainer(
-        folder,
-        CsvLog(folder / "metrics.csv"),
-        Hardware(accelerator=device.type, precision=variant.precision),
-        train_steps=settings["train_steps"],
-        val_check_interval=NEVER,
-        checkpoint_every=NEVER,
-        keep=1,
-        weights_every=NEVER,
-        gradient_clip=settings["clip_grad"],
-        accumulate=1,
-        callbacks=[callback],
-    )
+    callback, run = ClockCallback(scale, device), RunFolder(folder)
+    trainer = make_trainer(run, CsvLog(run.metrics), config, device=device, callbacks=[callback])
     trainer.limit_val_batches = 0  # Lightning would validate when the clock stops it
     trainer.fit(module, datamodule=data)
     if callback.timing is None:
@@ -295,9 +297,9 @@ def measure(scale: Scale, device_type: str, folder: Path, name: str, batch: int)
     """One variant at one batch size: what is read off the clock and the allocator."""
     variant, device = Variant(name), torch.device(device_type)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "compiled")  # nothing compiled earlier is found
-    train.set_tf32(device, not variant.has("fp32"))
-    settings = settings_of(scale, batch)
-    module, data = train.build(settings, config_of(scale, settings), random_data(scale))
+    set_tf32(device, not variant.has("fp32"))
+    config = config_of(scale, batch, variant.precision)
+    module, data = build_module(config, None, None), build_data(config, random_data(scale))
     layout = torch.channels_last if variant.has("channels_last") else torch.contiguous_format
     for part in module.modules():  # the network and its averages
         if isinstance(part, UNet):
@@ -306,12 +308,12 @@ def measure(scale: Scale, device_type: str, folder: Path, name: str, batch: int)
         module.network.compile(backend=scale.backend)
     module.to(device)
 
-    bare = timed(bare_step(module, settings, variant.precision == "bf16-mixed", scale, device), scale, device)
+    bare = timed(bare_step(module, config.recipe, variant.precision == "bf16-mixed", scale, device), scale, device)
     module.zero_grad()
     gc.collect()  # optimiser and schedule refer to each other, and Adam's state would count towards the next peak
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    loop = lightning_loop(module, data, settings, variant, scale, device, folder)
+    loop = lightning_loop(module, data, config, scale, device, folder)
     return {
         "bare_first_step_s": bare.first,
         "bare_window_s_per_step": bare.windows,
@@ -329,7 +331,7 @@ def probe(scale: Scale, device_type: str, folder: Path) -> dict[str, Any]:
         raise RuntimeError("torch sees no CUDA device here; --dry_run goes without")
     rates, short = {}, replace(scale, seconds=scale.seconds / 4)
     for name, dtype in (("bf16", torch.bfloat16), ("tf32", torch.float32), ("fp32", torch.float32)):
-        train.set_tf32(device, name == "tf32")
+        set_tf32(device, name == "tf32")
         # random numbers: products of zeros draw less power and run faster than any network would
         a, b = torch.randn(2, scale.matrix, scale.matrix, device=device).to(dtype)
         rates[name] = 2 * scale.matrix**3 / timed(partial(torch.matmul, a, b), short, device).median
@@ -348,7 +350,7 @@ def probe(scale: Scale, device_type: str, folder: Path) -> dict[str, Any]:
 def operations(scale: Scale) -> tuple[int, int]:
     """Floating-point operations of the network per image, forward and backward, and its number of parameters."""
     with torch.device("meta"):
-        network = runs.build(config_of(scale, settings_of(scale, 1))["backbone"], nn.Module)
+        network = build(config_of(scale, 1).network, nn.Module)
         x, t, labels = torch.empty(1, *scale.shape), torch.rand(1), torch.zeros(1, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter:
         network(x, t, labels).sum().backward()
@@ -524,7 +526,7 @@ def main() -> int:
         "lightning": lightning.__version__,
         "python": platform.python_version(),
         "scale": asdict(scale),
-        "settings": {key: str(value) for key, value in settings_of(scale, batches[0]).items()},
+        "config": to_json(config_of(scale, batches[0])),
         "found": found,
         "rows": rows,
     }

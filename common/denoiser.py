@@ -135,8 +135,7 @@ class Denoiser(nn.Module):
     Args:
         backbone: network of (x, t, labels), t in [0, 1], labels (B,) int64 or None.
         dynamics: gives the law of v | x0.
-        prediction: what the network predicts: ``eps``, ``x0``, ``v`` or ``edm``; ``auto`` takes what suits the
-            dynamics, by default eps, or x0 if the scale vanishes at T.
+        prediction: ``eps``, ``x0``, ``v``, ``edm`` or ``auto``: eps, or x0 if the scale vanishes at T.
 
     Raises:
         Refusal: for an unknown prediction, or eps if the scale vanishes.
@@ -203,33 +202,18 @@ class Denoiser(nn.Module):
             weight: None takes the error of the network's own output (under eps-prediction GFDM's loss, arXiv
                 2310.17638, eq. 24); a function takes that of x0_hat, every mode times what it gives for its log sigma.
         """
-        law = self.dynamics.moments(t)
-        v = law.perturb(x0, noise)
+        law, basis = self.dynamics.moments(t), self.dynamics.basis
+        v = self.dynamics.perturb_by(law, x0, noise)
         output = self.backbone(self._rule.input(self.dynamics, law, v), t, labels)
         difference = output.to(v.dtype) - self._rule.target(self.dynamics, law, x0, noise)
-        factor = self._error_factor(law, weight)
-        difference = difference if factor is None else self.dynamics.basis.scale(factor, difference)
-        return difference.square().flatten(1).mean(1)
-
-    def _error_factor(self, law: Moments, weight: LossWeight | None) -> Tensor | None:
-        """What the error of the network's output is multiplied with, (B or 1, *modes); None for nothing."""
-        metric = self.dynamics.metric.sqrt().unsqueeze(0) if self.dynamics.basis.modes else None
-        if weight is None:
-            return None if self._rule.normalised else metric
-        # multiplied in float64: weight or gain may overflow float32 where their product is moderate
-        factor = self._rule.gain(law) * weight(law.log_sigma).sqrt()
-        return factor if metric is None else factor * metric
-
-
-def process_of(denoiser: X0Denoiser) -> LinearDynamics | None:
-    """The dynamics that a denoiser was made for, in wrappers that of their ``denoiser``; None if unknown."""
-    inner: object = denoiser
-    while inner is not None:
-        dynamics = getattr(inner, "dynamics", None)
-        if isinstance(dynamics, LinearDynamics):
-            return dynamics
-        inner = getattr(inner, "denoiser", None)
-    return None
+        if weight is not None:
+            # weight and gain are multiplied in float64: one may overflow float32 where their product is moderate
+            factor = self._rule.gain(law) * weight(law.log_sigma).sqrt()
+            difference = basis.scale(factor, difference)
+        if basis.modes and (weight is not None or not self._rule.normalised):
+            difference = basis.scale(self.dynamics.metric.sqrt().unsqueeze(0), difference)
+        found: Tensor = difference.square().flatten(1).mean(1)
+        return found
 
 
 class Clipped(nn.Module):
@@ -244,7 +228,7 @@ class Clipped(nn.Module):
     def __init__(self, denoiser: X0Denoiser, low: float = -1.0, high: float = 1.0) -> None:
         super().__init__()
         if not low < high:
-            raise Refusal(f"must be below high, got low={low}, high={high}", "low")
+            raise ValueError(f"low must be below high, got low={low}, high={high}")
         self.denoiser, self.low, self.high = denoiser, low, high
 
     def forward(self, v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -1,5 +1,6 @@
 """Files that are either whole or not there, and are never unpickled."""
 
+import hashlib
 import io
 import json
 import os
@@ -43,6 +44,12 @@ def atomic_write(path: Path, content: bytes) -> None:
         raise
 
 
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write plain data as JSON, atomically."""
     atomic_write(path, (json.dumps(content, indent=2) + "\n").encode())
@@ -68,7 +75,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
         path: a file by ``torch.save``, or a .safetensors file.
 
     Raises:
-        ValueError: where the file is truncated or is no plain state dict.
+        Refusal: if the file is truncated or is no plain state dict.
     """
     by = "safetensors" if path.suffix == ".safetensors" else "torch.save"
     try:

@@ -26,6 +26,11 @@ COMMON_RATE = 1e-2
 LEARNED_START = 5e-4
 
 
+def starting_rate(learned_rates: bool) -> float:
+    """Learning rate of the inner steps if none is given: a common one, or the one that learned rates start from."""
+    return LEARNED_START if learned_rates else COMMON_RATE
+
+
 class MetaLearned(nn.Module):
     """A backbone whose weights adapt to every sample on its own, with the call of a backbone.
 
@@ -44,12 +49,12 @@ class MetaLearned(nn.Module):
             :func:`torch.func.vmap`, so rows must not mix and Python must not branch on values.
         basis: where the distance is taken, that of a dynamics.
         metric: weight of the squared error per mode (*modes of the basis), that of a dynamics; not negative.
-        steps: gradient steps in which the network adapts to every noisy sample before it answers, at least 1.
-        rate: learning rate of these steps, above 0; if rates are learned, the start of all of them, at most 1. None
-            takes the published 1e-2, or 5e-4 as a start: learned rates move by gradients that are not clipped, and from
-            2e-3 on the steps raise the loss of a fresh published colour network (15 x 256).
-        clip: largest element of a gradient in these steps under a common rate, above 0.
-        learned_rates: whether every weight has a rate of its own, which is learned (Meta-SGD). Call :meth:`clamp_rates`
+        steps: gradient steps, at least 1.
+        rate: learning rate of the inner steps, above 0; if rates are learned, the start of all of them, at most 1
+            (default: 0.01; 0.0005 if learned). Learned rates move by gradients that are not clipped, and from 2e-3 on
+            the steps raise the loss of a fresh published colour network (15 x 256).
+        clip: largest entry of the gradient in the inner steps, under a common rate, above 0.
+        learned_rates: learn an inner rate for every weight (Meta-SGD). They are parameters: call :meth:`clamp_rates`
             after each step of the optimiser.
         checkpointing: compute the steps again in the backward pass instead of keeping what they leave, which trades
             about a third more time for the memory of all steps but one. Needs ``backward()``, not ``autograd.grad``.
@@ -57,11 +62,10 @@ class MetaLearned(nn.Module):
             released weights expect.
 
     Raises:
-        Refusal: if an argument is outside the range given above, or ``paper`` comes without learned rates.
+        ValueError: if an argument is outside the range given above, or ``paper`` comes without learned rates.
     """
 
     flag_names: ClassVar[dict[str, str]] = {"steps": "inner_steps", "rate": "inner_lr", "clip": "inner_clip"}
-
     root_metric: Tensor
 
     def __init__(
@@ -81,9 +85,9 @@ class MetaLearned(nn.Module):
         require(tuple(metric.shape) == basis.modes, "metric", f"of shape {basis.modes}", tuple(metric.shape))
         require(bool((metric >= 0).all()), "metric", "nowhere negative", float(metric.min()))
         require(steps >= 1, "steps", "at least 1", steps)
-        rate = (LEARNED_START if learned_rates else COMMON_RATE) if rate is None else rate
+        rate = starting_rate(learned_rates) if rate is None else rate
         require(0 < rate < math.inf, "rate", "above 0 and finite", rate)
-        require(rate <= 1 or not learned_rates, "rate", "at most 1 where rates are learned", rate)
+        require(rate <= 1 or not learned_rates, "rate", "at most 1 if rates are learned", rate)
         require(clip > 0, "clip", "above 0", clip)
         require(learned_rates or not paper, "paper", "False without learned_rates, which it is about", paper)
         self.network, self.basis = network, basis
@@ -108,7 +112,7 @@ class MetaLearned(nn.Module):
             (B, C, *S), or (B, C, *out_shape).
 
         Raises:
-            ValueError: for an ``out_shape`` that the network cannot serve, or another number of channels out than in.
+            Refusal: for an ``out_shape`` that the network cannot serve, or another number of channels out than in.
         """
         if out_shape is not None and "out_shape" not in inspect.signature(self.network.forward).parameters:
             name = type(self.network).__name__
@@ -151,7 +155,7 @@ class MetaLearned(nn.Module):
             rate.clamp_(0, 1)
 
     def _step(self, shared: bool, x: Tensor, t: Tensor, labels: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """One inner step: weights, then learned rates where there are any, to new weights and the loss before."""
+        """One inner step: weights, then learned rates if there are any, to new weights and the loss before."""
         names = [name for name, _ in self.network.named_parameters()]
         weights, rates = tensors[: len(names)], tensors[len(names) :]
         axes = (None if shared else 0, 0, 0, _axis(labels))
@@ -186,7 +190,7 @@ class MetaLearned(nn.Module):
         """The network with the weights given on one sample (C, *S)."""
         batch = (x.unsqueeze(0), t.unsqueeze(0), None if label is None else label.unsqueeze(0))
         grid = {} if out_shape is None else {"out_shape": out_shape}
-        # fused attention has no second derivatives, half precision none worth having
+        # fused attention has no second derivatives, and those of half precision are too coarse to be of use
         with torch.autocast(x.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
             output: Tensor = functional_call(self.network, weights, batch, grid)
         return output.squeeze(0)

@@ -28,20 +28,24 @@ class HeatSubVP(ClosedForm):
 
     Args:
         shape: data grid, 1-D or 2-D, even or odd, square or not.
-        beta_min: lower end of the total damping B(1), at least 0.
-        beta_max: upper end of the total damping B(1), at least beta_min and above 0; B(1) is the mean of both.
+        beta_min: lower end of the total damping B(1), which is the mean of both ends; at least 0.
+        beta_max: upper end of the total damping B(1), at least ``beta_min`` and above 0.
         const: scale of the exponential schedule, above 0.
-        x_norm: frequency of one cycle per sample point, above 0; the side of the grid counts cycles per grid.
-        energy_norm: divisor of the noise variance, above 0.
+        x_norm: frequency of one cycle per point of the grid, above 0 (default: longest side of the grid).
+        energy_norm: divisor of the variance of the noise, above 0.
 
     Raises:
         Refusal: for a value outside its range.
     """
 
-    default_prior = "data"  # some modes keep up to a third of the data at T
-
+    default_prior = "data"
     b: Tensor
     r: Tensor
+
+    @classmethod
+    def defaults_for(cls, grid: tuple[int, ...]) -> dict[str, object]:
+        """x_norm is the longest side: one cycle per grid then has frequency 1."""
+        return {"x_norm": float(max(grid))}
 
     def __init__(
         self,
@@ -74,10 +78,6 @@ class HeatSubVP(ClosedForm):
         )
         self.register_buffer("r", NOISE_SCALE / (squared + NOISE_FLOOR) / energy_norm, False)
         self._slowest = int(self.b.argmin())
-
-    @classmethod
-    def defaults_for(cls, grid: tuple[int, ...]) -> dict[str, object]:
-        return {"x_norm": float(max(grid))}
 
     def beta(self, t: Tensor) -> Tensor:
         """Overall rate, (B,)."""

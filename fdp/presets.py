@@ -204,3 +204,13 @@ PRESETS: dict[str, Preset] = {
         "checkpoint_every": 500,
     },
 }
+
+FOR_DATA: dict[tuple[str, str], str] = {  # data set and network -> preset whose values they get under heat dynamics
+    ("digits", "uvit"): "fdp-digits-uvit",
+    ("digits", "inr"): "fdp-digits-inr",
+    ("mnist", "inr"): "fdp-mnist-inr",
+    ("celeba", "uvit"): "fdp-celeba-uvit",
+    ("celeba", "inr"): "fdp-celeba-inr",
+    ("spokendigits", "uvit"): "fdp-audio-uvit",
+    ("spokendigits", "inr"): "fdp-audio-inr",
+}

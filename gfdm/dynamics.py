@@ -6,37 +6,34 @@ at the data, so M = m e_x and the network sees v = X - alpha . Y.
 
 import math
 from abc import abstractmethod
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import field
 from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from common.dynamics.classic import LinearBeta, check_range
+from common.dynamics.fields import arguments_from_fields
 from common.dynamics.propagator import propagate
 from common.dynamics.tabulated import Tabulated
-from common.refusal import Refusal
+from common.refusal import Refusal, require
 from gfdm.ma_fbm import gamma_grid, optimal_omega
 
 Marginals = Literal["exact", "paper"]
-MARGINALS: tuple[str, ...] = get_args(Marginals)
 
 
-@dataclass(eq=False, repr=False)
+@arguments_from_fields
 class Fractional(Tabulated):
-    """Base of FVP and FVE: the arguments that they share, and all that follows from mu, g and the start of X.
-
-    A dataclass, so that a member states its further arguments alone and its constructor takes both.
+    """Base of FVP and FVE. A member gives mu, g, the variance X starts with, and how omega is normalised.
 
     Args:
-        hurst: Hurst index H of the fractional noise, in (0, 1); without effect for num_aug = 0.
-        num_aug: number K of augmenting processes; 0 drives the data by Brownian motion itself, as in VP and VE.
+        hurst: Hurst index H in (0, 1); it has no effect without augmenting processes.
+        num_aug: number K of augmenting processes; 0 drives X by Brownian motion itself, which is classical VP or VE.
         gamma_max: largest rate of the augmenting processes, above 1.
-        normalize: scale the weights of the augmenting processes so that the data component has the variance of the
-            classical process at T.
-        marginals: law of the augmented process. ``exact`` starts the augmenting processes at N(0, aug_init_var), so
-            that everything belongs to one process. ``paper`` starts them at 0 and adds the same variance, decaying,
-            afterwards: released checkpoints were trained with it.
+        normalize: normalise the weights omega, so that X_T has the variance of the classical process.
+        marginals: law of the augmented process: exact starts it at Y_0 ~ N(0, aug_init_var), so that everything
+            belongs to one process; paper starts it at 0 and adds aug_init_var exp(-2 gamma_k t) to Var Y^k
+            afterwards, as published weights were trained.
         aug_init_var: variance that the augmenting processes start with, above 0.
 
     Raises:
@@ -45,36 +42,36 @@ class Fractional(Tabulated):
 
     hurst: float = 0.9
     num_aug: int = 2
-    _: KW_ONLY
-    gamma_max: float = 20.0
-    normalize: bool = True
-    marginals: Marginals = "exact"
-    aug_init_var: float = 1e-4
+    gamma_max: float = field(default=20.0, kw_only=True)
+    normalize: bool = field(default=True, kw_only=True)
+    marginals: Marginals = field(default="exact", kw_only=True)
+    aug_init_var: float = field(default=1e-4, kw_only=True)
 
-    run_label = "H{hurst}_K{num_aug}"
+    run_label: ClassVar[str] = "H{hurst}_K{num_aug}"
     flag_names: ClassVar[dict[str, str]] = {"normalize": "norm"}
-    data_var = 0.0  # variance of X_0 around the data
-
     gamma: Tensor = field(init=False)
     omega: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.hurst < 1:
             raise Refusal(f"must lie in (0, 1), got {self.hurst}", "hurst")
-        if self.marginals not in MARGINALS:
-            raise Refusal(f"must be one of {', '.join(MARGINALS)}, got {self.marginals!r}", "marginals")
-        if not 0 < self.aug_init_var < math.inf:
-            raise Refusal(f"must be above 0 and finite, got {self.aug_init_var}", "aug_init_var")
+        require(self.marginals in get_args(Marginals), "marginals", "one of exact, paper", self.marginals)
+        require(0 < self.aug_init_var < math.inf, "aug_init_var", "above 0 and finite", self.aug_init_var)
         gamma = gamma_grid(self.num_aug, self.gamma_max)
-        omega = optimal_omega(gamma, self.hurst, self.horizon)
+        omega = optimal_omega(gamma, self.hurst)
         super().__init__(num_components=self.num_aug + 1, rate=float(gamma.max()) if self.num_aug else 0.0)
         self.register_buffer("gamma", gamma, persistent=False)
         self.register_buffer("omega", omega, persistent=False)
         if self.num_aug and self.normalize:
-            ends = torch.tensor([[0.0], [self.horizon]], dtype=torch.float64)
-            noise = propagate(self.drift_matrix, self.diffusion_vector, *ends)[1][0, 0, 0]
+            zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+            noise = propagate(self.drift_matrix, self.diffusion_vector, zero, one)[1][0, 0, 0]
             self.omega *= self.normaliser(float(noise))
         self.tabulate()
+
+    @property
+    @abstractmethod
+    def data_var(self) -> float:
+        """Variance of X_0 around the data."""
 
     @abstractmethod
     def mu(self, t: Tensor) -> Tensor:
@@ -112,20 +109,19 @@ class Fractional(Tabulated):
         return f"hurst={self.hurst}, num_aug={self.num_aug}, marginals={self.marginals}, normalize={self.normalize}"
 
 
-@dataclass(eq=False, repr=False)
+@arguments_from_fields
 class FVP(Fractional):
     """Fractional variance preserving dynamics: mu = -beta/2, g = sqrt(beta), beta linear; K = 0 is VP.
 
-    Normalised weights give Var X_T = 1 given x0 (process started at Y_0 = 0).
-
     Args:
-        beta_min: rate beta at t = 0, at least 0.
-        beta_max: rate beta at t = 1, at least beta_min and above 0.
+        beta_min: rate beta at t = 0.
+        beta_max: rate beta at t = 1.
     """
 
-    _: KW_ONLY
-    beta_min: float = 0.1
-    beta_max: float = 20.0
+    beta_min: float = field(default=0.1, kw_only=True)
+    beta_max: float = field(default=20.0, kw_only=True)
+
+    data_var = 0.0
 
     def __post_init__(self) -> None:
         self.beta = LinearBeta(self.beta_min, self.beta_max)
@@ -141,29 +137,30 @@ class FVP(Fractional):
         return 1 / math.sqrt(variance)
 
 
-@dataclass(eq=False, repr=False)
+@arguments_from_fields
 class FVE(Fractional):
-    """Fractional variance exploding dynamics: mu = 0, g = sigma_min r^t sqrt(2 log r); K = 0 is VE.
+    """Fractional variance exploding dynamics: mu = 0, g = sigma_min r^t sqrt(2 log r), r = sigma_max / sigma_min.
 
-    X_0 has deviation sigma_min around the data. Normalised weights are scaled by
-    sigma_max / sqrt(Var X_T + sigma_min^2) (process started at Y_0 = 0).
+    K = 0 is VE. The weights are normalised by sigma_max / sqrt(Var X_T + sigma_min^2).
 
     Args:
-        sigma_min: noise level at t = 0, above 0.
-        sigma_max: noise level at t = 1, above sigma_min.
+        sigma_min: noise level at t = 0, the deviation of X_0 around the data.
+        sigma_max: noise level at t = 1.
     """
 
-    _: KW_ONLY
-    sigma_min: float = 0.01
-    sigma_max: float = 50.0
+    sigma_min: float = field(default=0.01, kw_only=True)
+    sigma_max: float = field(default=50.0, kw_only=True)
 
-    default_ema_decay = 0.999
+    default_ema_decay: ClassVar[float] = 0.999
 
     def __post_init__(self) -> None:
         check_range(self.sigma_min, self.sigma_max, low_name="sigma_min", high_name="sigma_max")
         self.log_ratio = math.log(self.sigma_max / self.sigma_min)
-        self.data_var = self.sigma_min**2
         super().__post_init__()
+
+    @property
+    def data_var(self) -> float:
+        return self.sigma_min**2
 
     def mu(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)

@@ -24,7 +24,7 @@ def gamma_grid(num_aug: int, gamma_max: float = 20.0) -> Tensor:
         (K,) float64, increasing.
 
     Raises:
-        ValueError: for K < 0 or gamma_max <= 1.
+        Refusal: for K < 0 or gamma_max <= 1.
     """
     if num_aug < 0:
         raise Refusal(f"must be at least 0, got {num_aug}", "num_aug")
@@ -48,7 +48,7 @@ def optimal_omega(gamma: Tensor, hurst: float, horizon: float = 1.0) -> Tensor:
         (K,) float64.
 
     Raises:
-        ValueError: for H outside (0, 1), a horizon that is not above 0, or so many rates that the solution would
+        Refusal: for H outside (0, 1), a horizon that is not above 0, or so many rates that the solution would
             keep only a few digits.
     """
     if not 0 < hurst < 1:
@@ -70,4 +70,5 @@ def optimal_omega(gamma: Tensor, hurst: float, horizon: float = 1.0) -> Tensor:
     order = torch.tensor([low, high], dtype=torch.float64)
     gammainc_low, gammainc_high = (torch.special.gammainc(a, gamma * horizon) for a in order)
     right = horizon * gamma**-low * gammainc_low - low * gamma**-high * gammainc_high
-    return torch.linalg.solve(matrix, right)
+    found: Tensor = torch.linalg.solve(matrix, right)
+    return found

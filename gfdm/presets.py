@@ -98,3 +98,11 @@ PRESETS: dict[str, Preset] = {
     "vp-cifar10": {**CIFAR10, "dynamics": "vp"},
     "ve-cifar10": {**CIFAR10, "dynamics": "ve"},
 }
+
+FOR_DATA: dict[str, str] = {  # data set -> preset whose values it gets, whatever the network
+    "digits": "digits",
+    "mnist": "gfdm-mnist",
+    "fashionmnist": "gfdm-mnist",
+    "cifar10": "gfdm-cifar10",
+    "cifar100": "gfdm-cifar10",
+}

@@ -223,7 +223,7 @@ def test_auto_predicts_noise_where_it_can(name):
 def test_unknown_and_useless_predictions_are_refused():
     with pytest.raises(ValueError, match=r"prediction must be auto or one of eps, x0, v, edm, got 'score'"):
         Denoiser(nn.Identity(), build("vp"), "score")
-    with pytest.raises(ValueError, match=r"prediction=eps cannot be turned into data under HeatSubVP"):
+    with pytest.raises(ValueError, match=r"prediction eps cannot be turned into data under HeatSubVP"):
         Denoiser(nn.Identity(), build("heat-8"), "eps")
 
 

@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from common.data.spec import DataSpec
 from common.dynamics import VP
-from common.generation import blocks, generate, grid_columns, labels_for, not_finite, read_samples
+from common.generation.blocks import Job, blocks, generate, grid_columns, labels_for, not_finite, read_samples
+from common.generation.config import SampleConfig
 from common.samplers import SOLVERS
 
 SHAPE = (2, 3, 4)
@@ -24,21 +26,19 @@ class Point:
         return level.reshape(-1, 1, 1, 1).expand_as(v).to(v.dtype)
 
 
-def draw(folder, denoiser=None, shape=SHAPE, **changes) -> int:
-    settings = changes | {"solver": SOLVERS[changes.get("solver", "em")]}
-    defaults = {
-        "seeds": range(7),
-        "labels": None,
-        "num_classes": 10,
-        "block": 3,
-        "steps": 4,
-        "grid": None,
-        "t_end": 1e-3,
-        "value_range": (0.0, 1.0),
-        "on_step": lambda time, x: None,
-        "on_kept": lambda: None,
-    }
-    return generate(folder, VP(), denoiser or Point(), shape, **{**defaults, **settings})
+def draw(folder, denoiser=None, shape=SHAPE, *, num_classes=10, value_range=(0.0, 1.0), solver="em", on_step=None,
+         on_kept=None, **changes) -> int:  # fmt: skip
+    settings = {"seeds": tuple(range(7)), "batch_size": 3, "steps": 4, "t_end": 1e-3, **changes}
+    settings["seeds"] = tuple(settings["seeds"])
+    spec = DataSpec(
+        "image" if len(shape) == 3 else "function",
+        shape,
+        value_range,
+        classes=None if num_classes is None else tuple(map(str, range(num_classes))),
+    )
+    config = SampleConfig(solver=solver, denoise_last=False, clip_x0=False, device="cpu", **settings)
+    job = Job(VP(), denoiser or Point(), spec, SOLVERS[solver], None, config)
+    return generate(folder, job, on_step=on_step or (lambda time, x: None), on_kept=on_kept or (lambda: None))
 
 
 def files(folder) -> dict[str, bytes]:
@@ -156,7 +156,7 @@ def test_a_block_of_another_length_is_drawn_again(tmp_path):
 
 def test_a_sample_belongs_to_its_seed(tmp_path):
     draw(tmp_path / "a", seeds=[5, 9, 2, 4], labels=[1])
-    draw(tmp_path / "b", seeds=[2, 7, 5, 9], labels=[1], block=4)
+    draw(tmp_path / "b", seeds=[2, 7, 5, 9], labels=[1], batch_size=4)
     first, second = (read_samples(tmp_path / name)[0] for name in "ab")
     assert np.allclose(first[[0, 1, 2]], second[[2, 3, 0]], atol=1e-6)
     assert not np.allclose(first[3], second[1], atol=1e-3)
@@ -164,7 +164,7 @@ def test_a_sample_belongs_to_its_seed(tmp_path):
 
 def test_block_size_changes_rounding_only(tmp_path):
     for block in (1, 4, 7):
-        draw(tmp_path / str(block), block=block)
+        draw(tmp_path / str(block), batch_size=block)
     whole = read_samples(tmp_path / "7")[0]
     for block in (1, 4):
         assert np.allclose(read_samples(tmp_path / str(block))[0], whole, atol=1e-5)

@@ -370,14 +370,14 @@ def test_inside_a_compiled_loss() -> None:
         ({"metric": -torch.ones(6, 3)}, "metric must be nowhere negative, got -1.0"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"rate": 0.0}, "rate must be above 0 and finite, got 0.0"),
-        ({"rate": 2.0, "learned_rates": True}, "rate must be at most 1 where rates are learned, got 2.0"),
+        ({"rate": 2.0, "learned_rates": True}, "rate must be at most 1 if rates are learned, got 2.0"),
         ({"clip": 0.0}, "clip must be above 0, got 0.0"),
         ({"paper": True}, "paper must be False without learned_rates, which it is about, got True"),
     ],
 )
 def test_wrong_arguments_are_refused(change: dict[str, Any], message: str) -> None:
     config: dict[str, Any] = {"network": inr(), "basis": Fourier(GRID), "metric": torch.ones(6, 3)}
-    with pytest.raises(ValueError, match=f"MetaLearned: {message}"):
+    with pytest.raises(ValueError, match=message):
         MetaLearned(**config | change)
 
 

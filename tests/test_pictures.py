@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.data import to_unit_range
+from common.data.spec import DataSpec
 from common.media.pictures import loss_figure, save_figure, save_grid, save_samples, save_trajectory
 
 PAD, GREY = 2, (127, 128)  # frame of two pixels in middle grey
@@ -53,7 +53,7 @@ def test_grid_is_exact_to_the_pixel(tmp_path, count, channels, side, columns, fa
 def test_real_images_come_out_as_they_went_in(tmp_path):
     """Bytes to [-1, 1], as data, to [0, 1], as samples are drawn, to bytes: every level comes back."""
     levels = torch.arange(256, dtype=torch.uint8).reshape(4, 1, 8, 8)
-    save_grid(tmp_path / "grid.png", (to_unit_range(levels) + 1) / 2, 2)
+    save_grid(tmp_path / "grid.png", (DataSpec("image", (1, 8, 8)).to_network(levels) + 1) / 2, 2)
     expected = expected_grid(levels.long(), 2, 4)
     assert np.array_equal(read(tmp_path / "grid.png")[expected >= 0], expected[expected >= 0])
 

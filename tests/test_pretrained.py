@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from common.runs import find, is_released, parse_released_name, pretrained, versions
+from common.runs import ReleasedName, find, parse_released_name, pretrained
 from common.runs.pretrained import ORIGIN, PRETRAINED, Pretrained, fetch
 
 NAME = "gfdm-cifar10-h0.9-k2"
@@ -85,7 +85,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def refused(runs: Path, server: Server) -> str:
     """The message with which a download is refused; it is one line, says what to do, and leaves nothing."""
-    with pytest.raises(ValueError, match=f"^--pretrained {NAME}: ") as caught:
+    with pytest.raises(ValueError, match=f"^pretrained {NAME}: ") as caught:
         fetch(NAME, runs)
     message = str(caught.value)
     assert "\n" not in message
@@ -121,7 +121,7 @@ def test_every_run_is_unpacked_wherever_it_lies(runs, server, inside, capsys):
     }
     server.body = zipped({f"{inside}{name}": content for name, content in GOOD.items()} | noise)
     folder = fetch(NAME, runs)
-    assert folder == runs / RUN == find("1299582", runs)
+    assert folder.path == runs / RUN == find("1299582", runs).path
     written = tree(runs)
     origins = [json.loads(written.pop(f"{run}/{ORIGIN}")) for run in (RUN, OTHER)]
     assert written == GOOD
@@ -130,21 +130,21 @@ def test_every_run_is_unpacked_wherever_it_lies(runs, server, inside, capsys):
     assert datetime.fromisoformat(origins[0]["date"]).tzinfo is not None
     assert f"{digest} (the authors publish none" in capsys.readouterr().out
     assert sorted(path.name for path in runs.iterdir()) == sorted([RUN, OTHER])
-    assert is_released(folder)
-    assert versions(folder) == ["v5"]
-    assert parse_released_name(folder.name) == {"data_name": "cifar10", "hurst": 0.9, "num_aug": 2}
+    assert folder.is_released
+    assert folder.versions() == ["v5"]
+    assert parse_released_name(folder.name) == ReleasedName("1299582", "cifar10", 0.9, 2)
     mask = os.umask(0)
     os.umask(mask)
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o777 & ~mask  # readable as if made by hand
+    assert stat.S_IMODE(folder.path.stat().st_mode) == 0o777 & ~mask  # readable as if made by hand
 
 
 def test_the_second_call_downloads_nothing(runs, server, monkeypatch):
     server.body = zipped(GOOD)
     fetch(NAME, runs)
     before, requests = tree(runs), server.requests
-    assert fetch(NAME, runs) == runs / RUN
+    assert fetch(NAME, runs).path == runs / RUN
     monkeypatch.setitem(PRETRAINED, "gfdm-cifar10-h0.7-k2", Pretrained(server.url, "1299581", "v5"))
-    assert fetch("gfdm-cifar10-h0.7-k2", runs) == runs / OTHER  # it came with the first
+    assert fetch("gfdm-cifar10-h0.7-k2", runs).path == runs / OTHER  # it came with the first
     assert requests == server.requests == 1
     assert tree(runs) == before
 
@@ -153,7 +153,7 @@ def test_a_run_unzipped_by_hand_is_taken(runs, server):
     file = runs / "pretrained_models" / RUN / "model" / "ema_model-v5.pth"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"by hand")
-    assert fetch(NAME, runs) == file.parent.parent
+    assert fetch(NAME, runs).path == file.parent.parent
     assert server.requests == 0
 
 
@@ -299,7 +299,7 @@ def test_plain_files_and_folders_are_no_links(runs, server):
         info.external_attr = ((stat.S_IFDIR if info.is_dir() else stat.S_IFREG) | 0o755) << 16
 
     server.body = zipped({f"{RUN}/": b"", f"{RUN}/model/": b"", **GOOD}, change)
-    assert fetch(NAME, runs) == runs / RUN
+    assert fetch(NAME, runs).path == runs / RUN
     assert not os.access(runs / RUN / "model" / "model-v5.pth", os.X_OK)  # content is taken, modes are not
 
 
@@ -387,7 +387,7 @@ def test_an_interruption_leaves_nothing(runs, server, monkeypatch, where, error)
     assert list(runs.iterdir()) == []
     monkeypatch.undo()
     monkeypatch.setitem(PRETRAINED, NAME, Pretrained(server.url, "1299582", "v5"))
-    assert fetch(NAME, runs) == runs / RUN
+    assert fetch(NAME, runs).path == runs / RUN
 
 
 def test_an_interruption_between_two_runs_leaves_whole_ones(runs, server, monkeypatch):

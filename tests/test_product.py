@@ -1,16 +1,13 @@
 """Any dynamics with any network: every pair trains a step and samples, and nothing in the program names a pair."""
 
-import json
-
 import pytest
 import torch
 from torch import Tensor
 
-import args
-from common.config import flags as cli
+from common.config.build import build_denoiser
 from common.denoiser import Denoiser
-from common.runs import build_denoiser
 from common.samplers import sample
+from tests.cli.test_flags import fitted
 
 DYNAMICS = {
     "fvp": "--hurst 0.9 --num_aug 2",
@@ -29,9 +26,7 @@ NETWORKS = {
 def make(dynamics: str, network: str, shape: tuple[int, ...] = (1, 8, 8), more: str = "") -> Denoiser:
     """The denoiser that train.py would make."""
     words = f"--dynamics {dynamics} {DYNAMICS[dynamics]} --model_name {network} {NETWORKS[network]} {more}".split()
-    given = vars(cli.make_parser("train.py", "", args.TRAIN_FLAGS).parse_args(words))
-    settings = {**args.resolve_train(given), "wb_id": "x"}
-    return build_denoiser(json.loads(json.dumps(args.make_config(settings, shape, 10))))
+    return build_denoiser(fitted(*words, shape=shape))
 
 
 def step(denoiser: Denoiser, x0: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,6 @@ def test_readme_has_commands_of_every_program() -> None:
     assert {words[0] for words in commands(README)} == set(PROGRAMS)
 
 
-@pytest.mark.slow
 def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for i in range(8):  # the images of one's own
@@ -54,3 +54,18 @@ def test_links_of_the_documents_lead_somewhere() -> None:
         path = ROOT / document
         for link in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text()):
             assert (path.parent / link).exists(), f"{document}: {link}"
+
+
+def test_the_workflow_runs_what_make_has() -> None:
+    """The public CI calls the same targets as a developer, and every bound of pyproject.toml has its oldest version."""
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    (targets,) = re.findall(r"target: \[(.*)\]", workflow)
+    for target in targets.split(", "):
+        assert subprocess.run(["make", "-n", "-C", str(ROOT), target], capture_output=True).returncode == 0
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    bounds = dict(re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,.*)?", line).groups() for line in wanted)
+    pinned = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "constraints-lowest.txt").read_text(), re.MULTILINE))
+    assert bounds.keys() <= pinned.keys()
+    for name, bound in bounds.items():
+        assert pinned[name] == bound or pinned[name].startswith(f"{bound}."), name

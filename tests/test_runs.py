@@ -13,25 +13,24 @@ import torch
 from torch import nn
 
 from common.backbones import UNet
+from common.config.build import build_denoiser
+from common.config.plugins import build, class_path
+from common.config.schema import Chosen, RunConfig
+from common.config.stored import CONFIG, from_json, read_config, to_json
 from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics
 from common.files import save, write_json
+from common.refusal import Refusal
 from common.runs import (
-    CONFIG,
     Run,
+    RunFolder,
     RunNotFound,
-    build,
-    build_denoiser,
-    class_path,
     export_safetensors,
     find,
-    is_released,
     load,
     load_weights,
     parse_released_name,
-    read_config,
     run_folders,
-    versions,
 )
 from gfdm.dynamics import FVP
 
@@ -67,13 +66,17 @@ def config(dynamics: str = "fvp", num_classes: int | None = 4, prediction: str =
         },
         "prediction": prediction,
         "data": {"name": "digits", "shape": [1, 8, 8], "num_classes": num_classes},
-        "settings": {"data_name": "digits"},
+        "settings": {"data_name": "digits", "dynamics": dynamics, "model_name": "unet", "hurst": 0.7, "num_aug": 1},
     }
+
+
+def typed(content: dict[str, Any] | None = None) -> RunConfig:
+    return from_json(content or config(), "a test")
 
 
 def randomised(content: dict[str, Any]) -> Denoiser:
     """A denoiser with random weights (a fresh UNet returns zeros)."""
-    denoiser = build_denoiser(content)
+    denoiser = build_denoiser(typed(content))
     with torch.no_grad():
         for parameter in denoiser.backbone.parameters():
             parameter.copy_(0.1 * torch.randn_like(parameter))
@@ -130,9 +133,10 @@ def test_what_was_trained_comes_back(tmp_path, dynamics, num_classes, prediction
     t = torch.tensor([0.3])
     assert torch.equal(run.dynamics.moments(t).cov, made["model-final"].dynamics.moments(t).cov)
     assert run.dynamics.prior.tensors() == {"mean": -0.25, "variance": 0.5}
-    assert run.config == json.loads((tmp_path / "5_x" / CONFIG).read_text())
-    assert run.data == content["data"]
-    assert (run.folder, run.version) == (tmp_path / "5_x", "final")
+    assert run.config == read_config(tmp_path / "5_x")
+    assert from_json(to_json(run.config), "format 2") == run.config
+    assert (run.data.shape, run.data.num_classes) == ((1, 8, 8), num_classes)
+    assert (run.folder.path, run.version) == (tmp_path / "5_x", "final")
     assert not any(part.training for part in run.denoiser.modules())  # dropout is off
 
 
@@ -162,14 +166,14 @@ def test_versions(tmp_path):
     for age, version in enumerate(("v0", "v1", "final")):
         os.utime(tmp_path / "5_x" / "model" / f"model-{version}.pth", (1000 + age, 1000 + age))
         assert torch.equal(outputs(load("5", version, tmp_path).denoiser), outputs(made[f"ema_model-{version}"]))
-    assert versions(tmp_path / "5_x") == ["v0", "v1", "final"]
-    with pytest.raises(RunNotFound, match=r"--version v2.*v0, v1, final"):
+    assert RunFolder(tmp_path / "5_x").versions() == ["v0", "v1", "final"]
+    with pytest.raises(RunNotFound, match=r"version v2.*v0, v1, final"):
         load("5", "v2", tmp_path)
 
 
 def test_a_run_without_weights_says_so(tmp_path):
     make_run(tmp_path / "5_x", config())
-    with pytest.raises(RunNotFound, match=r"--version final.*none yet"):
+    with pytest.raises(RunNotFound, match=r"version final.*none yet"):
         load("5", output_dir=tmp_path)
 
 
@@ -206,7 +210,7 @@ def test_a_decay_picks_an_average(tmp_path, averages, decay, stem, averaged):
 
 
 def test_further_averages_are_no_versions(tmp_path, averages):
-    assert sorted(versions(tmp_path / "5_x")) == ["final", "v0"]
+    assert sorted(RunFolder(tmp_path / "5_x").versions()) == ["final", "v0"]
 
 
 @pytest.mark.parametrize(
@@ -268,10 +272,10 @@ def released(folder: Path, form: str, stem: str = "model-v5") -> Denoiser:
 def test_released_weights_are_loaded(tmp_path, form, place):
     stem = "ema_model-v5" if form.startswith("ema") else "model-v5"
     made = released(tmp_path / place / RELEASED, form, stem)
-    run = load("42", "v5", tmp_path, config=config())
+    run = load("42", "v5", tmp_path, config=typed())
     assert torch.equal(outputs(run.denoiser), outputs(made))
-    assert (run.folder, run.version, run.averaged) == (tmp_path / place / RELEASED, "v5", stem.startswith("ema"))
-    assert (run.config, run.data) == (config(), config()["data"])
+    assert (run.folder.path, run.version, run.averaged) == (tmp_path / place / RELEASED, "v5", stem.startswith("ema"))
+    assert (run.config, run.data) == (typed(), typed().sample)
 
 
 def test_only_leading_wrappers_are_removed(tmp_path):
@@ -325,33 +329,29 @@ def test_either_kind_makes_a_version(tmp_path):
     for age, stem in enumerate(("model-v0", "ema_model-v0", "ema_model-v1", "model-final")):
         released(folder, "ema" if stem.startswith("ema") else "plain", stem)
         os.utime(folder / "model" / f"{stem}.pth", (1000 + age, 1000 + age))
-    assert versions(folder) == ["v0", "v1", "final"]
-    kinds = {version: load("42", version, tmp_path, config=config()).averaged for version in versions(folder)}
+    versions = RunFolder(folder).versions()
+    assert versions == ["v0", "v1", "final"]
+    kinds = {version: load("42", version, tmp_path, config=typed()).averaged for version in versions}
     assert kinds == {"v0": True, "v1": True, "final": False}
     with pytest.raises(RunNotFound, match=r"use_ema False.*model-v1\.pth is missing; .* has ema_model-v1\.pth$"):
-        load("42", "v1", tmp_path, averaged=False, config=config())
+        load("42", "v1", tmp_path, averaged=False, config=typed())
     with pytest.raises(RunNotFound, match=r"use_ema True.*ema_model-final\.pth is missing; .* has model-final\.pth$"):
-        load("42", "final", tmp_path, averaged=True, config=config())
-    with pytest.raises(RunNotFound, match=r"--version v5.*v0, v1, final$"):
-        load("42", "v5", tmp_path, config=config())
+        load("42", "final", tmp_path, averaged=True, config=typed())
+    with pytest.raises(RunNotFound, match=r"version v5.*v0, v1, final$"):
+        load("42", "v5", tmp_path, config=typed())
 
 
 def test_a_released_folder_needs_a_config(tmp_path):
     released(tmp_path / RELEASED, "plain")
-    for read in (lambda: load("42", "v5", tmp_path), lambda: read_config(tmp_path / RELEASED)):
-        with pytest.raises(ValueError, match=rf"{RELEASED} has no config\.json.*args\.released_config") as caught:
-            read()
-        assert "\n" not in str(caught.value)
-    content = config()
-    del content["backbone"]
-    with pytest.raises(ValueError, match=rf"config given for .*{RELEASED}.*backbone missing"):
-        load("42", "v5", tmp_path, config=content)
+    with pytest.raises(Refusal, match=rf"{RELEASED} has no config\.json.*gfdm\.released\.released_config") as caught:
+        load("42", "v5", tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_run_of_ours_takes_no_config(tmp_path):
     make_run(tmp_path / "5_x", config(), "final")
     with pytest.raises(ValueError, match=r"config must be None: .*5_x has its own config\.json"):
-        load("5", output_dir=tmp_path, config=config())
+        load("5", output_dir=tmp_path, config=typed())
 
 
 def test_released_folders_are_told_from_others(tmp_path):
@@ -362,9 +362,9 @@ def test_released_folders_are_told_from_others(tmp_path):
         (tmp_path / name).mkdir(parents=True)
     for name in ("weights.pth", "model-v5.txt", ".model-v5.pth.x.tmp", "emax_model-v5.pth"):
         (tmp_path / "notes" / "model" / name).write_bytes(b"x")
-    assert [folder.name for folder in sorted(tmp_path.iterdir()) if is_released(folder)] == [RELEASED]
+    assert [folder.name for folder in sorted(tmp_path.iterdir()) if RunFolder(folder).is_released] == [RELEASED]
     assert {folder.name for folder in run_folders(tmp_path)} == {RELEASED, "5_x", "6_x"}
-    assert not is_released(tmp_path / "nothing")
+    assert not RunFolder(tmp_path / "nothing").is_released
 
 
 def test_released_folders_are_found_one_level_deeper_and_no_deeper(tmp_path):
@@ -377,7 +377,7 @@ def test_released_folders_are_found_one_level_deeper_and_no_deeper(tmp_path):
     make_run(tmp_path / "group" / "6_x", config(), "final")  # ours lie where train.py puts them
     assert {folder.name for folder in run_folders(tmp_path)} == {RELEASED, "5_x"}
     for name in ("42", RELEASED, f"pretrained_models/{RELEASED}"):
-        assert find(name, tmp_path) == tmp_path / "pretrained_models" / RELEASED
+        assert find(name, tmp_path).path == tmp_path / "pretrained_models" / RELEASED
 
 
 def test_the_same_run_twice_is_told_apart_by_its_place(tmp_path):
@@ -386,8 +386,8 @@ def test_the_same_run_twice_is_told_apart_by_its_place(tmp_path):
     with pytest.raises(RunNotFound, match="several") as caught:
         find("42", tmp_path)
     assert all(f"{place}{RELEASED}" in str(caught.value) for place in ("x/", "y/"))
-    assert find(RELEASED, tmp_path) == tmp_path / RELEASED
-    assert find(f"y/{RELEASED}", tmp_path) == tmp_path / "y" / RELEASED
+    assert find(RELEASED, tmp_path).path == tmp_path / RELEASED
+    assert find(f"y/{RELEASED}", tmp_path).path == tmp_path / "y" / RELEASED
 
 
 def test_latest_may_be_a_released_run(tmp_path):
@@ -411,7 +411,9 @@ def test_latest_may_be_a_released_run(tmp_path):
     ],
 )
 def test_a_released_name_says_what_it_is(name, found):
-    assert parse_released_name(name) == dict(zip(("data_name", "hurst", "num_aug"), found, strict=True))
+    said = parse_released_name(name)
+    assert (said.data_name, said.hurst, said.num_aug) == found
+    assert said.run_id == name.partition("_")[0]
 
 
 @pytest.mark.parametrize(
@@ -441,9 +443,9 @@ def test_export(tmp_path, averages, averaged, decay, stem):
     assert torch.equal(outputs(fresh), outputs(averages[stem]))
     with safetensors.safe_open(path, "pt") as file:
         metadata = file.metadata()
-    assert json.loads(metadata["config"]) == run.config
+    assert from_json(json.loads(metadata["config"]), path.name) == run.config
     assert (metadata["format"], metadata["version"]) == ("pt", "final")
-    assert sorted(versions(tmp_path / "5_x")) == ["final", "v0"]
+    assert sorted(RunFolder(tmp_path / "5_x").versions()) == ["final", "v0"]
 
 
 def test_export_elsewhere(tmp_path):
@@ -459,13 +461,13 @@ def test_an_exported_file_stands_in_for_the_first(tmp_path):
     folder = tmp_path / RELEASED
     made = {stem: released(folder, "module", stem) for stem in ("model-v5", "ema_model-v5")}
     for averaged in (False, True):
-        export_safetensors(load("42", "v5", tmp_path, averaged=averaged, config=config()))
-    assert load("42", "v5", tmp_path, config=config()).weights.name == "ema_model-v5.pth"
+        export_safetensors(load("42", "v5", tmp_path, averaged=averaged, config=typed()))
+    assert load("42", "v5", tmp_path, config=typed()).weights.name == "ema_model-v5.pth"
     for stem in made:
         (folder / "model" / f"{stem}.pth").unlink()
-    assert versions(folder) == ["v5"]
+    assert RunFolder(folder).versions() == ["v5"]
     for stem in made:
-        run = load("42", "v5", tmp_path, averaged=stem.startswith("ema"), config=config())
+        run = load("42", "v5", tmp_path, averaged=stem.startswith("ema"), config=typed())
         assert run.weights == folder / "model" / f"{stem}.safetensors"
         assert torch.equal(outputs(run.denoiser), outputs(made[stem]))
 
@@ -484,7 +486,7 @@ def test_an_exported_file_stands_in_for_the_first(tmp_path):
     ],
 )
 def test_find(runs, run_id, name):
-    assert find(run_id, runs) == runs / name
+    assert find(run_id, runs).path == runs / name
 
 
 def test_latest_is_the_newest_not_the_last_name(runs):
@@ -538,7 +540,7 @@ def test_an_empty_folder_has_no_runs(tmp_path, run_id):
 )
 def test_a_class_of_another_kind_is_refused(name):
     with pytest.raises(ValueError, match=rf"config\.json names {name!r}"):
-        build({"class": name, "arguments": {}}, LinearDynamics)
+        build(Chosen("x", name, {}), LinearDynamics)
 
 
 def test_a_foreign_module_is_not_imported(tmp_path, monkeypatch):
@@ -546,33 +548,41 @@ def test_a_foreign_module_is_not_imported(tmp_path, monkeypatch):
     (tmp_path / "surprise.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\nclass X: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match="surprise"):
-        build({"class": "surprise:X", "arguments": {}}, LinearDynamics)
+        build(Chosen("x", "surprise:X", {}), LinearDynamics)
     assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize(
-    "spec",
-    [
-        {"class": class_path(FVP), "arguments": {"hurts": 0.5}},
-        {"class": class_path(FVP), "arguments": {"hurst": "high"}},
-        {"class": class_path(FVP), "arguments": {"hurst": 2}},
-        {"class": class_path(FVP), "arguments": None},
-        {"class": 3, "arguments": {}},
-        {"class": class_path(FVP)},
-        {"class": class_path(LinearDynamics), "arguments": {}},
-        None,
-        [],
-    ],
-    ids=["unknown", "text", "range", "none", "number", "no arguments", "abstract", "no spec", "list"],
+    "arguments",
+    [{"hurts": 0.5}, {"hurst": "high"}, {"hurst": 2}, {"num_aug": 1.5}, {"normalize": "yes"}],
+    ids=["unknown", "text", "range", "fraction", "word"],
 )
-def test_wrong_arguments_are_a_value_error(spec):
-    with pytest.raises(ValueError, match=r"config\.json|hurst"):
-        build(spec, LinearDynamics)
+def test_wrong_arguments_are_refused(arguments):
+    with pytest.raises(Refusal, match=r"config\.json|hurst"):
+        build(Chosen("fvp", class_path(FVP), arguments), LinearDynamics)
+
+
+def test_an_abstract_class_is_refused():
+    with pytest.raises(Refusal, match="abstract"):
+        build(Chosen("x", class_path(LinearDynamics), {}), LinearDynamics)
+
+
+@pytest.mark.parametrize("spec", [{"class": class_path(FVP), "arguments": None}, {"class": 3, "arguments": {}},
+                                  {"class": class_path(FVP)}, None, []])  # fmt: skip
+def test_a_config_must_name_its_classes(tmp_path, spec):
+    for content in (config(), {**to_json(typed()), "format": 2}):
+        with pytest.raises(Refusal, match=r"config"):
+            from_json({**content, "dynamics": spec}, "config.json")
+
+
+def test_a_config_of_a_later_version_is_refused():
+    with pytest.raises(Refusal, match="x has format 3, of a newer version"):
+        from_json({**to_json(typed()), "format": 3}, "x")
 
 
 def test_build_makes_what_is_named():
-    assert isinstance(build(config()["backbone"], nn.Module), UNet)
-    assert build({"class": class_path(FVP), "arguments": {"hurst": 0.3}}, LinearDynamics).hurst == 0.3
+    assert isinstance(build(typed().network, nn.Module), UNet)
+    assert build(Chosen("fvp", class_path(FVP), {"hurst": 0.3}), LinearDynamics).hurst == 0.3
 
 
 @pytest.mark.parametrize("content", [b"{nope", b"", b"\xff\xfe\x00", b"[]", b"3", b"{}", b'{"dynamics": {}}'])

@@ -29,26 +29,22 @@ class INR(nn.Module):
     of its parameters all the same.
 
     Args:
-        shape: grid of the data: one size or more, the largest at least 2. Fixes the number of axes only.
-        in_channels: channels of the data, at least 1.
+        shape: the grid of the data, one size or more, the largest at least 2. Fixes the number of axes only.
+        in_channels: channels of x, at least 1.
         out_channels: channels of the output, at least 1.
-        width: units of a hidden layer, at least 1.
+        width: features of a hidden layer, at least 1.
         depth: number of hidden layers, at least 1.
-        frequency: frequency of the sine in the activation, above 0.
-        decay: decay of the window around that sine, at least 0.
-        y_input: whether the network sees the noisy value at a point beside its coordinates. Without, noisy values enter
-            through adapted weights only.
+        frequency: frequency of the sine, above 0.
+        decay: decay of its window, at least 0.
+        y_input: give the network the value of x at each point; without, x enters through adapted weights only.
         num_classes: number of labels, at least 1, or None for an unconditional network.
 
     Raises:
-        Refusal: if an argument is outside the range given above.
-
-    Attributes:
-        default_inner_steps: steps in which a run has the network adapt to every sample (:mod:`common.meta`): what it
-            knows of one image as a whole comes from there.
+        ValueError: if an argument is outside the range given above.
     """
 
-    default_inner_steps = 3  # as published
+    default_inner_steps = 3  # it learns what it shall denoise by adapting to it
+    input_switch = "y_input"  # the argument without which it does not see x
 
     def __init__(
         self,
@@ -112,7 +108,7 @@ class INR(nn.Module):
             (B, out_channels, *S), or (B, out_channels, *out_shape).
 
         Raises:
-            ValueError: if a shape is not as above.
+            Refusal: if a shape is not as above.
         """
         self._check_shapes(x, t, labels, out_shape)
         with torch.autocast(x.device.type, enabled=False):
@@ -122,8 +118,8 @@ class INR(nn.Module):
             for i, layer in enumerate(self.hidden):
                 z = layer(h, None if shifts is None else shifts[i])
                 h = torch.cat([windowed_sine(z, self.frequency, self.decay), inputs], dim=1)
-            y: Tensor = self.out(h)
-        return y.unflatten(-1, tuple(out_shape or x.shape[2:]))
+            y: Tensor = self.out(h).unflatten(-1, tuple(out_shape or x.shape[2:]))
+        return y
 
     def _inputs(self, x: Tensor, t: Tensor, out_shape: Sequence[int] | None) -> Tensor:
         """(B, inputs + 1, points), the last of them ones, which the biases multiply.
@@ -221,7 +217,7 @@ def windowed_sine(z: Tensor, frequency: float, decay: float) -> Tensor:
     """sin(frequency z) exp(-decay z^2), cheap to differentiate any number of times."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return (frequency * z).sin() * (-decay * z.square()).exp()
-    f, _ = _WindowedSine.apply(z, frequency, decay)
+    f: Tensor = _WindowedSine.apply(z, frequency, decay)[0]
     return f
 
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from common.backbones.embeddings import LabelEmbedding, sinusoidal_embedding
@@ -29,12 +30,9 @@ class UNet(nn.Module):
     Fused attention has first derivatives in reverse mode only. For second or forward-mode ones (``torch.func.jvp``),
     call the network under ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
 
-    Defaults are those of GFDM's published network for CIFAR-10.
-
     Args:
-        image_size: height and width of the images, a multiple of 2**(levels - 1) with as many levels as channel_mult
-            has entries.
-        in_channels: channels of the images, at least 1.
+        image_size: height and width of x, a multiple of 2**(levels - 1) where levels = len(channel_mult).
+        in_channels: channels of x, at least 1.
         model_channels: channels of the finest level, a multiple of 8. The time embedding is 4 times as wide. (Take 16
             or more: with one channel per group, the norm removes what the embedding added.)
         out_channels: channels of the output, at least 1; None takes in_channels.
@@ -44,13 +42,13 @@ class UNet(nn.Module):
         dropout: probability in [0, 1) of dropping a feature before the last convolution of a residual block.
         channel_mult: width of each level in units of model_channels, finest first, not empty.
         num_classes: number of labels, at least 1, or None for an unconditional network.
-        num_heads: attention heads. Must divide the channels wherever there is attention.
+        num_heads: number of attention heads, a divisor of the channels wherever there is attention.
 
     Raises:
-        Refusal: if an argument is outside the range given above.
+        ValueError: if an argument is outside the range given above.
     """
 
-    flag_names: ClassVar[dict[str, str]] = {"attention_resolutions": "attn_resolutions"}  # as published
+    flag_names: ClassVar[dict[str, str]] = {"attention_resolutions": "attn_resolutions"}
 
     def __init__(
         self,
@@ -59,7 +57,7 @@ class UNet(nn.Module):
         model_channels: int = 128,
         out_channels: int | None = None,
         num_res_blocks: int = 4,
-        attention_resolutions: Sequence[int] = (8,),
+        attention_resolutions: Collection[int] = (8,),
         dropout: float = 0.1,
         channel_mult: Sequence[int] = (1, 2, 2, 2),
         num_classes: int | None = None,
@@ -135,7 +133,7 @@ class UNet(nn.Module):
             (B, out_channels, image_size, image_size), in channels_last if the parameters are.
 
         Raises:
-            ValueError: if a shape is not as above.
+            Refusal: if a shape is not as above.
         """
         self._check_shapes(x, t, labels)
         emb = self._embed(t, labels, x.dtype)
@@ -150,7 +148,7 @@ class UNet(nn.Module):
         return out
 
     def _embed(self, t: Tensor, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """(B, 4 * model_channels), the embedding of time plus that of the label where there is one."""
+        """(B, 4 * model_channels), the embedding of time plus that of the label if there is one."""
         time = t.to(torch.promote_types(t.dtype, torch.float32)) * TIME_SCALE
         emb: Tensor = self.time_embed(sinusoidal_embedding(time, self.model_channels).to(dtype))
         return emb if self.label_emb is None or labels is None else emb + self.label_emb(labels)
@@ -200,7 +198,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Map x of shape (B, in_channels, H, W) and emb of shape (B, emb_channels) to (B, out_channels, H, W)."""
-        shift = self.emb_layers(emb).unflatten(-1, (-1, 1, 1))  # (B, out_channels, 1, 1)
+        shift = rearrange(self.emb_layers(emb), "b c -> b c 1 1")
         h: Tensor = self.skip_connection(x) + self.out_layers(self.in_layers(x) + shift)
         return h
 
@@ -224,14 +222,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x of shape (B, channels, H, W) to the same shape."""
-        batch, channels, height, width = x.shape
-        qkv: Tensor = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)  # (B, HW, 3C)
         # Fused kernels need adjacent features: in channels_last they are, otherwise this is the one copy.
-        heads = qkv.contiguous().view(batch, height * width, self.num_heads, 3, channels // self.num_heads)
-        q, k, v = heads.transpose(1, 2).unbind(3)  # each (B, heads, HW, C / heads)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)  # (B, HW, heads, C / heads)
-        h = h.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
-        out: Tensor = x + self.proj_out(h)
+        qkv = rearrange(self.qkv(self.norm(x)), "b c h w -> b (h w) c").contiguous()
+        q, k, v = rearrange(qkv, "b n (heads three f) -> three b heads n f", heads=self.num_heads, three=3)
+        pixels = F.scaled_dot_product_attention(q, k, v)
+        h = rearrange(pixels, "b heads (h w) f -> b h w (heads f)", h=x.shape[2])
+        out: Tensor = x + self.proj_out(rearrange(h, "b h w c -> b c h w"))
         return out
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -29,7 +30,7 @@ CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d]] = {1: nn.Conv1d, 2: n
 class UViT(nn.Module):
     """Transformer over patches with long skip connections, on grids of one or two axes.
 
-    The first token is the time (with the label added, where there is one), then come the patches in row-major order.
+    The first token is the time (with the label added, if there is one), then come the patches in row-major order.
     The network works on other grids than ``shape`` too: positions are interpolated.
 
     A fresh network returns zeros, because its decoder starts at zero; the convolution behind it starts as the identity.
@@ -42,26 +43,26 @@ class UViT(nn.Module):
     call the network under ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
 
     Args:
-        shape: grid of the data: one or two sizes, each a positive multiple of patch_size. They may differ.
-        in_channels: channels of the data, at least 1.
+        shape: (*S), the grid of x: one or two sizes, each a positive multiple of patch_size. They may differ.
+        in_channels: channels of x, at least 1.
         out_channels: channels of the output, at least 1.
-        patch_size: side of a patch in pixels, at least 1.
-        embed_dim: width of a token, a positive multiple of 4 and of num_heads.
-        depth: number of transformer blocks, odd: half of the others before and half after the middle one.
+        patch_size: side of a patch, at least 1.
+        embed_dim: width E of a token, a positive multiple of 4 and of num_heads.
+        depth: number of blocks, odd: half of the others before and half after the middle one.
         num_heads: attention heads, at least 1.
-        mlp_dim: hidden width of a block's MLP, at least 1. None takes 4 * embed_dim.
-        position: how the network knows where a patch is: ``sincos`` is a fixed table (the time token has no position),
-            ``learned`` has a learned vector for each token.
+        mlp_dim: hidden width of a block's MLP, at least 1 (default: 4 times embed_dim).
+        position: how a patch is told where it is: ``sincos`` (a fixed table; the time token has none) or ``learned``
+            (the time token has its own).
         num_classes: number of labels, at least 1, or None for an unconditional network.
-        checkpointing: compute the blocks again in the backward pass instead of keeping what is inside them. Same
-            gradients, less memory, a third more time. Not under ``torch.func`` transforms, which refuse it.
+        checkpointing: recompute the blocks in the backward pass instead of keeping what is inside them. Same gradients,
+            less memory, a third more time. Not under ``torch.func`` transforms, which refuse it.
         paper: repeat two errors of the published code, for weights that were trained with them. The sine-cosine table
             is shifted by one: the time token gets the position of the first patch, patch i that of patch i + 1, the
             last patch none. On sequences the last convolution runs over the batch too (``BatchConv``), so that a result
             depends on its batch; there must be one channel.
 
     Raises:
-        Refusal: if an argument is outside the range given above.
+        ValueError: if an argument is outside the range given above.
     """
 
     def __init__(
@@ -84,11 +85,12 @@ class UViT(nn.Module):
         mlp_dim = 4 * embed_dim if mlp_dim is None else mlp_dim
         axes = len(shape)
         require(patch_size >= 1, "patch_size", "at least 1", patch_size)
+        require(axes in CONVOLUTIONS and min(shape) >= 1, "shape", "one or two positive sizes", shape)
         require(
-            axes in CONVOLUTIONS and all(size >= 1 and size % patch_size == 0 for size in shape),
-            "shape",
-            f"one or two positive multiples of patch_size = {patch_size}",
-            shape,
+            all(size % patch_size == 0 for size in shape),
+            "patch_size",
+            f"a divisor of every side of {tuple(shape)}",
+            patch_size,
         )
         require(in_channels >= 1, "in_channels", "at least 1", in_channels)
         require(out_channels >= 1, "out_channels", "at least 1", out_channels)
@@ -151,12 +153,12 @@ class UViT(nn.Module):
             (B, out_channels, *S).
 
         Raises:
-            ValueError: if a shape is not as above.
+            Refusal: if a shape is not as above.
         """
         self._check_shapes(x, t, labels)
         grid = tuple(size // self.patch_size for size in x.shape[2:])
-        time = self._embed(t, labels, x.dtype).unsqueeze(1)
-        patches = self.patch_embed(x).flatten(2).transpose(1, 2)  # (B, L, E)
+        time = rearrange(self._embed(t, labels, x.dtype), "b e -> b 1 e")
+        patches = rearrange(self.patch_embed(x), "b e ... -> b (...) e")
         h = torch.cat([time, patches], dim=1) + self.position(grid)
         skips = []
         for block in self.in_blocks:
@@ -169,7 +171,7 @@ class UViT(nn.Module):
         return out
 
     def _embed(self, t: Tensor, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """(B, E), the embedding of time plus that of the label where there is one."""
+        """(B, E), the embedding of time plus that of the label if there is one."""
         time = t.to(torch.promote_types(t.dtype, torch.float32)) * TIME_SCALE
         half = self.embed_dim // 2
         index = torch.arange(half, device=t.device, dtype=time.dtype)
@@ -186,10 +188,9 @@ class UViT(nn.Module):
 
     def _join(self, h: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Put patches (B, L, patch_size**axes * C) next to each other: (B, C, *S)."""
-        axes, sides = self.axes, (self.patch_size,) * self.axes
-        h = h.reshape(len(h), *grid, *sides, self.out_channels)
-        pixels = [axis for i in range(1, axes + 1) for axis in (i, i + axes)]  # each axis of the grid, then its patch's
-        return h.permute(0, -1, *pixels).reshape(len(h), self.out_channels, *(n * self.patch_size for n in grid))
+        if self.axes == 1:
+            return rearrange(h, "b l (p c) -> b c (l p)", p=self.patch_size)
+        return rearrange(h, "b (h w) (p q c) -> b c (h p) (w q)", h=grid[0], p=self.patch_size, q=self.patch_size)
 
     def _check_shapes(self, x: Tensor, t: Tensor, labels: Tensor | None) -> None:
         # messages are put together only where one is needed: a compiler would trace them
@@ -276,10 +277,9 @@ class Attention(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map tokens (B, N, E) to (B, N, E)."""
-        batch, tokens, width = h.shape
-        qkv: Tensor = self.qkv(h).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
-        q, k, v = qkv.transpose(1, 3).unbind(2)  # each (B, heads, N, E / heads)
-        out: Tensor = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        q, k, v = rearrange(self.qkv(h), "b n (three heads f) -> three b heads n f", three=3, heads=self.num_heads)
+        tokens = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.proj(rearrange(tokens, "b heads n f -> b n (heads f)"))
         return out
 
 
@@ -385,10 +385,10 @@ def resize(rows: Tensor, old: tuple[int, ...], new: tuple[int, ...]) -> Tensor:
     """
     if old == new:
         return rows
-    flat = (1,) * (2 - len(old))  # a sequence is a plane of one row
-    plane = rows.t().reshape(1, -1, *flat, *old).to(torch.promote_types(rows.dtype, torch.float32))
-    resized = F.interpolate(plane, (*flat, *new), mode="bilinear", antialias=True)
-    return resized.flatten(2).squeeze(0).t().to(rows.dtype)
+    (height, _), size = ((1, *grid)[-2:] for grid in (old, new))  # a sequence is a plane of one row
+    plane = rearrange(rows, "(h w) e -> 1 e h w", h=height).to(torch.promote_types(rows.dtype, torch.float32))
+    resized = F.interpolate(plane, size, mode="bilinear", antialias=True)
+    return rearrange(resized, "1 e h w -> (h w) e").to(rows.dtype)
 
 
 def _waves(position: Tensor, frequency: Tensor) -> Tensor:

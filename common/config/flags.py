@@ -1,23 +1,84 @@
-"""Command lines: types of values, parsers that report in one line, and errors of building turned into such lines."""
+"""Flags from signatures: a constructor's or dataclass's hints, defaults and ``Args:`` text are the schema.
+
+A hint says how a value is read: ``float``, ``int``, ``bool``, ``str``, ``Path``, ``Literal[..]``, a sequence of
+numbers, any of these or None. ``Annotated[hint, x]`` says it more closely: x is a :class:`Range`, another reader of
+texts, or a collection of names to choose from. An argument of any other kind gets no flag.
+"""
 
 import argparse
 import ast
-import contextlib
+import inspect
 import math
-import os
 import re
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, Literal, Union
 
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from common.refusal import Refusal
 
 LARGEST = 2**63 - 1
-Groups = Mapping[str, tuple["Flag", ...]]
+Read = Callable[[str], Any]
 
-# -- types of values -------------------------------------------------------------------------------------------------
+# -- values from texts -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers of an interval: reads one from a text, and checks one that is given.
+
+    Attributes:
+        low: smallest value.
+        high: largest value; infinity itself is never among them.
+        open_low: whether ``low`` is left out.
+        open_high: whether ``high`` is left out.
+        whole: whether the numbers are integers.
+    """
+
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+    whole: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = self.low < value if self.open_low else self.low <= value
+        below = value < self.high if self.open_high or self.high == math.inf else value <= self.high
+        return above and below and (not self.whole or value == int(value))
+
+    def __str__(self) -> str:
+        if self.whole:
+            return f"be at least {self.low} and below 2^63"
+        closing = ")" if self.open_high or self.high == math.inf else "]"
+        return f"lie in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}{closing}"
+
+    def __call__(self, text: str) -> float:
+        """The number that a text stands for.
+
+        Raises:
+            argparse.ArgumentTypeError: if it is no number, or lies outside.
+        """
+        try:
+            value: float = int(text) if self.whole else float(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if self.whole else ''}number") from error
+        if value not in self:
+            raise argparse.ArgumentTypeError(f"must {self}, got {text}")
+        return value
+
+
+def at_least(low: int) -> Range:
+    """Integers from ``low`` on."""
+    return Range(low, LARGEST, whole=True)
+
+
+POSITIVE = Range(0, open_low=True)
+NOT_NEGATIVE = Range(0)
+SHARE = Range(0, 1, open_high=True)
+INTEGER = Range(-LARGEST, LARGEST, whole=True)
+REAL = Range(-math.inf, open_low=True)
 
 
 def boolean(text: str) -> bool:
@@ -49,50 +110,16 @@ def ranges(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def at_least(low: int) -> Callable[[str], int]:
-    """Integers from ``low`` on."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from error
-        if not low <= value <= LARGEST:
-            raise argparse.ArgumentTypeError(f"must be at least {low} and below 2^63, got {value}")
-        return value
-
-    return parse
-
-
-def number(
-    low: float, high: float = float("inf"), *, open_low: bool = False, open_high: bool = False
-) -> Callable[[str], float]:
-    """Numbers of an interval."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number") from error
-        inside = (low < value if open_low else low <= value) and (value < high if open_high else value <= high)
-        if not inside or math.isinf(value):
-            interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high or high == float('inf') else ']'}"
-            raise argparse.ArgumentTypeError(f"must lie in {interval}, got {text}")
-        return value
-
-    return parse
-
-
-def several(parse: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+def several(read: Read) -> Read:
     """Different values separated by commas, at least one."""
 
-    def parse_all(text: str) -> tuple[Any, ...]:
-        values = tuple(parse(part) for part in text.split(","))
+    def read_all(text: str) -> tuple[Any, ...]:
+        values = tuple(read(part) for part in text.split(","))
         if len(set(values)) < len(values):
             raise argparse.ArgumentTypeError(f"{text!r} names a value twice")
         return values
 
-    return parse_all
+    return read_all
 
 
 def duration(text: str) -> float:
@@ -132,121 +159,160 @@ def keyword_values(text: str) -> dict[str, Any]:
     return values
 
 
-# -- parsers ---------------------------------------------------------------------------------------------------------
+# -- flags from signatures -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One flag: parser of its value, default, help text, choices (looked up when the parser is made)."""
+    """One flag.
+
+    Attributes:
+        name: its name, without dashes.
+        read: reader of its value.
+        default: the value if it is not given; None if the default is no plain value.
+        help: what it is for.
+        choices: what may be chosen (looked up when the parser is made); None if anything may.
+        argument: the constructor's argument or dataclass's field that it sets; by default the flag's own name.
+        alone: its value if it is given without one; None if it needs one.
+    """
 
     name: str
-    parse: Callable[[str], Any]
+    read: Read
     default: Any
     help: str
     choices: Collection[str] | None = None
+    argument: str = ""
+    alone: Any = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "argument", self.argument or self.name)
+        if self.read is boolean:
+            object.__setattr__(self, "alone", True)
 
 
-SECRET = re.compile(r"--\w*key\w*")  # --wb_key, and what it may be mistaken for
+SIMPLE: dict[Any, Read] = {bool: boolean, int: INTEGER, float: REAL, str: str, Path: Path}
 
 
-def redacted(words: Sequence[str]) -> list[str]:
-    """A command line whose secrets are not shown."""
-    shown = list(words)
-    for i, word in enumerate(words):
-        name, equals, _ = word.partition("=")
-        if SECRET.fullmatch(name) and equals:
-            shown[i] = f"{name}=***"
-        elif SECRET.fullmatch(name) and i + 1 < len(words):
-            shown[i + 1] = "***"
-    return shown
+def reader_of(hint: Any) -> tuple[Read, Collection[str] | None] | None:
+    """How values of a hint are read, and what there is to choose from; None if no text can stand for them."""
+    if typing.get_origin(hint) is Annotated:
+        plain, *extras = typing.get_args(hint)
+        read, choices = reader_of(plain) or (None, None)
+        for extra in extras:
+            if isinstance(extra, Collection) and not isinstance(extra, str):
+                choices = extra
+            elif callable(extra):
+                read = extra
+        return None if read is None else (read, choices)
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+        return reader_of(kinds[0]) if len(kinds) == 1 else None
+    if typing.get_origin(hint) is Literal:
+        return str, typing.get_args(hint)
+    kinds = [kind for kind in typing.get_args(hint) if kind is not Ellipsis]
+    if isinstance(typing.get_origin(hint), type) and issubclass(typing.get_origin(hint), Collection):
+        if kinds == [int]:
+            return integers, None
+        found = reader_of(kinds[0]) if len(kinds) == 1 else None
+        return found and (several(found[0]), None)
+    return (SIMPLE[hint], None) if isinstance(hint, type) and hint in SIMPLE else None
 
 
-def without_secret(words: Sequence[str]) -> list[str]:
-    """A command line without flags that give secrets."""
-    pairs = zip(["", *words], words, strict=False)
-    return [word for before, word in pairs if not any(SECRET.fullmatch(w) for w in (before, word.partition("=")[0]))]
+def described(kind: type) -> dict[str, str]:
+    """Texts of arguments by name, from the ``Args:`` and ``Attributes:`` sections of a class and its bases."""
+    texts: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        for section in re.split(r"\n(?=\S)", inspect.cleandoc(base.__dict__.get("__doc__") or "")):
+            title, _, body = section.partition("\n")
+            if title.startswith(("Args", "Attributes")):
+                for name, text in re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", body, re.MULTILINE):
+                    texts[name] = first_sentence(" ".join(text.split()))
+    return texts
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Reports a wrong command line in one line, without secrets."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As in argparse; the words are remembered for messages."""
-        self._words = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message and exit with 2."""
-        words = getattr(self, "_words", [])
-        for word, shown in zip(words, redacted(words), strict=True):
-            if word != shown:
-                message = message.replace(word.partition("=")[2] or word, "***")
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+def first_sentence(text: str) -> str:
+    """What a help text takes from a docstring: the first sentence, without marks of code."""
+    return re.split(r"\.(?: (?=[A-Z(])|$)", text.replace("`", ""))[0]
 
 
-def make_parser(program: str, description: str, groups: Groups) -> OneLineParser:
-    """A parser whose namespace holds only what was given."""
-    parser = OneLineParser(
-        prog=program, description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False
-    )
-    for title, flags in groups.items():
-        group = parser.add_argument_group(title)
-        for flag in flags:
-            shown = ",".join(map(str, flag.default)) if isinstance(flag.default, tuple) else flag.default
-            default = "" if flag.default is None else f" (default: {shown})"
-            words = "True|False" if flag.parse is boolean else flag.name.upper()
-            switch: dict[str, Any] = {"nargs": "?", "const": True} if flag.parse is boolean else {}
-            group.add_argument(
-                f"--{flag.name}",
-                type=flag.parse,
-                help=(flag.help + default).replace("%", "%%"),
-                choices=None if flag.choices is None else tuple(flag.choices),
-                metavar=None if flag.choices else words,
-                **switch,
-            )
-    return parser
+def flags_of(
+    kind: type, *, skip: Collection[str] = (), choices: Mapping[str, Collection[str]] | None = None
+) -> tuple[Flag, ...]:
+    """Flags of a class: one for every argument of its constructor that a text can give.
 
-
-def defaults(groups: Groups) -> dict[str, Any]:
-    """Flag name to default value."""
-    return {flag.name: flag.default for flags in groups.values() for flag in flags}
-
-
-def read_env_file(path: Path = Path(".env")) -> None:
-    """Take ``NAME=value`` lines of a .env file into the environment; what the shell has set wins."""
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            match = re.fullmatch(r"\s*(?:export\s+)?(\w+)=(.*?)\s*", line)
-            if match and match[2]:
-                os.environ.setdefault(match[1], match[2].strip("\"'"))
-
-
-# -- messages --------------------------------------------------------------------------------------------------------
-
-
-def with_flags(message: str, names: Collection[str], aliases: Mapping[str, str]) -> str:
-    """One line in which names of flags are written as flags.
+    A class may name published flags that differ from its arguments: ``flag_names = {"normalize": "norm"}``.
 
     Args:
-        message: the text of an error.
-        names: names of flags.
-        aliases: names of arguments to the flags that set them.
+        kind: a class of a register, or a dataclass.
+        skip: names of flags that it shall not have.
+        choices: names to choose from, by argument, beside those in the hints.
     """
-    line = " ".join(message.split())
-    for argument, flag in aliases.items():
-        line = re.sub(rf"(?<![\w-]){argument}(?!\w)", flag, line)
-    # the first word, or that after the name of a class
-    line = re.sub(r"^([A-Z]\w*: )?(\w+)", lambda m: f"{m[1] or ''}--{m[2]}" if m[2] in names else m[0], line)
-    # words such as "steps" are also English: beyond the first word only names with an underscore are taken for flags
-    compound = "|".join(sorted(name for name in names if "_" in name))
-    return re.sub(rf"(?<![\w./-])({compound})(?![\w./])", r"--\1", line)
+    hints = hints_of(kind)
+    texts, flags = described(kind), []
+    for argument, parameter in inspect.signature(kind).parameters.items():
+        name = flag_name(kind, argument)
+        default = None if parameter.default is inspect.Parameter.empty else parameter.default
+        found = reader_of(hints.get(argument, type(default)))  # without a hint the default tells
+        if found is None or name in skip:
+            continue
+        chosen = (choices or {}).get(argument, found[1])
+        extras = getattr(hints.get(argument), "__metadata__", ())
+        alone = next((extra.value for extra in extras if isinstance(extra, Alone)), None)
+        text = texts.get(argument, "see its documentation")
+        flags.append(Flag(name, found[0], default, text, chosen, argument, alone))
+    return tuple(flags)
 
 
-@contextlib.contextmanager
-def user_errors(program: str, names: Collection[str], aliases: Mapping[str, str]) -> Iterator[None]:
-    """Turn the errors of building (they name argument and range) into one line and exit code 2."""
-    try:
-        yield
-    except (ValueError, MisconfigurationException) as error:
-        print(f"{program}: error: {with_flags(str(error), names, aliases)}", file=sys.stderr)
-        raise SystemExit(2) from error
+def hints_of(kind: type) -> dict[str, Any]:
+    """Hints of the arguments of a class's constructor, with what ``Annotated`` adds."""
+    return typing.get_type_hints(kind.__init__, include_extras=True)  # type: ignore[misc]  # of a class, not an object
+
+
+def flag_name(kind: type, argument: str) -> str:
+    """The flag that sets an argument of a class."""
+    names: Mapping[str, str] = getattr(kind, "flag_names", {})
+    return names.get(argument, argument)
+
+
+@dataclass(frozen=True)
+class Alone:
+    """The value of a flag that is given without one: ``Annotated[str, Alone("auto")]``.
+
+    Attributes:
+        value: that value.
+    """
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Says something of a field of a dataclass: ``Annotated[int, FREE]``.
+
+    Attributes:
+        meaning: what it says.
+    """
+
+    meaning: str
+
+
+def marked(kind: type, mark: Mark) -> frozenset[str]:
+    """Names of the fields of a dataclass that have a mark."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return frozenset(name for name, hint in hints.items() if mark in getattr(hint, "__metadata__", ()))
+
+
+def defaults(flags: Iterable[Flag]) -> dict[str, Any]:
+    """Flag name to default value."""
+    return {flag.name: flag.default for flag in flags}
+
+
+class Checked:
+    """Base of dataclasses whose ranges, given by ``Annotated[.., Range]``, hold however an object is made."""
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name, None)
+            for allowed in getattr(hint, "__metadata__", ()):
+                if isinstance(allowed, Range) and value is not None and value not in allowed:
+                    raise Refusal(f"must {allowed}, got {value}", name)

@@ -49,10 +49,10 @@ class Arrays(Source):
 
 
 def find(data_dir: Path) -> tuple[Path, Path | None]:
-    """The file to learn from and, where there is one, that with the held-out part.
+    """The file to learn from and, if there is one, that with the held-out part.
 
     Raises:
-        DataUnavailable: where there is no such file, or two.
+        DataUnavailable: if there is no such file, or two.
     """
     if data_dir.is_file() and data_dir.suffix in SUFFIXES:
         return data_dir, None
@@ -160,10 +160,10 @@ class ArrayFile:
     Args:
         source: name of the source, for messages.
         path: the file.
-        keys: which arrays of an ``.npz`` file are read, where they are there.
+        keys: which arrays of an ``.npz`` file are read, if they are there.
 
     Raises:
-        DataUnavailable: where it cannot be read.
+        DataUnavailable: if it cannot be read.
     """
 
     def __init__(self, source: str, path: Path, keys: Sequence[str] = KEYS) -> None:
@@ -228,7 +228,7 @@ class ArrayFile:
         """Labels (N,) int64, checked.
 
         Raises:
-            DataUnavailable: where they are no integers from 0 on, one for each of ``count`` samples.
+            DataUnavailable: if they are no integers from 0 on, one for each of ``count`` samples.
         """
         if labels.dtype.kind not in "iu" or labels.ndim != 1:
             raise self.refusal(f"{key} of {labels.dtype} {labels.shape}: labels are integers 0 .. n-1, one per sample")

@@ -2,7 +2,7 @@
 
 ``data_dir`` is torchvision's layout (``celeba/img_align_celeba/*.jpg``), that folder itself, or another folder or zip
 file of images; archives are read without unpacking them. ``list_eval_partition.txt`` beside the images says what is
-held out: its test part, or its validation part where no test images are there. Without it one image in ten is held
+held out: its test part, or its validation part if no test images are there. Without it one image in ten is held
 out, at most 1,000.
 
 The usual 64x64 set: the central 140x140 pixels, resized with antialiasing. Images of another size are cut in
@@ -15,8 +15,6 @@ from pathlib import Path, PurePath
 
 import torch
 from torch import Tensor
-from torchvision.datasets import CelebA as Published
-from torchvision.datasets.utils import check_integrity
 
 from common.data.pictures import Form, picture_set
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source, hold_out
@@ -26,7 +24,7 @@ SIZE = 64
 CENTER_CROP = 140 / 178
 IMAGES, PARTITION = "img_align_celeba", "list_eval_partition.txt"
 TRAIN, VALIDATION, TEST = range(3)  # the numbers of the parts in that list
-BASE = Published.base_folder
+BASE = "celeba"  # torchvision's folder
 PLACES = tuple(Path(base, name) for base in (BASE, ".") for name in (IMAGES, f"{IMAGES}.zip"))
 SERVER = "https://drive.google.com/uc?id={}"
 SILENCE = 60.0  # seconds without a byte after which the server counts as gone
@@ -62,10 +60,10 @@ class CelebA(Source):
 
 
 def find(data_dir: Path) -> Path | None:
-    """The folder or zip file with the images, where there is one.
+    """The folder or zip file with the images, if there is one.
 
     Raises:
-        DataUnavailable: where several zip files might be meant.
+        DataUnavailable: if several zip files might be meant.
     """
     if data_dir.is_file():
         return data_dir
@@ -92,7 +90,7 @@ def by_list(listed: Path, images: list[str]) -> tuple[Tensor, Tensor] | None:
         images: paths of the images.
 
     Returns:
-        Rows int64 of the two; None where there are images of the training part only, as in a subset.
+        Rows int64 of the two; None if there are images of the training part only, as in a subset.
 
     Raises:
         DataUnavailable: for a list that is no such list, or without one of the images, or without training images.
@@ -121,8 +119,11 @@ def fetch(data_dir: Path) -> None:
     """Download the archive of the images and the list of the parts, by the ids and MD5 sums that torchvision keeps.
 
     Raises:
-        DataUnavailable: where that fails; nothing is left behind.
+        DataUnavailable: if that fails; nothing is left behind.
     """
+    from torchvision.datasets import CelebA as Published  # only here: torchvision takes a while to import
+    from torchvision.datasets.utils import check_integrity
+
     wanted = [(file, md5, name) for file, md5, name in Published.file_list if name in (f"{IMAGES}.zip", PARTITION)]
     try:
         data_dir.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,6 @@
 """The built-in set: 1,797 real 8x8 scans of handwritten digits that come with scikit-learn (UCI ML repository)."""
 
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from common.data.resize import fit
 from common.data.source import DataOptions, DataSet, Source, Split
@@ -17,6 +15,10 @@ class Digits(Source):
     name = "digits"
 
     def load(self, options: DataOptions) -> DataSet:
+        # only here: scikit-learn takes a while to import
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
         bunch = load_digits()
         images = torch.from_numpy(bunch.images / GREY_LEVELS * 255).round().to(torch.uint8).unsqueeze(1)
         labels = torch.from_numpy(bunch.target).long()

@@ -3,7 +3,7 @@
 Layouts: images directly in ``data_dir`` (no labels), or one subdirectory per class; either way directly, or below
 ``train/`` and, for the held-out part, the first of ``test/``, ``val/`` and ``valid/`` that is there. Class indices
 follow the sorted names. Without a held-out part one image in ten is held out, the same ones always. Hidden files and
-files that are no images by their ending are passed over. A zip file is read without unpacking it; where all of it lies
+files that are no images by their ending are passed over. A zip file is read without unpacking it; if all of it lies
 in one folder, that folder counts as the top.
 """
 
@@ -26,21 +26,20 @@ class Folder(Source):
 
     def load(self, options: DataOptions) -> DataSet:
         form = Form.of(self.name, options)
-        tree, held_out_tree = parts_of(open_tree(self.name, options.data_dir))
+        tree, held_out_tree = split_tree(open_tree(self.name, options.data_dir))
         paths, labels, classes = listing(tree)
         files = tree.files(paths)
-        num_classes = None if classes is None else len(classes)
         if held_out_tree:
             held_paths, held_labels, held_classes = listing(held_out_tree, classes)
             if held_classes != classes:
                 raise refusal(held_out_tree, f"images have classes, those to learn from, in {tree.path}, have none")
-            return picture_set((files, labels), (held_out_tree.files(held_paths), held_labels), num_classes, form)
+            return picture_set((files, labels), (held_out_tree.files(held_paths), held_labels), classes, form)
         try:
             rows, held_rows = hold_out(len(files))
         except DataUnavailable as error:
             raise refusal(tree, str(error)) from None
         held_out = files.select(held_rows), labels[held_rows]
-        return picture_set((files.select(rows), labels[rows]), held_out, num_classes, form)
+        return picture_set((files.select(rows), labels[rows]), held_out, classes, form)
 
 
 def refusal(tree: Tree, problem: str) -> DataUnavailable:
@@ -48,8 +47,8 @@ def refusal(tree: Tree, problem: str) -> DataUnavailable:
     return DataUnavailable(f"--data_name folder: {tree.path}: {problem}")
 
 
-def parts_of(tree: Tree) -> tuple[Tree, Tree | None]:
-    """The folder to learn from and, where there is one, that of the held-out part."""
+def split_tree(tree: Tree) -> tuple[Tree, Tree | None]:
+    """The folder to learn from and, if there is one, that of the held-out part."""
     held_out = next((name for name in HELD_OUT_NAMES if name in tree.folders), None)
     if "train" in tree.folders and (held_out or tree.folders == ["train"]):
         return tree.child("train"), tree.child(held_out) if held_out else None
@@ -61,7 +60,7 @@ def listing(tree: Tree, classes: list[str] | None = None) -> tuple[list[str], Te
 
     Args:
         tree: the folder.
-        classes: names of classes, where these images must be of them.
+        classes: names of classes, if these images must be of them.
 
     Returns:
         Paths (N), labels (N,) int64 (zeros without classes), and the names of the classes, if any.

@@ -12,19 +12,23 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.data.reading import is_small, num_readers, spread
 from common.data.source import DataSet, Split
+from common.refusal import Refusal
 from common.seeding import FLIPS, ORDER, StepRandomness, mix
+
+# what a loader yields: number and indices, or number, samples and labels, or why they could not be read
+Read = tuple[int, Tensor] | tuple[int, Tensor, Tensor] | Refusal
 
 
 class Batch(NamedTuple):
     """What a training or validation step gets.
 
     Attributes:
-        images: (B, C, *S) float32 in [-1, 1], on the device.
+        x0: (B, C, *S) float32 in [-1, 1], on the device.
         labels: (B,) int64, on the device.
         micro_step: index of the training micro-step; of the validation batch in validation.
     """
 
-    images: Tensor
+    x0: Tensor
     labels: Tensor
     micro_step: int
 
@@ -65,8 +69,8 @@ class BatchOrder:
         return torch.cat(parts)
 
 
-class _Batches(Dataset):
-    """Batch number i as (i, indices), or as (i, images, labels) where it is read by the loader's workers.
+class _Batches(Dataset[Read]):
+    """Batch number i as (i, indices), or as (i, samples, labels) if it is read by the loader's workers.
 
     Args:
         order: indices (B,) int64 of every batch.
@@ -76,13 +80,13 @@ class _Batches(Dataset):
     def __init__(self, order: BatchOrder | Sequence[Tensor], part: Split | None) -> None:
         self.order, self.part = order, part
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor] | tuple[int, Tensor, Tensor] | ValueError:
+    def __getitem__(self, index: int) -> Read:
         indices = self.order[index]
         if self.part is None:
             return index, indices
         try:
             return index, self.part.images[indices], self.part.labels[indices]
-        except ValueError as error:
+        except Refusal as error:
             return error  # raised inside the loader it would keep the loader, and its processes, alive
 
 
@@ -138,21 +142,21 @@ class DataModule(pl.LightningDataModule):
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Read]:
         """An endless loader that starts where the run stands."""
         trainer = self.trainer
         first = trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
         order = BatchOrder(len(self.data.train.labels), self.batch_size, self.seed, *self._rank)
         return self._loader(self.data.train, order, _From(first))
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader[Read]:
         """``val_samples`` held-out samples, evenly spaced, each once, dealt out over the processes."""
         rank, world_size = self._rank
         mine = spread(len(self.data.held_out.labels), self.val_samples)[rank::world_size]
         batches = mine.split(self.batch_size) if len(mine) else ()
         return self._loader(self.data.held_out, batches, range(len(batches)))
 
-    def _loader(self, part: Split, order: BatchOrder | Sequence[Tensor], sampler: Iterable[int]) -> DataLoader:
+    def _loader(self, part: Split, order: BatchOrder | Sequence[Tensor], sampler: Iterable[int]) -> DataLoader[Read]:
         if is_resident(part):
             return DataLoader(_Batches(order, None), batch_size=None, sampler=sampler)
         trainer = self.trainer
@@ -168,32 +172,32 @@ class DataModule(pl.LightningDataModule):
 
     def transfer_batch_to_device(
         self,
-        batch: tuple[int, Tensor] | tuple[int, Tensor, Tensor] | ValueError,
+        batch: Read,
         device: torch.device,
         dataloader_idx: int,
     ) -> Batch:
         """Look the samples up in the copy that lies on the device, or bring them there; scale and flip them there.
 
         Raises:
-            DataUnavailable: where they could not be read.
+            DataUnavailable: if they could not be read.
         """
-        if isinstance(batch, ValueError):
+        if isinstance(batch, Refusal):
             raise batch
         training = bool(self.trainer and self.trainer.training)
         if len(batch) == 2:
             micro_step, indices = batch
             part = self._resident("train" if training else "held_out", device)
             indices = indices.to(device, non_blocking=True)
-            images, labels = part.images[indices], part.labels[indices]
+            x0, labels = part.images[indices], part.labels[indices]
         else:
             micro_step = batch[0]
-            images, labels = (samples.to(device, non_blocking=True) for samples in batch[1:])
-        images = self.data.to_unit_range(images)
+            x0, labels = (stored.to(device, non_blocking=True) for stored in batch[1:])
+        x0 = self.data.spec.to_network(x0)
         if training and self.flip:
-            draws = StepRandomness(self.seed, micro_step, len(images), *self._rank, device).uniform(FLIPS)
-            mirrored = (draws < 0.5).reshape(-1, *(1,) * (images.ndim - 1))
-            images = torch.where(mirrored, images.flip(-1), images)
-        return Batch(images, labels, micro_step)
+            draws = StepRandomness(self.seed, micro_step, len(x0), *self._rank, device).uniform(FLIPS)
+            mirrored = (draws < 0.5).reshape(-1, *(1,) * (x0.ndim - 1))
+            x0 = torch.where(mirrored, x0.flip(-1), x0)
+        return Batch(x0, labels, micro_step)
 
     def _resident(self, name: str, device: torch.device) -> Split:
         if (name, device) not in self._on_device:

@@ -1,17 +1,20 @@
 """Image files of any size and format as samples of one size: upright, the central square, resized."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from common.data.reading import is_small
-from common.data.resize import refuse_length, to_square
+from common.data.resize import image_functions, refuse_length, to_square
 from common.data.source import DataOptions, DataSet, DataUnavailable, Split
 from common.data.trees import Files
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 MODES = {1: "L", 3: "RGB"}
 
@@ -34,7 +37,7 @@ class Form:
 
     @classmethod
     def of(cls, source: str, options: DataOptions, *, size: int | None = None, center_crop: float = 1.0) -> "Form":
-        """What was asked for; ``size`` and ``center_crop`` are what the source takes where nothing was.
+        """What was asked for; ``size`` and ``center_crop`` are what the source takes if nothing was.
 
         Raises:
             DataUnavailable: for no size, other channels, or a length.
@@ -44,7 +47,7 @@ class Form:
         if size is None:
             raise DataUnavailable(f"{name}: --image_size is needed; images are cropped and resized to it")
         if channels not in MODES:
-            raise DataUnavailable(f"--channels {channels}: {name} reads 1 (grey) or 3 (colour)")
+            raise DataUnavailable(f"{channels}: {name} reads 1 (grey) or 3 (colour)", "channels")
         return cls(source, size, channels, options.center_crop or center_crop)
 
 
@@ -61,6 +64,7 @@ class Pictures:
     def __init__(self, files: Files, form: Form) -> None:
         self._files, self._form = files, form
         self.shape = (len(files), form.channels, form.size, form.size)
+        image_functions()  # before there are worker processes, which share what has been imported
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         samples = torch.empty(len(indices), *self.shape[1:], dtype=self.dtype)
@@ -70,14 +74,14 @@ class Pictures:
 
 
 def picture_set(
-    train: tuple[Files, Tensor], held_out: tuple[Files, Tensor], num_classes: int | None, form: Form
+    train: tuple[Files, Tensor], held_out: tuple[Files, Tensor], classes: Sequence[str] | None, form: Form
 ) -> DataSet:
     """A data set of images in files: decoded now if all of it is small, else as they are read.
 
     Args:
         train: files and labels (N,) int64 to learn from.
         held_out: the others.
-        num_classes: number of classes; None without labels.
+        classes: names of the classes; None without labels.
         form: how the images are wanted.
 
     Raises:
@@ -87,7 +91,7 @@ def picture_set(
     if is_small(part.images, held_part.images):
         part = Split(*part.read(title="reading images"))
         held_part = Split(*held_part.read(title="reading held-out images"))
-    return DataSet(part, held_part, num_classes)
+    return DataSet(part, held_part, classes=None if classes is None else tuple(classes))
 
 
 def decode(files: Files, index: int, form: Form) -> Tensor:
@@ -96,9 +100,11 @@ def decode(files: Files, index: int, form: Form) -> Tensor:
     Raises:
         DataUnavailable: with its name, for a file that is no whole image.
     """
+    from PIL import Image, ImageOps  # here and below: Pillow takes a while to import
+
     try:
         with files.open(index) as content, Image.open(content) as image:
-            pixels = pil_to_tensor(convert(ImageOps.exif_transpose(image), MODES[form.channels]))
+            pixels = image_functions().pil_to_tensor(convert(ImageOps.exif_transpose(image), MODES[form.channels]))
             return to_square(pixels, form.size, form.center_crop)
     except Exception as error:  # decoders raise whatever they like; all of it concerns this one file
         raise DataUnavailable(
@@ -107,7 +113,7 @@ def decode(files: Files, index: int, form: Form) -> Tensor:
         ) from error
 
 
-def convert(image: Image.Image, mode: str) -> Image.Image:
+def convert(image: "Picture", mode: str) -> "Picture":
     """An image of any kind as 8-bit grey or colour: 16-bit levels scaled, transparent parts on white.
 
     Args:
@@ -117,6 +123,8 @@ def convert(image: Image.Image, mode: str) -> Image.Image:
     Raises:
         ValueError: for levels that are no 8-bit or 16-bit numbers.
     """
+    from PIL import Image
+
     if image.mode.startswith("I"):  # 16-bit grey, in 16 or 32 bits; Pillow's own conversion would clip it
         levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65535:

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
+
+from common.refusal import Refusal
 
 RESIDENT_LIMIT = 2 * 1024**3  # bytes of a set that is held in memory, and once more on the device
 CHUNK_BYTES, CHUNK_SAMPLES = 1024**2, 256
@@ -72,13 +73,19 @@ def is_small(*parts: Images) -> bool:
     return sum(map(num_bytes, parts)) <= RESIDENT_LIMIT
 
 
+def is_first_process() -> bool:
+    """Whether this is the first of the processes of a run, by the variables that launchers set, as Lightning does."""
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"))
+    return int(next(filter(None, ranks), 0)) == 0
+
+
 def num_readers() -> int:
     """Processes worth having to read with: the usable cores, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, cores)
 
 
-class _Chunks(Dataset):
+class _Chunks(Dataset[Tensor | Refusal]):
     """Samples, some at a time; small pieces, for they pass through shared memory."""
 
     def __init__(self, images: Images, rows: Tensor) -> None:
@@ -88,10 +95,10 @@ class _Chunks(Dataset):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> Tensor | ValueError:
+    def __getitem__(self, index: int) -> Tensor | Refusal:
         try:
             return self._images[self._rows[index]]
-        except ValueError as error:
+        except Refusal as error:
             return error  # raised inside the loader it would keep the loader, and its processes, alive
 
 
@@ -113,10 +120,10 @@ def chunks(images: Images, rows: Tensor, title: str) -> Iterator[Tensor]:
         num_workers=num_readers() if parallel else 0,
         generator=torch.Generator(),  # a loader draws a seed for its workers; the global generator stays as it is
     )
-    silent = True if getattr(rank_zero_only, "rank", 0) else None  # None: silent where the output is no terminal
+    silent = None if is_first_process() else True  # None: silent if the output is no terminal
     with tqdm(total=len(rows), desc=title, unit=" samples", disable=silent, leave=False) as bar:
         for samples in loader:
-            if isinstance(samples, ValueError):
+            if isinstance(samples, Refusal):
                 raise samples
             yield samples
             bar.update(len(samples))

@@ -1,11 +1,12 @@
 """A data set in the size that was asked for."""
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import replace
+from types import ModuleType
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from common.data.reading import Images, is_small
 from common.data.source import DataOptions, DataSet, DataUnavailable, Split
@@ -16,7 +17,7 @@ AT_ONCE = 1024  # images resized at once: bounds the memory for intermediate res
 def to_square(images: Tensor, size: int | None, center_crop: float = 1.0) -> Tensor:
     """The central square of every image, resized with antialiasing.
 
-    Bilinear: unlike bicubic it never leaves the range of the data. Where images grow there is nothing to smooth, and
+    Bilinear: unlike bicubic it never leaves the range of the data. If images grow, there is nothing to smooth, and
     it is plain bilinear interpolation between the centres of pixels.
 
     Args:
@@ -28,8 +29,15 @@ def to_square(images: Tensor, size: int | None, center_crop: float = 1.0) -> Ten
         (.., size, size) of the same type.
     """
     side = square_side(images.shape[-2:], center_crop)
+    functional = image_functions()
     square = functional.center_crop(images, [side, side]).contiguous()
-    return square if size is None else functional.resize(square, [size, size], antialias=True)
+    resized: Tensor = square if size is None else functional.resize(square, [size, size], antialias=True)
+    return resized
+
+
+def image_functions() -> ModuleType:
+    """torchvision's functions of images; imported when they are needed, because that takes a second."""
+    return importlib.import_module("torchvision.transforms.v2.functional")
 
 
 def square_side(sides: Sequence[int], center_crop: float) -> int:
@@ -51,6 +59,7 @@ class Squares:
         side = square_side(images.shape[-2:], center_crop) if size is None else size
         self.shape = (*images.shape[:2], side, side)
         self.dtype = images.dtype
+        image_functions()  # before there are worker processes, which share what has been imported
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         return to_square(self._images[indices], self._size, self._center_crop)
@@ -68,20 +77,20 @@ def fit(data: DataSet, options: DataOptions, name: str) -> DataSet:
         DataUnavailable: for other channels than it has, for a size or crop of samples that are no images, and for a
             length.
     """
-    channels, *sides = data.shape
+    channels, *sides = data.spec.shape
     if options.channels not in (None, channels):
         raise DataUnavailable(
-            f"--channels {options.channels}: {name} has {channels} channel(s); only --data_name folder and celeba "
-            "convert"
+            f"{options.channels}: {name} has {channels} channel(s); only --data_name folder and celeba convert",
+            "channels",
         )
     refuse_length(options, name)
     size, center_crop = options.image_size, options.center_crop
     if size is None and center_crop is None:
         return data
-    if not data.is_image:
+    if not data.spec.is_image:
         flag, value = ("image_size", size) if size is not None else ("center_crop", center_crop)
         raise DataUnavailable(
-            f"--{flag} {value}: {name} has samples of shape {data.shape}, which are no images; leave --{flag} out"
+            f"{value}: {name} has samples of shape {data.spec.shape}, which are no images; leave --{flag} out", flag
         )
     center_crop = center_crop or 1.0
     if sides == [square_side(sides, center_crop)] * 2 and size in (None, sides[0]):
@@ -93,15 +102,15 @@ def fit(data: DataSet, options: DataOptions, name: str) -> DataSet:
 
 
 def refuse_length(options: DataOptions, name: str) -> None:
-    """Refuse a length where samples keep the one they have.
+    """Refuse a length if samples keep the one they have.
 
     Raises:
-        DataUnavailable: where one was asked for.
+        DataUnavailable: if one was asked for.
     """
     if options.length is not None:
         raise DataUnavailable(
-            f"--length {options.length}: {name} cannot be cut or padded, only --data_name spokendigits can; leave "
-            "--length out"
+            f"{options.length}: {name} cannot be cut or padded, only --data_name spokendigits can; leave --length out",
+            "length",
         )
 
 

@@ -1,7 +1,7 @@
 """What a data set is to this program: samples with labels, split into training and held-out parts."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -9,41 +9,31 @@ import torch
 from torch import Tensor
 
 from common.data.reading import Images, chunks, gather, spread
-from common.refusal import Refusal
+from common.data.spec import UNIT, DataSpec, kind_of
+from common.refusal import Refusal, require
 
 HELD_OUT_SHARE = 10  # one sample in ten is held out of a set without a held-out part,
 HELD_OUT_LIMIT = 1000  # but no more than these
 
 
 class DataUnavailable(Refusal):
-    """The data is not where it was looked for, or not as asked; the message says what is wrong and what to do."""
-
-    def __init__(self, message: str) -> None:
-        # a loader rebuilds the error of a worker process from its traceback, at the end of which stands the message
-        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
-
-
-def to_unit_range(images: Tensor, value_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-    """Samples on the network's scale.
+    """The data is not where it was looked for, or not as asked; the message says what is wrong and what to do.
 
     Args:
-        images: uint8 in 0 .. 255, or floats.
-        value_range: which floats become -1 and 1; without effect on uint8.
-
-    Returns:
-        float32 in [-1, 1] (floats outside ``value_range`` go beyond).
+        problem: what is wrong; with an argument it goes on from that argument's name.
+        argument: name of the argument, as a constructor or a flag has it; None if the message stands alone.
     """
-    if images.dtype == torch.uint8:
-        return images.float() / 127.5 - 1
-    low, high = value_range
-    return (images.float() - low) / (high - low) * 2 - 1
+
+    def __init__(self, problem: str, argument: str | None = None) -> None:
+        # a loader rebuilds the error of a worker process from its traceback, at the end of which stands the message
+        super().__init__(problem.rpartition(f"{type(self).__name__}: ")[2].strip(), argument)
 
 
 def hold_out(count: int) -> tuple[Tensor, Tensor]:
     """Indices, ascending int64, of the training and held-out parts of a set that has no split: the same ones always.
 
     Raises:
-        DataUnavailable: where there are fewer than two samples.
+        DataUnavailable: if there are fewer than two samples.
     """
     if count < 2:
         raise DataUnavailable(f"{count} sample(s): at least two are needed, one to learn from and one to hold out")
@@ -58,7 +48,7 @@ class Split:
 
     Attributes:
         images: (N, C, *S) uint8 or float32, a tensor or whatever reads samples by index.
-        labels: (N,) int64, zeros where the set has no labels.
+        labels: (N,) int64, zeros if the set has no labels.
     """
 
     images: Tensor | Images
@@ -88,13 +78,14 @@ class DataOptions:
 
     Attributes:
         data_dir: folder or file that holds the data.
-        image_size: side of the square images that are wanted; None takes them as they are.
-        channels: channels that are wanted; None takes what there is.
-        download: fetch what is missing, where the source can.
-        center_crop: side of the central square that is cut out before resizing, as a fraction of the shorter side, in
-            (0, 1]; None leaves it to the source: the whole square (1) where images are resized, 140/178 for celeba.
-        length: points of the functions that are wanted, cut or padded with zeros, where the source can; None takes
-            them as they are, 8,000 for spokendigits.
+        image_size: side of the square images that are wanted; others are cropped and resized. None takes them as they
+            are, or as the source prefers them.
+        channels: number of channels that is wanted. None takes what there is, or what the source prefers.
+        download: fetch what is missing, if the source can.
+        center_crop: side of the central square that is cut out before resizing, as a share of the shorter side, in
+            (0, 1]. None leaves it to the source, which cuts out the whole square (1) or what was published.
+        length: number of points of the functions or sounds that are wanted; they are cut or padded with zeros, if the
+            source can. None takes them as they are, or as they were published.
     """
 
     data_dir: Path
@@ -107,10 +98,9 @@ class DataOptions:
     def __post_init__(self) -> None:
         for name in ("image_size", "channels", "length"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise Refusal(f"must be at least 1, got {value}", name)
-        if self.center_crop is not None and not 0 < self.center_crop <= 1:
-            raise Refusal(f"must be above 0 and at most 1, got {self.center_crop}", "center_crop")
+            require(value is None or value >= 1, name, "at least 1", value)
+        crop = self.center_crop
+        require(crop is None or 0 < crop <= 1, "center_crop", "above 0 and at most 1", crop)
 
 
 class Spectrum(Protocol):
@@ -127,17 +117,21 @@ class DataSet:
     Attributes:
         train: what a model learns from.
         held_out: what it never sees.
-        num_classes: number of classes; None where there are no labels.
+        num_classes: number of classes, which may be left out if ``classes`` names them; None if there are no labels.
         value_range: what -1 and 1 stand for in generated arrays: (0, 1) for uint8 images; the extremes of the training
             part, in its own units, for floats.
-        sample_rate: points per second, where samples are sound.
+        sample_rate: points per second, if samples are sounds.
+        classes: names of the classes, in the order of the labels; their numbers, if they have no names.
+        spec: all of this that a run must remember.
     """
 
     train: Split
     held_out: Split
-    num_classes: int | None
-    value_range: tuple[float, float] = (0.0, 1.0)
+    num_classes: int | None = None
+    value_range: tuple[float, float] = UNIT
     sample_rate: int | None = None
+    classes: tuple[str, ...] | None = None
+    spec: DataSpec = field(init=False)
 
     def __post_init__(self) -> None:
         train, held_out = self.train.images, self.held_out.images
@@ -146,20 +140,29 @@ class DataSet:
                 f"samples to learn from are {train.dtype} of shape {tuple(train.shape[1:])}, "
                 f"held-out ones {held_out.dtype} of {tuple(held_out.shape[1:])}"
             )
+        classes = self.classes
+        if classes is None and self.num_classes is not None:
+            classes = tuple(map(str, range(self.num_classes)))
+        if classes is not None and self.num_classes not in (None, len(classes)):
+            raise ValueError(f"num_classes is {self.num_classes}, but there are {len(classes)} classes")
+        shape, rate = tuple(train.shape[1:]), self.sample_rate
+        spec = DataSpec(kind_of(shape, rate), shape, self.value_range, rate, classes, len(self.train.labels))
+        for name, value in (("classes", classes), ("num_classes", spec.num_classes), ("spec", spec)):
+            object.__setattr__(self, name, value)  # the object is frozen
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape (C, *S) of one sample."""
-        return tuple(self.train.images.shape[1:])
+        return self.spec.shape
 
     @property
     def is_image(self) -> bool:
         """Whether a sample is (C, H, W)."""
-        return len(self.shape) == 3
+        return self.spec.is_image
 
-    def to_unit_range(self, images: Tensor) -> Tensor:
+    def to_unit_range(self, x: Tensor) -> Tensor:
         """Samples of this set, (.., C, *S), as float32 on the network's scale [-1, 1]."""
-        return to_unit_range(images, self.value_range)
+        return self.spec.to_network(x)
 
     def statistics(self, limit: int = 10_000) -> tuple[float, float]:
         """Mean and variance of all values on the network's scale [-1, 1], computed in float64.
@@ -177,14 +180,14 @@ class DataSet:
         counts, variances, means = (torch.tensor(column, dtype=torch.float64) for column in zip(*parts, strict=True))
         mean = counts @ means / len(rows)
         variance = counts @ (variances + (means - mean) ** 2) / len(rows)
-        low, high = self._levels
-        return float((mean - low) / (high - low) * 2 - 1), float(variance * (2 / (high - low)) ** 2)
+        mean, variance = self.spec.moments_to_network(mean, variance, images.dtype)
+        return float(mean), float(variance)
 
     def spectral_statistics(self, basis: Spectrum, limit: int = 10_000) -> tuple[Tensor, Tensor]:
         """Mean function and variance of every mode on the network's scale [-1, 1], computed in float64.
 
         One pass; means and sums of squares of the parts are joined as by Chan, Golub and LeVeque (1983), which does not
-        cancel where the mean is large.
+        cancel if the mean is large.
 
         Args:
             basis: F, the basis of the modes.
@@ -203,14 +206,8 @@ class DataSet:
             squares = squares + power(basis.analysis(samples - part_mean)).sum(0)
             squares = squares + power(basis.analysis(shift)) * (seen * len(samples) / count)
             mean, seen = mean + shift * (len(samples) / count), count
-        low, high = self._levels
         variance = squares.mean(0) / seen  # over channels
-        return (mean - low) / (high - low) * 2 - 1, variance * (2 / (high - low)) ** 2
-
-    @property
-    def _levels(self) -> tuple[float, float]:
-        """The stored values that become -1 and 1."""
-        return (0.0, 255.0) if self.train.images.dtype == torch.uint8 else self.value_range
+        return self.spec.moments_to_network(mean, variance, images.dtype)
 
 
 def power(coefficients: Tensor) -> Tensor:
@@ -219,9 +216,15 @@ def power(coefficients: Tensor) -> Tensor:
 
 
 class Source(ABC):
-    """Where a data set comes from."""
+    """Where a data set comes from.
+
+    Attributes:
+        name: what --data_name calls it.
+        published_shape: channels and side of its images as published; None if there is no such set of images.
+    """
 
     name: str
+    published_shape: tuple[int, int] | None = None
 
     @abstractmethod
     def load(self, options: DataOptions) -> DataSet:

@@ -1,5 +1,6 @@
 """What a sample is: everything about a data set that a run must remember, in one place."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,6 +11,7 @@ from common.refusal import require
 
 Kind = Literal["image", "function", "sound"]
 BYTE = 255.0  # largest level of uint8 images
+UNIT = (0.0, 1.0)  # the range of images in generated arrays
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,18 @@ class DataSpec:
 
     kind: Kind
     shape: tuple[int, ...]
-    value_range: tuple[float, float] = (0.0, 1.0)
+    value_range: tuple[float, float] = UNIT
     sample_rate: int | None = None
     classes: tuple[str, ...] | None = None
     samples: int | None = None
 
     def __post_init__(self) -> None:
         require(self.kind in ("image", "function", "sound"), "kind", "image, function or sound", self.kind)
-        require(len(self.shape) == (3 if self.is_image else 2), "shape", f"that of a {self.kind}", self.shape)
+        axes = 3 if self.is_image else 2
+        require(len(self.shape) == axes, "shape", "(C, H, W)" if self.is_image else "(C, L)", self.shape)
         require(self.value_range[0] < self.value_range[1], "value_range", "two rising numbers", self.value_range)
-        require((self.sample_rate is not None) == (self.kind == "sound"), "sample_rate", "that of sounds alone", self)
+        is_right = (self.sample_rate is not None) == (self.kind == "sound")
+        require(is_right, "sample_rate", "given for sounds and for nothing else", self.sample_rate)
 
     @property
     def is_image(self) -> bool:
@@ -59,6 +63,13 @@ class DataSpec:
         """Number of classes; None if there are no labels."""
         return None if self.classes is None else len(self.classes)
 
+    def names_classes_like(self, other: "DataSpec") -> bool:
+        """Whether labels mean the same; runs of earlier versions have numbers instead of names, or no labels at all."""
+        if self.classes is None or other.classes is None or self.classes == other.classes:
+            return True
+        numbered = tuple(map(str, range(len(self.classes))))
+        return len(self.classes) == len(other.classes) and numbered in (self.classes, other.classes)
+
     def unlabelled(self) -> "DataSpec":
         """The same samples without their labels."""
         return replace(self, classes=None)
@@ -72,9 +83,7 @@ class DataSpec:
         Returns:
             float32 in [-1, 1] (floats outside ``value_range`` go beyond).
         """
-        if x.dtype == torch.uint8:
-            return x.float() / (BYTE / 2) - 1
-        low, high = self.value_range
+        low, high = self._levels(x.dtype)
         return (x.float() - low) / (high - low) * 2 - 1
 
     def from_network(self, x: Tensor) -> Tensor:
@@ -82,3 +91,28 @@ class DataSpec:
         share = (x + 1) / 2
         low, high = self.value_range
         return low + (high - low) * (share.clamp(0, 1) if self.is_image else share)
+
+    def moments_to_network(self, mean: Tensor, variance: Tensor, stored: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Mean and variance of stored samples on the network's scale.
+
+        Args:
+            mean: any shape.
+            variance: any shape.
+            stored: type of the samples.
+
+        Returns:
+            Both in the types that they came in.
+        """
+        low, high = self._levels(stored)
+        return (mean - low) / (high - low) * 2 - 1, variance * (2 / (high - low)) ** 2
+
+    def _levels(self, stored: torch.dtype) -> tuple[float, float]:
+        """The stored values that become -1 and 1."""
+        return (0.0, BYTE) if stored == torch.uint8 else self.value_range
+
+
+def kind_of(shape: Sequence[int], sample_rate: int | None) -> Kind:
+    """What samples (C, *S) are: a sound if they have a rate, else an image if there are two axes S, else a function."""
+    if sample_rate is not None:
+        return "sound"
+    return "image" if len(shape) == 3 else "function"

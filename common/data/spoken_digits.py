@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.signal import resample_poly
 from torch import Tensor
 
 from common.data.arrays import ArrayFile
@@ -23,7 +22,7 @@ from common.media.audio import read_wav
 
 SAMPLE_RATE = 8000
 LENGTH = 8000
-NUM_CLASSES = 10
+DIGITS = tuple(map(str, range(10)))
 HELD_OUT_BELOW = 5  # of the index
 PEAK = 10 ** (-0.1 / 20)
 NAME = re.compile(r"(\d)_.+_(\d+)\.wav", re.IGNORECASE)
@@ -43,7 +42,7 @@ class SpokenDigits(Source):
         for part, what in ((train, "learn from"), (held_out, "hold out")):
             if not len(part.labels):
                 raise refusal(place, f"no recording to {what}; those with an index below {HELD_OUT_BELOW} are held out")
-        data = DataSet(train, held_out, NUM_CLASSES, (-1.0, 1.0), SAMPLE_RATE)
+        data = DataSet(train, held_out, value_range=(-1.0, 1.0), sample_rate=SAMPLE_RATE, classes=DIGITS)
         return fit(data, replace(options, length=None), f"--data_name {self.name}")
 
 
@@ -56,7 +55,7 @@ def find(data_dir: Path) -> Path:
     """The ``.npz`` file, or the folder of recordings.
 
     Raises:
-        DataUnavailable: where there is neither.
+        DataUnavailable: if there is neither.
     """
     if data_dir.is_file():
         if data_dir.suffix != ".npz":
@@ -98,7 +97,7 @@ def read_recording(file: Path) -> Tensor:
     """A .wav file as (L,): the mean of its channels at 8 kHz.
 
     Raises:
-        DataUnavailable: where it cannot be read.
+        DataUnavailable: if it cannot be read.
     """
     try:
         samples, rate = read_wav(file)
@@ -107,6 +106,8 @@ def read_recording(file: Path) -> Tensor:
     sound = samples.mean(0)
     if rate == SAMPLE_RATE:
         return sound
+    from scipy.signal import resample_poly  # only here: it takes a while to import
+
     common = math.gcd(rate, SAMPLE_RATE)
     return torch.from_numpy(resample_poly(sound.double().numpy(), SAMPLE_RATE // common, rate // common)).float()
 
@@ -131,7 +132,7 @@ def of_keys(file: ArrayFile, sounds_key: str, digits_key: str, length: int) -> t
     """Normalised sounds (N, 1, length) and digits (N,) of an .npz file.
 
     Raises:
-        DataUnavailable: where they are not there, or are no sounds and digits.
+        DataUnavailable: if they are not there, or are no sounds and digits.
     """
     for key in (sounds_key, digits_key):
         if key not in file.arrays:
@@ -144,8 +145,8 @@ def of_keys(file: ArrayFile, sounds_key: str, digits_key: str, length: int) -> t
     if not np.isfinite(array).all():
         raise file.refusal(f"{sounds_key} has NaN or infinite values")
     digits = file.labels(digits_key, file.arrays[digits_key], len(array))
-    if digits.max() >= NUM_CLASSES:
-        raise file.refusal(f"{digits_key} has the label {int(digits.max())}; digits are 0 to {NUM_CLASSES - 1}")
+    if digits.max() >= len(DIGITS):
+        raise file.refusal(f"{digits_key} has the label {int(digits.max())}; digits are 0 to {len(DIGITS) - 1}")
     sounds = torch.zeros(len(array), 1, length)
     sounds[:, 0, : array.shape[1]] = torch.from_numpy(array[:, :length].astype(np.float32))
     return normalised(sounds), digits

@@ -15,15 +15,25 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torchvision import datasets
-from torchvision.datasets.mnist import read_image_file, read_label_file
-from torchvision.datasets.utils import check_integrity
 
 from common.data.arrays import load_arrays
 from common.data.resize import fit
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source, Split
 
 SILENCE = 60.0  # seconds without an answer after which a server counts as gone
+
+# names of classes in the order of the labels
+OF_FASHION = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
+OF_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+OF_CIFAR100 = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
+willow_tree wolf woman worm
+"""
 
 # what torchvision raises for files that are missing, cut or of another kind, and for downloads that fail
 FAILURES = (
@@ -33,11 +43,18 @@ FAILURES = (
 
 
 class TorchvisionSet(Source):
-    """A set that torchvision knows, read from its files, which are fetched where that is asked for."""
+    """A set that torchvision knows, read from its files, which are fetched if that is asked for."""
 
-    dataset: ClassVar[Any]  # torchvision's class
+    torchvision_name: ClassVar[str]
     layouts = "in torchvision's layout"  # what messages say about the folder
-    num_classes: ClassVar[int] = 10
+    classes: ClassVar[tuple[str, ...]] = tuple(map(str, range(10)))
+
+    @classmethod
+    def dataset(cls) -> Any:
+        """torchvision's class; imported when it is needed, because that takes a second."""
+        from torchvision import datasets
+
+        return getattr(datasets, cls.torchvision_name)
 
     @abstractmethod
     def files(self) -> list[Path]:
@@ -67,12 +84,12 @@ class TorchvisionSet(Source):
         return fit(data, options, f"--data_name {self.name}")
 
     def _read(self, root: Path) -> DataSet:
-        return DataSet(self._part(root, train=True), self._part(root, train=False), self.num_classes)
+        return DataSet(self._part(root, train=True), self._part(root, train=False), classes=self.classes)
 
     def _part(self, root: Path, train: bool) -> Split:
-        part = self.dataset(root, train=train, download=False)
+        part = self.dataset()(root, train=train, download=False)
         images, labels = torch.as_tensor(part.data), torch.as_tensor(part.targets, dtype=torch.int64)
-        if labels.max() >= self.num_classes:
+        if labels.max() >= len(self.classes):
             raise ValueError(f"there is a label {int(labels.max())}")
         return Split(images.unsqueeze(1) if images.ndim == 3 else images.movedim(-1, 1).contiguous(), labels)
 
@@ -103,7 +120,7 @@ class TorchvisionSet(Source):
                     # fetched before but not unpacked: torchvision checks its MD5 sum and takes it
                     (scratch / archive).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(root / archive, scratch / archive)
-                self.dataset(scratch, download=True)
+                self.dataset()(scratch, download=True)
                 self._read(scratch)
                 for file in filter(Path.is_file, sorted(scratch.rglob("*"))):
                     target = root / file.relative_to(scratch)
@@ -134,18 +151,21 @@ class Mnist(TorchvisionSet):
     """28x28 digits, ten classes: 60,000 to learn from, 10,000 held out (LeCun, Cortes, Burges)."""
 
     name = "mnist"
-    dataset = datasets.MNIST
+    torchvision_name = "MNIST"
+    published_shape = (1, 28)
 
     def files(self) -> list[Path]:
         return [archive.with_suffix("") for archive in self.archives()]
 
     def archives(self) -> list[Path]:
-        return [Path(self.dataset.__name__, "raw", archive) for archive, _ in self.dataset.resources]
+        return [Path(self.torchvision_name, "raw", archive) for archive, _ in self.dataset().resources]
 
     def servers(self) -> list[str]:
-        return list(self.dataset.mirrors)
+        return list(self.dataset().mirrors)
 
     def is_whole(self, file: Path) -> bool:
+        from torchvision.datasets.mnist import read_image_file, read_label_file
+
         try:
             (read_image_file if "images" in file.name else read_label_file)(str(file))
         except FAILURES:
@@ -157,53 +177,62 @@ class FashionMnist(Mnist):
     """28x28 grey pictures of clothes, ten classes, in MNIST's format (Xiao, Rasul, Vollgraf)."""
 
     name = "fashionmnist"
-    dataset = datasets.FashionMNIST
+    torchvision_name = "FashionMNIST"
+    classes = tuple(OF_FASHION.split(", "))
 
 
 class Cifar10(TorchvisionSet):
     """32x32 colour photographs, ten classes: 50,000 to learn from, 10,000 held out (Krizhevsky).
 
-    torchvision unpickles the original files, after it has checked their MD5 sums. Where their folder is missing,
+    torchvision unpickles the original files, after it has checked their MD5 sums. If their folder is missing,
     ``{name}.npz`` will do: ``x`` (N, 32, 32, 3) uint8 and ``y``, perhaps ``x_test`` and ``y_test``.
     """
 
     name = "cifar10"
-    dataset = datasets.CIFAR10
+    torchvision_name = "CIFAR10"
+    published_shape = (3, 32)
     layouts = "in torchvision's layout or as cifar10.npz"
+    classes = tuple(OF_CIFAR10.split())
 
     def load(self, options: DataOptions) -> DataSet:
         plain = options.data_dir / f"{self.name}.npz"
-        if not plain.is_file() or (options.data_dir / self.dataset.base_folder).is_dir():
+        if not plain.is_file() or (options.data_dir / self.dataset().base_folder).is_dir():
             return super().load(options)
         data, text = load_arrays(self.name, plain)
-        if data.shape != (3, 32, 32) or data.train.images.dtype != torch.uint8:
+        if data.spec.shape != (3, 32, 32) or data.train.images.dtype != torch.uint8:
             raise DataUnavailable(f"--data_name {self.name}: {plain}: {text}; expected uint8 (N, 32, 32, 3)")
-        if data.num_classes is None or data.num_classes > self.num_classes:
-            raise DataUnavailable(f"--data_name {self.name}: {plain}: needs labels y from 0 to {self.num_classes - 1}")
-        return fit(replace(data, num_classes=self.num_classes), options, f"--data_name {self.name}")
+        count = len(self.classes)
+        if data.num_classes is None or data.num_classes > count:
+            raise DataUnavailable(f"--data_name {self.name}: {plain}: needs labels y from 0 to {count - 1}")
+        named = replace(data, num_classes=count, classes=self.classes)
+        return fit(named, options, f"--data_name {self.name}")
 
     def _sums(self) -> dict[Path, str]:
-        meta = (self.dataset.meta["filename"], self.dataset.meta["md5"])
-        listed = (*self.dataset.train_list, *self.dataset.test_list, meta)
-        return {Path(self.dataset.base_folder, name): md5 for name, md5 in listed}
+        published = self.dataset()
+        meta = (published.meta["filename"], published.meta["md5"])
+        listed = (*published.train_list, *published.test_list, meta)
+        return {Path(published.base_folder, name): md5 for name, md5 in listed}
 
     def files(self) -> list[Path]:
         return list(self._sums())
 
     def archives(self) -> list[Path]:
-        return [Path(self.dataset.filename)]
+        return [Path(self.dataset().filename)]
 
     def servers(self) -> list[str]:
-        return [self.dataset.url]
+        return [self.dataset().url]
 
     def is_whole(self, file: Path) -> bool:
-        return check_integrity(file, self._sums()[Path(self.dataset.base_folder, file.name)])
+        from torchvision.datasets.utils import check_integrity
+
+        whole: bool = check_integrity(file, self._sums()[Path(self.dataset().base_folder, file.name)])
+        return whole
 
 
 class Cifar100(Cifar10):
     """32x32 colour photographs, one hundred classes (Krizhevsky)."""
 
     name = "cifar100"
-    dataset = datasets.CIFAR100
+    torchvision_name = "CIFAR100"
     layouts = "in torchvision's layout or as cifar100.npz"
-    num_classes = 100
+    classes = tuple(OF_CIFAR100.split())

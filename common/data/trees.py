@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from common.data.source import DataUnavailable
@@ -145,10 +144,10 @@ class Archive(Tree):
 
     @classmethod
     def open(cls, path: Path) -> "Archive":
-        """The content of a zip file. Where everything lies in one folder, that folder.
+        """The content of a zip file; if everything lies in one folder, that folder.
 
         Raises:
-            OSError, zipfile.BadZipFile, NotImplementedError: where it cannot be read.
+            OSError, zipfile.BadZipFile, NotImplementedError: if it cannot be read.
         """
         with zipfile.ZipFile(path) as archive:
             members = {
@@ -238,17 +237,20 @@ def open_tree(source: str, path: Path) -> Tree:
         path: the folder or file.
 
     Raises:
-        DataUnavailable: where it is neither, or cannot be read.
+        DataUnavailable: if it is neither, or cannot be read.
     """
     if path.is_dir():
-        return Directory(path)
+        try:
+            return Directory(path)
+        except OSError as error:
+            raise DataUnavailable(f"--data_name {source}: {path} cannot be read ({error.strerror})") from error
     if not path.is_file() or path.suffix.lower() != ".zip":
         raise DataUnavailable(
             f"--data_name {source}: {path} is no folder and no .zip file; point --data_dir at one with images"
         )
     try:
         return Archive.open(path)
-    except Exception as error:  # what zipfile raises for a cut or foreign file differs with where it is cut
+    except Exception as error:  # what zipfile raises for a cut or foreign file differs with the place of the cut
         raise DataUnavailable(
             f"--data_name {source}: {path} cannot be read as a zip file ({type(error).__name__}: {error}); "
             "bring it again"
@@ -268,6 +270,8 @@ def is_image(name: str) -> bool:
 @cache
 def endings() -> frozenset[str]:
     """Endings of the formats that Pillow reads."""
+    from PIL import Image  # only here, and in what decodes: it takes a while to import
+
     Image.init()
     kinds = set(Image.OPEN) - NO_PICTURES
     return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in kinds)

@@ -15,36 +15,21 @@ The law, with M the mean factor and S the covariance (both per mode):
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from functools import cached_property, wraps
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from common.dynamics.basis import Basis, Pixel, mixed, scaled
+from common.dynamics.basis import Basis, Pixel, apply, times
+from common.dynamics.prior import Prior
 from common.dynamics.propagator import propagate
 from common.refusal import Refusal
 
 BISECTIONS = 64  # halvings of log t: past double precision for any interval of times
+ADMISSION_TIMES = 9  # at which a law is looked at when a dynamics is made
+LAW_TIMES, LAW_TOLERANCE = 8, 1e-6  # at which two laws are compared, and how closely
 VANISHING_SCALE = 1e-3  # below this share of the data left at T, dividing by the scale amplifies a network's error
-LAW_TOLERANCE = 1e-6  # up to which scale and log sigma count as the same: tables are good to 1e-9
-ADMISSION_TIMES = 33  # at which a law is looked at once it is made
-
-
-def then_admit(constructor: Callable[..., None]) -> Callable[..., None]:
-    """A constructor that admits the member it has made (:meth:`LinearDynamics.admit`).
-
-    It leaves that to the constructor of a subclass, if it was called by one: the member is not ready before.
-    """
-
-    @wraps(constructor)
-    def construct(self: "LinearDynamics", *args: Any, **kwargs: Any) -> None:
-        constructor(self, *args, **kwargs)
-        if getattr(type(self), constructor.__name__) is construct:
-            self.admit()
-
-    return construct
 
 
 class Moments:
@@ -101,122 +86,51 @@ class Moments:
     def std(self) -> Tensor:
         return self._dynamics._std(self.scale, self.log_sigma)
 
-    def perturb(self, x0: Tensor, noise: Tensor) -> Tensor:
-        """v = m x0 + sc eps in the basis: x0 and white noise, each (B, C, *S), to (B, C, *S) in their dtype."""
-        return self._dynamics.basis.combine((self.scale, x0), (self.std, noise))
-
 
 class LinearDynamics(nn.Module, ABC):
-    """A linear SDE from data (t = 0) to noise (t = T).
+    """A linear SDE from data (t = 0) to noise (t = T = 1).
 
-    Subclasses give the SDE (:meth:`drift_matrix`, :meth:`diffusion_vector`) and its law, by inheriting from
-    :class:`~common.dynamics.closed_form.ClosedForm` (one component, formulas) or
-    :class:`~common.dynamics.tabulated.Tabulated` (any number of components, tables solved from the SDE). Every member
-    is admitted once its constructor is done (:meth:`admit`).
+    Subclasses give the SDE (:meth:`drift_matrix`, :meth:`diffusion_vector`) and its law, the latter by inheriting
+    from :class:`~common.dynamics.closed_form.ClosedForm` (one component, formulas) or
+    :class:`~common.dynamics.tabulated.Tabulated` (any number of components, tables solved from the SDE).
 
     Attributes:
         num_components: A.
         basis: the spatial basis in which F and G are per-mode numbers.
         t_min: the smallest time at which the law is known; smaller times are read as this one.
-        horizon: T, at most 1, which is the largest time that networks are made for. A little less than 1, if the
-            law has no scale or no noise level at 1. The law must go on a little beyond T (published predictors
-            re-noise past it).
-
-    Class attributes with what suits a member, which those who configure a run read without an instance:
-        default_t_end: time at which sampling ends.
-        default_time_sampling: law of the training times, a name of ``TIME_SAMPLINGS``.
-        default_prediction: what a network predicts, a name of ``PREDICTIONS``; None takes eps, or x0 if the scale
-            vanishes at T.
-        default_grid: time grid of solvers that take Euler steps, a name of ``GRIDS``: uniform if time itself is the
-            schedule.
-        default_ema_decay: decay of the average of the weights.
-        default_prior: start of sampling, ``zero`` (N(0, S(T)), as published) or ``data`` (:class:`Prior`).
-        run_label: what a run folder is called after, a format of constructor arguments and of ``dynamics`` and
-            ``model``, the names of dynamics and network.
-        flag_names: constructor arguments to the names of their flags, if these have others.
+        horizon: T.
+        default_t_end: where sampling ends unless one says otherwise.
+        default_time_sampling: law of training times that suits the process.
+        default_prediction: what a network predicts by default; None is eps, or x0 if the scale vanishes at T.
+        default_ema_decay: decay of the averaged weights.
+        default_prior: start of sampling, ``zero`` as published or ``data``.
+        run_label: last part of a run folder's name; arguments of the class, ``dynamics`` and ``model`` fill it in.
+        flag_names: arguments whose published flag has another name.
     """
 
     num_components: int
     basis: Basis
     t_min: float = 1e-6
     horizon: float = 1.0
-
-    default_t_end: float = 1e-3
-    default_time_sampling: str = "uniform"
-    default_prediction: str | None = None
-    default_grid: str = "uniform"
-    default_ema_decay: float = 0.9999
-    default_prior: str = "zero"
-    run_label: str = "{dynamics}_{model}"
+    default_t_end: ClassVar[float] = 1e-3
+    default_time_sampling: ClassVar[str] = "uniform"
+    default_prediction: ClassVar[str | None] = None
+    default_ema_decay: ClassVar[float] = 0.9999
+    default_prior: ClassVar[str] = "zero"
+    run_label: ClassVar[str] = "{dynamics}_{model}"
     flag_names: ClassVar[dict[str, str]] = {}
-
     _place: Tensor
 
-    @then_admit
     def __init__(self) -> None:
         super().__init__()
         self.basis = Pixel()
         self.prior = Prior(self)
         self.register_buffer("_place", torch.empty(0), persistent=False)
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        for name in ("__init__", "__post_init__"):  # the latter of dataclasses, whose __init__ is made later
-            if name in vars(cls):
-                setattr(cls, name, then_admit(vars(cls)[name]))
-
     @classmethod
     def defaults_for(cls, grid: tuple[int, ...]) -> dict[str, object]:
-        """Constructor arguments that follow the data, by name.
-
-        Args:
-            grid: sizes of the data grid *S.
-
-        Returns:
-            Defaults of arguments that have no other one.
-        """
+        """Defaults of arguments that follow the grid *S of the data; none unless a member says otherwise."""
         return {}
-
-    def admit(self) -> None:
-        """Refuse a law that no sampler could use; runs by itself once a member is made.
-
-        Raises:
-            Refusal: if scale or noise level is not finite and above 0 somewhere in [t_min, T], saying which, at what
-                time, and what to do; or if they are not of shape (B, *modes).
-        """
-        t = self._admission_times()
-        scale, log_sigma = self._level(t)
-        for name, values, zero in (("scale m", scale, 0.0), ("noise level sigma", log_sigma, -math.inf)):
-            if values.shape != (len(t), *self.basis.modes):
-                raise Refusal(
-                    f"{self}: the {name} of {len(t)} times must have shape {(len(t), *self.basis.modes)}, "
-                    f"got {tuple(values.shape)}"
-                )
-            rows = values.reshape(len(t), -1)
-            wrong = ~(rows.isfinite() & (rows > zero)).all(1)
-            if not wrong.any():
-                continue
-            first = int(wrong.nonzero()[0])
-            fault = rows[first][~(rows[first].isfinite() & (rows[first] > zero))][0].item()
-            word = "NaN" if math.isnan(fault) else "0" if fault == zero else "infinite" if fault > 0 else "negative"
-            raise Refusal(f"{self}: the {name} is {word} at t = {t[first].item():g}; {self._advice(wrong)}")
-
-    def _admission_times(self) -> Tensor:
-        """Times from t_min to T, denser towards 0, (ADMISSION_TIMES,) float64."""
-        share = torch.linspace(0, 1, ADMISSION_TIMES, dtype=torch.float64, device=self.device)
-        return (self.horizon * share**3).clamp_min(self.t_min)
-
-    def _advice(self, wrong: Tensor) -> str:
-        """What to do about a law that is wrong at some of the admission times, (ADMISSION_TIMES,) bool."""
-        if wrong[-1] and not wrong[:-1].any():
-            earlier = f"horizon = {self.horizon * (1 - 1e-3):g}"
-            return f"let the process end a little earlier, by {earlier} in its class, or change its arguments"
-        if wrong[0] and not wrong[1:].any():
-            later = f"t_min = {10 * self.t_min:g}"
-            return f"let the process begin a little later, by {later} in its class, or change its arguments"
-        return (
-            f"it must be finite and above 0 from t = {self.t_min:g} to {self.horizon:g}: change formulas or arguments"
-        )
 
     @property
     def device(self) -> torch.device:
@@ -225,10 +139,52 @@ class LinearDynamics(nn.Module, ABC):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         # coefficients stay float64 whatever a network beside them is cast to: only the device follows
-        return super()._apply(lambda buffer: buffer.to(fn(buffer.new_empty(0)).device), recurse)
+        return super()._apply(  # type: ignore[no-untyped-call]
+            lambda buffer: buffer.to(fn(buffer.new_empty(0)).device), recurse
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.admit_when_made()
+
+    @classmethod
+    def admit_when_made(cls) -> None:
+        """Let every object of this very class be admitted once its constructor is through."""
+        construct = cls.__init__
+
+        @wraps(construct)
+        def construct_and_admit(self: LinearDynamics, *args: Any, **arguments: Any) -> None:
+            construct(self, *args, **arguments)
+            if type(self) is cls:
+                self.admit()
+
+        cls.__init__ = construct_and_admit  # type: ignore[method-assign]
+
+    def admit(self) -> None:
+        """Check that the law is a law: scale and noise level are finite, and the scale above 0, from t_min to T.
+
+        Raises:
+            Refusal: saying what is wrong and where.
+        """
+        inside = torch.linspace(self.t_min, self.horizon, ADMISSION_TIMES, dtype=torch.float64)
+        scale, log_sigma = self._level(inside)
+        for name, values, ok in (
+            ("scale", scale, scale.isfinite() & (scale > 0)),
+            ("noise level", log_sigma, log_sigma.isfinite()),
+        ):
+            wrong = (~ok).reshape(len(inside), -1)
+            if bool(wrong.any()):
+                where = int(wrong.any(1).nonzero()[0])
+                value = float(values.reshape(len(inside), -1)[where][wrong[where]][0])
+                log = "log of its " if name == "noise level" else ""
+                raise Refusal(
+                    f"{type(self).__name__}: the {log}{name} is {value:g} at t = {float(inside[where]):.6g}, where it "
+                    f"must be finite{'' if log else ' and above 0'}. If the data vanishes at the end, give the class "
+                    f"an end of time just before that (horizon = 0.995); t_min is {self.t_min:g}, T {self.horizon:g}"
+                )
 
     # -- the SDE ------------------------------------------------------------------------------------------------
 
@@ -280,7 +236,7 @@ class LinearDynamics(nn.Module, ABC):
     # -- training: one scalar problem, whatever A is ---------------------------------------------------------------
 
     def perturb(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Draw what a network sees: v = m x0 + sc eps in the basis (:meth:`Moments.perturb`).
+        """Draw what a network sees: v = m x0 + sc eps in the basis.
 
         Args:
             x0: clean data (B, C, *S).
@@ -290,7 +246,11 @@ class LinearDynamics(nn.Module, ABC):
         Returns:
             v, (B, C, *S), in the dtype of x0.
         """
-        return self.moments(t).perturb(x0, noise)
+        return self.perturb_by(self.moments(t), x0, noise)
+
+    def perturb_by(self, law: Moments, x0: Tensor, noise: Tensor) -> Tensor:
+        """As :meth:`perturb`, from a law that is known already."""
+        return self.basis.combine((law.scale, x0), (law.std, noise))
 
     @property
     def metric(self) -> Tensor:
@@ -314,8 +274,9 @@ class LinearDynamics(nn.Module, ABC):
         Returns:
             z, (B, A, C, *S).
         """
-        t = t.double()
-        return self.basis.combine_mixed((self._mean(t).unsqueeze(2), x0.unsqueeze(1)), (self._root(t), noise))
+        t, basis = t.double(), self.basis
+        mean = apply(self._mean(t).unsqueeze(2), basis.analysis(x0).unsqueeze(1))
+        return basis.synthesis(mean + apply(self._root(t), basis.analysis(noise)))
 
     def score(self, z: Tensor, t: Tensor, x0_hat: Tensor) -> Tensor:
         """Gradient of log p_t(z) implied by the posterior mean of x0.
@@ -332,13 +293,22 @@ class LinearDynamics(nn.Module, ABC):
         return self.basis.synthesis(self._score(self.basis.analysis(z), t, self.basis.analysis(x0_hat)))
 
     def _score(self, z: Tensor, t: Tensor, x0_hat: Tensor) -> Tensor:
-        """:meth:`score` of and as coefficients in the basis."""
+        """As :meth:`score`, from and to coefficients of the basis."""
         law = self.moments(t)
-        v = mixed(law.weight.unsqueeze(1), z).squeeze(1)
-        residual = scaled(1 / law.std, v) - scaled(law.scale / law.std, x0_hat)
+        v = apply(law.weight.unsqueeze(1), z).squeeze(1)
+        residual = times(1 / law.std, v) - times(law.scale / law.std, x0_hat)
         weight = law.weight / law.std.unsqueeze(1)
-        score = -mixed(weight.unsqueeze(2), residual.unsqueeze(1))
-        return score - mixed(law.complement, z) if self.num_components > 1 else score
+        score = -apply(weight.unsqueeze(2), residual.unsqueeze(1))
+        return score - apply(law.complement, z) if self.num_components > 1 else score
+
+    def attraction(self, z: Tensor, t: Tensor, x0_hat: Tensor) -> Tensor:
+        """G G' s, the score as the noise sees it, (B, A, C, *S); under heat dynamics 2 beta r times the gradient."""
+        return self.basis.synthesis(self._attraction(self.basis.analysis(z), t, self.basis.analysis(x0_hat)))
+
+    def _attraction(self, z: Tensor, t: Tensor, x0_hat: Tensor) -> Tensor:
+        """As :meth:`attraction`, from and to coefficients of the basis."""
+        g = self.diffusion_vector(t)
+        return apply(g.unsqueeze(2), apply(g.unsqueeze(1), self._score(z, t, x0_hat)))
 
     # -- the reverse process -----------------------------------------------------------------------------------------
 
@@ -363,30 +333,10 @@ class LinearDynamics(nn.Module, ABC):
         Returns:
             (B, A, C, *S).
         """
-        t = t.double()
-        z, x0_hat = self.basis.analysis(z), self.basis.analysis(x0_hat)
-        factor = 1.0 if stochastic else 0.5
-        return self.basis.synthesis(mixed(self.drift_matrix(t), z) - factor * self._attraction(z, t, x0_hat))
-
-    def attraction(self, z: Tensor, t: Tensor, x0_hat: Tensor) -> Tensor:
-        """G G' s, the score as the noise sees it; under heat dynamics 2 beta r times the gradient.
-
-        Args:
-            z: state (B, A, C, *S).
-            t: times (B,).
-            x0_hat: posterior mean of the data (B, C, *S).
-
-        Returns:
-            (B, A, C, *S).
-        """
-        z, x0_hat = self.basis.analysis(z), self.basis.analysis(x0_hat)
-        return self.basis.synthesis(self._attraction(z, t.double(), x0_hat))
-
-    def _attraction(self, z: Tensor, t: Tensor, x0_hat: Tensor) -> Tensor:
-        """:meth:`attraction` of and as coefficients in the basis."""
-        g = self.diffusion_vector(t)
-        along = mixed(g.unsqueeze(1), self._score(z, t, x0_hat))  # G' s, (B, 1, C, ..)
-        return mixed(g.unsqueeze(2), along)
+        t, factor = t.double(), 1.0 if stochastic else 0.5
+        state = self.basis.analysis(z)
+        drift = apply(self.drift_matrix(t), state)
+        return self.basis.synthesis(drift - factor * self._attraction(state, t, self.basis.analysis(x0_hat)))
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The exact linear map from time s to time t.
@@ -412,21 +362,8 @@ class LinearDynamics(nn.Module, ABC):
         """Whether sigma never falls in t, so that noise level and time name each other."""
         return True
 
-    def shares_law(self, other: "LinearDynamics") -> bool:
-        """Whether v has the same law given x0 under both, by values: a network then sees the same under either.
-
-        A dynamics shares its law with its scalar path, and with any other of the same class and arguments.
-        """
-        if self is other:
-            return True
-        if self.basis.modes != other.basis.modes or self.horizon != other.horizon:
-            return False
-        t = self._admission_times()[::8].cpu()
-        levels = zip(self._level(t.to(self.device)), other._level(t.to(other.device)), strict=True)
-        return all(torch.allclose(a.cpu(), b.cpu(), rtol=LAW_TOLERANCE, atol=LAW_TOLERANCE) for a, b in levels)
-
     def require_monotone(self, purpose: str) -> None:
-        """Refuse a sigma that is not monotone in t, naming what it was needed for."""
+        """Raise a ValueError where sigma is not monotone in t, naming what it was needed for."""
         if not self.is_monotone:
             raise Refusal(
                 f"{purpose} needs a noise level that never falls in time; that of {self} does. "
@@ -459,77 +396,18 @@ class LinearDynamics(nn.Module, ABC):
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return ((low + high) / 2).exp()
 
+    def shows_the_law_of(self, other: "LinearDynamics") -> bool:
+        """Whether a network sees the same law of v given x0 at every time under another dynamics."""
+        if other is self:
+            return True
+        if other.basis.modes != self.basis.modes or other.horizon != self.horizon:
+            return False
+        times = torch.linspace(0.05, 1, LAW_TIMES, dtype=torch.float64) * self.horizon
+        own, others = self._level(times.to(self.device)), other._level(times.to(other.device))
+        return all(torch.allclose(a.cpu(), b.cpu(), rtol=LAW_TOLERANCE) for a, b in zip(own, others, strict=True))
+
     @cached_property
     def scale_vanishes(self) -> bool:
         """Whether some mode keeps so little of x0 at T that a noise prediction could not be turned into x0_hat."""
         scale = self._level(torch.tensor([self.horizon], dtype=torch.float64, device=self.device))[0]
         return bool(scale.min() < VANISHING_SCALE)
-
-
-class Prior(nn.Module):
-    """Where sampling starts: the law of Z_T.
-
-    With mean and variance zero this is N(0, S(T)), as both papers have it. With the data's own mean and variance it
-    is N(M(T) mean, S(T) + M M' variance), which is right also where sigma(T) is small (large K) or some modes still
-    hold a good part of the data at T (heat dynamics: up to a third of it). Channels share one variance; what they have
-    in common is left out.
-
-    Args:
-        dynamics: the dynamics whose end it is.
-        mean: mean of the data: one number, or a function (C, *S).
-        variance: variance of the data: one number, or one per mode (*modes).
-
-    Raises:
-        ValueError: for a negative variance, or one of another shape.
-    """
-
-    mean: Tensor
-    variance: Tensor
-
-    def __init__(self, dynamics: LinearDynamics, mean: float | Tensor = 0.0, variance: float | Tensor = 0.0) -> None:
-        super().__init__()
-        # copies on the CPU in float64: a prior may be made from what another one, on a device, holds
-        mean, variance = (
-            torch.as_tensor(value, dtype=torch.float64, device="cpu").clone() for value in (mean, variance)
-        )
-        if variance.ndim and tuple(variance.shape) != dynamics.basis.modes:
-            raise ValueError(
-                f"variance of the prior must be one number or one per mode {dynamics.basis.modes}, got shape "
-                f"{tuple(variance.shape)}"
-            )
-        if not (variance >= 0).all():
-            raise ValueError(f"variance of the prior must be at least 0, got {variance.min():g}")
-        self.register_buffer("mean", mean, False)
-        self.register_buffer("variance", variance, False)
-        self._owner: tuple[LinearDynamics] = (dynamics,)  # a tuple, so that nn.Module sees no cycle
-
-    def sample(self, shape: tuple[int, ...], noise: Tensor) -> Tensor:
-        """Turn white noise into a start state.
-
-        Args:
-            shape: data shape (B, C, *S).
-            noise: (B, A, C, *S).
-
-        Returns:
-            z, (B, A, C, *S), on the device and in the dtype of the noise.
-        """
-        dynamics = self._owner[0]
-        expected = (shape[0], dynamics.num_components, *shape[1:])
-        if tuple(noise.shape) != expected:
-            raise ValueError(f"noise of the prior must have shape {expected}, got {tuple(noise.shape)}")
-        t = torch.full((1,), dynamics.horizon, dtype=torch.float64, device=noise.device)
-        root = dynamics._root(t).clone()
-        sigma_squared = dynamics.moments(t).sigma.square()
-        # the first column of the root is M sigma: the data's own variance adds to sigma^2
-        root[:, :, 0] *= (1 + self.variance.to(noise.device) / sigma_squared).sqrt().unsqueeze(1)
-        mean = self.mean.to(noise).expand(shape)
-        return dynamics.basis.combine_mixed((dynamics._mean(t).unsqueeze(2), mean.unsqueeze(1)), (root, noise))
-
-    def extra_repr(self) -> str:
-        if self.mean.ndim or self.variance.ndim:
-            return f"mean of {self.mean.mean():g}, variance per mode of {self.variance.mean():g}, on average"
-        return f"mean={self.mean:g}, variance={self.variance:g}"
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Mean and variance, float64, as a run folder keeps them."""
-        return {"mean": self.mean, "variance": self.variance}

@@ -1,13 +1,10 @@
 """Spatial bases in which a dynamics is block-diagonal: pixels (identity) and Fourier modes.
 
-A basis is orthonormal and real-linear. States are real tensors in pixel space everywhere; a basis goes to its
-coefficients, computes there, and comes back. Going and coming costs transforms, so whatever adds several terms adds
-them as coefficients (:func:`scaled`, :func:`mixed`) and comes back once.
+A basis is orthonormal and real-linear. States are real tensors in pixel space everywhere. A formula of several terms
+goes to the coefficients of its states, is computed there with :func:`times` and :func:`apply`, and comes back once.
 """
 
 from abc import ABC, abstractmethod
-from functools import reduce
-from operator import add
 
 import torch
 from torch import Tensor
@@ -45,15 +42,16 @@ class Basis(ABC):
         return self.combine((multiplier, x))
 
     def combine(self, *terms: tuple[Tensor, Tensor]) -> Tensor:
-        """Sum of states, every mode of each multiplied by its own factor: one inverse transform for all.
+        """Sum of states, every mode of each multiplied by its own factor, with one transform back for all.
 
         Args:
-            terms: pairs of a multiplier (B or 1, *modes) and a state (B, C, *S), at least one; added in this order.
+            terms: at least one pair of a multiplier (B or 1, *modes) and a state (B, C, *S).
 
         Returns:
             (B, C, *S) in the dtype of the states.
         """
-        return self.synthesis(reduce(add, (scaled(multiplier, self.analysis(x)) for multiplier, x in terms)))
+        first, *rest = (times(multiplier, self.analysis(x)) for multiplier, x in terms)
+        return self.synthesis(sum(rest, start=first))
 
     def mix(self, matrix: Tensor, z: Tensor) -> Tensor:
         """Apply a matrix over components, mode by mode.
@@ -65,35 +63,23 @@ class Basis(ABC):
         Returns:
             (B, I, C, *S) in the dtype of z.
         """
-        return self.combine_mixed((matrix, z))
-
-    def combine_mixed(self, *terms: tuple[Tensor, Tensor]) -> Tensor:
-        """Sum of states, a matrix over components applied to each, mode by mode: one inverse transform for all.
-
-        Args:
-            terms: pairs of a matrix (B or 1, I, A, *modes) and a state (B, A, C, *S), at least one; A may differ from
-                term to term. Added in this order.
-
-        Returns:
-            (B, I, C, *S) in the dtype of the states.
-        """
-        return self.synthesis(reduce(add, (mixed(matrix, self.analysis(z)) for matrix, z in terms)))
+        return self.synthesis(apply(matrix, self.analysis(z)))
 
 
-def scaled(multiplier: Tensor, coefficients: Tensor) -> Tensor:
-    """:meth:`Basis.scale` of coefficients: (B or 1, *modes) times (B, C, *modes or *S)."""
+def times(multiplier: Tensor, coefficients: Tensor) -> Tensor:
+    """Coefficients (B, C, *modes), every mode multiplied by its own factor (B or 1, *modes)."""
     return align(multiplier, coefficients) * coefficients
 
 
-def mixed(matrix: Tensor, coefficients: Tensor) -> Tensor:
-    """:meth:`Basis.mix` of coefficients: (B or 1, I, A, *modes) and (B, A, C, ..) to (B, I, C, ..)."""
+def apply(matrix: Tensor, coefficients: Tensor) -> Tensor:
+    """A matrix (B or 1, I, A, *modes) over the components of coefficients (B, A, C, *modes): (B, I, C, *modes)."""
     # (B, A, C, ..) against (B, I, A, 1, ..): complex numbers are pairs of reals, the matrix is real
     parts = torch.view_as_real(coefficients) if coefficients.is_complex() else coefficients
     matrix = matrix if not coefficients.is_complex() else matrix.unsqueeze(-1)
     batch = parts.shape[0]
     weights = align(matrix, parts.unsqueeze(1), lead=3).expand(batch, *(-1,) * parts.ndim)
-    product = torch.einsum("bia...,ba...->bi...", weights, parts)
-    return torch.view_as_complex(product.contiguous()) if coefficients.is_complex() else product
+    mixed = torch.einsum("bia...,ba...->bi...", weights, parts)
+    return torch.view_as_complex(mixed.contiguous()) if coefficients.is_complex() else mixed
 
 
 class Pixel(Basis):
@@ -126,7 +112,9 @@ class Fourier(Basis):
     def analysis(self, x: Tensor) -> Tensor:
         if tuple(x.shape[-len(self.shape) :]) != self.shape:
             raise ValueError(f"x must lie on the grid {self.shape} of the dynamics, got {tuple(x.shape)}")
-        return torch.fft.rfftn(x, dim=self.axes, norm="ortho")
+        found: Tensor = torch.fft.rfftn(x, dim=self.axes, norm="ortho")
+        return found
 
     def synthesis(self, coefficients: Tensor) -> Tensor:
-        return torch.fft.irfftn(coefficients, s=self.shape, dim=self.axes, norm="ortho")
+        found: Tensor = torch.fft.irfftn(coefficients, s=self.shape, dim=self.axes, norm="ortho")
+        return found

@@ -26,7 +26,7 @@ class LinearBeta:
 
     Args:
         beta_min: rate at t = 0, at least 0.
-        beta_max: rate at t = 1, at least beta_min and above 0.
+        beta_max: rate at t = 1, at least ``beta_min`` and above 0.
 
     Raises:
         Refusal: for bounds out of order.
@@ -51,8 +51,8 @@ class VP(ClosedForm):
     """Variance preserving: dX = -beta/2 X dt + sqrt(beta) dW (score-SDE eq. 32-33).
 
     Args:
-        beta_min: rate beta at t = 0, at least 0.
-        beta_max: rate beta at t = 1, at least beta_min and above 0.
+        beta_min: rate at t = 0.
+        beta_max: rate at t = 1.
 
     Raises:
         Refusal: for bounds out of order.
@@ -95,8 +95,8 @@ class VE(ClosedForm):
     X_0 has variance sigma_min^2 around the data, so that Var X_t = sigma_min^2 r^(2 t).
 
     Args:
-        sigma_min: noise level at t = 0, above 0.
-        sigma_max: noise level at t = 1, above sigma_min.
+        sigma_min: noise level at t = 0.
+        sigma_max: noise level at t = 1.
 
     Raises:
         Refusal: unless 0 < sigma_min < sigma_max.
@@ -134,7 +134,7 @@ class CLD(Tabulated):
     with friction = 2 sqrt(mass) and V_0 ~ N(0, initial_share * mass).
 
     Args:
-        beta: overall rate of the process, above 0.
+        beta: overall rate, above 0.
         mass: mass of the velocity, above 0.
         initial_share: share of the velocity's stationary variance that it starts with, above 0.
 

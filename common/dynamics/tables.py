@@ -34,7 +34,7 @@ class TimeTable(nn.Module):
     coefficients: Tensor
 
     def __init__(self, t: np.ndarray, values: Tensor, rate: float) -> None:
-        from scipy.interpolate import make_interp_spline  # takes long to load, and only tables need it
+        from scipy.interpolate import make_interp_spline  # only here: it takes a third of a second to import
 
         super().__init__()
         tau = np.log(t) + rate * t

@@ -5,14 +5,15 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from common.dynamics.base import LinearDynamics, Prior
-from common.dynamics.closed_form import FALL_TOLERANCE, ClosedForm
+from common.dynamics.base import LinearDynamics
+from common.dynamics.closed_form import ClosedForm
+from common.dynamics.prior import Prior
 from common.dynamics.propagator import gauss_step
 from common.dynamics.tables import TimeTable, time_nodes
 from common.refusal import Refusal
 
-# what suits a dynamics suits its scalar path: the law of v is the same
-INHERITED = ("t_min", "horizon", "default_t_end", "default_time_sampling", "default_prediction", "default_grid")
+# FVP (0.3, 3) and FVE stand still in places (slopes down to 3e-12): what rounding leaves of that is not a fall
+FALL_TOLERANCE = 1e-8
 
 
 def complement_basis(mean: Tensor) -> Tensor:
@@ -30,7 +31,8 @@ def complement_basis(mean: Tensor) -> Tensor:
     axis = normal + first
     axis = axis / axis.norm(dim=-1, keepdim=True)
     reflection = torch.eye(size, dtype=mean.dtype, device=mean.device) - 2 * axis.unsqueeze(-1) * axis.unsqueeze(-2)
-    return reflection[..., 1:]
+    found: Tensor = reflection[..., 1:]
+    return found
 
 
 def schur_form(mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,24 +112,28 @@ class Tabulated(LinearDynamics):
         return self._monotone
 
     def _square(self, flat: Tensor) -> Tensor:
-        return flat.unflatten(1, (self.num_components, self.num_components))
+        found: Tensor = flat.unflatten(1, (self.num_components, self.num_components))
+        return found
 
     def _level(self, t: Tensor) -> tuple[Tensor, Tensor]:
         scale, log_sigma = self.level_table(t).unbind(1)
         return scale, log_sigma
 
     def _mean(self, t: Tensor) -> Tensor:
-        return self.mean_table(t)
+        found: Tensor = self.mean_table(t)
+        return found
 
     def _pairs(self, t: Tensor) -> Tensor:
         log_deviation = self.deviation_table(t)
-        return (log_deviation.unsqueeze(-1) + log_deviation.unsqueeze(-2)).exp()
+        found: Tensor = (log_deviation.unsqueeze(-1) + log_deviation.unsqueeze(-2)).exp()
+        return found
 
     def _cov(self, t: Tensor) -> Tensor:
         return self._square(self.correlation_table(t)) * self._pairs(t)
 
     def _weight(self, t: Tensor) -> Tensor:
-        return self.weight_table(t)
+        found: Tensor = self.weight_table(t)
+        return found
 
     def _complement(self, t: Tensor) -> Tensor:
         return self._square(self.complement_table(t)) / self._pairs(t)
@@ -160,9 +166,12 @@ class ScalarPath(ClosedForm):
     def __init__(self, parent: Tabulated) -> None:
         super().__init__()
         self.parent = parent
-        for name in INHERITED:
-            setattr(self, name, getattr(parent, name))
+        self.t_min, self.horizon = parent.t_min, parent.horizon
+        self.default_t_end = parent.default_t_end  # type: ignore[misc]  # of the process, not of the class
         self.prior = Prior(self, parent.prior.mean, parent.prior.variance)
+
+    def admit(self) -> None:
+        """Its parent was admitted."""
 
     def drift(self, t: Tensor) -> Tensor:
         mean = self.parent._mean(t)

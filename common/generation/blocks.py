@@ -3,16 +3,20 @@
 import io
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from common.data.spec import DataSpec
 from common.denoiser import X0Denoiser
 from common.dynamics import LinearDynamics
 from common.files import atomic_write
+from common.generation.config import SampleConfig
 from common.refusal import Refusal
+from common.runs import SampleFolder
 from common.samplers import Grid, Solver, sample
 
 StepCallback = Callable[[float, Tensor], None]
@@ -30,13 +34,13 @@ def labels_for(indices: Sequence[int], wanted: Sequence[int] | None, num_classes
     Args:
         indices: sample indices.
         wanted: classes to ask for, or None for all.
-        num_classes: number of classes; None where the network takes no labels.
+        num_classes: number of classes; None if the network takes no labels.
 
     Returns:
-        (len(indices),) int64, or None where the network takes no labels.
+        (len(indices),) int64, or None if the network takes no labels.
 
     Raises:
-        ValueError: for classes that do not exist, or any classes where the network takes none.
+        Refusal: for classes that do not exist, or any classes if the network takes none.
     """
     if num_classes is None:
         if wanted:
@@ -60,7 +64,7 @@ def read_array(path: Path) -> np.ndarray:
     """Read a .npy file of plain numbers.
 
     Raises:
-        ValueError: naming the file where it is cut short or of another kind.
+        Refusal: naming the file if it is cut short or of another kind.
     """
     try:
         array: np.ndarray = np.load(path, allow_pickle=False)
@@ -90,18 +94,19 @@ def read_samples(folder: Path, limit: int | None = None) -> tuple[np.ndarray, np
         (samples (N, *S, C) float32 in the units of the data, labels (N,) or None).
 
     Raises:
-        ValueError: where there are none.
+        Refusal: if there are none.
     """
-    files = sorted((folder / "data").glob("data_*.npy"), key=lambda file: int(file.stem.removeprefix("data_")))
+    place = SampleFolder(folder)
+    files = place.blocks()
     if not files:
-        raise Refusal(f"no samples in {folder / 'data'}; draw some with generate.py")
+        raise Refusal(f"no samples in {place.data}; draw some with generate.py")
     arrays: list[np.ndarray] = []
     for file in files:
         arrays.append(read_array(file))
         if limit is not None and sum(map(len, arrays)) >= limit:
             break
     images = np.concatenate(arrays)[:limit]
-    names = [folder / "label" / file.name.replace("data_", "label_") for file in files[: len(arrays)]]
+    names = [place.labels_of(file) for file in files[: len(arrays)]]
     if not all(name.exists() for name in names):
         return images, None
     return images, np.concatenate([read_array(name) for name in names])[:limit]
@@ -110,32 +115,84 @@ def read_samples(folder: Path, limit: int | None = None) -> tuple[np.ndarray, np
 def not_finite(folder: Path) -> list[int]:
     """Indices of samples in a folder, as :func:`generate` left it, with NaN or infinite values."""
     found: list[int] = []
-    for file in (folder / "data").glob("data_*.npy"):
+    for file in SampleFolder(folder).blocks():
         block = read_array(file)
         whole = np.isfinite(block.reshape(len(block), -1)).all(1)
-        found += (int(file.stem.removeprefix("data_")) + np.flatnonzero(~whole)).tolist()
+        found += (SampleFolder.start_of(file) + np.flatnonzero(~whole)).tolist()
     return sorted(found)
 
 
+@dataclass(frozen=True)
+class Job:
+    """What every block of samples is made with.
+
+    Attributes:
+        dynamics: what is reversed: a dynamics, or its scalar path.
+        denoiser: (v, t, labels) to x0_hat.
+        spec: what a sample is.
+        solver: makes the solver; every block takes a fresh one.
+        grid: time grid, or None for the solver's own.
+        config: how samples are drawn, every default filled in.
+    """
+
+    dynamics: LinearDynamics
+    denoiser: X0Denoiser
+    spec: DataSpec
+    solver: Callable[[], Solver]
+    grid: Grid | None
+    config: SampleConfig
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One per sample."""
+        return self.config.seeds or ()
+
+    @property
+    def steps(self) -> int:
+        """Solver steps per block."""
+        return int(self.config.steps or 0)
+
+    @property
+    def total_steps(self) -> int:
+        """Solver steps of all blocks."""
+        return -(-len(self.seeds) // self.config.batch_size) * self.steps
+
+    def check(self) -> None:
+        """Refuse classes that do not exist, and a time grid that cannot be laid."""
+        labels_for([0], self.config.labels, self.spec.num_classes)
+        if self.grid and self.config.t_end is not None:
+            self.grid(self.dynamics, self.config.t_end, self.steps)
+
+    def draw(self, indices: range, on_step: StepCallback) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """Draw one block.
+
+        Args:
+            indices: consecutive sample indices.
+            on_step: called once per solver step with the time reached and the data component (B, C, *S).
+
+        Returns:
+            Samples (B, *S, C) float32 in the units of the data, their labels or None, denoiser calls per sample.
+        """
+        labels = labels_for(indices, self.config.labels, self.spec.num_classes)
+        result = sample(
+            self.dynamics,
+            self.denoiser,
+            (len(indices), *self.spec.shape),
+            solver=self.solver(),
+            steps=self.steps,
+            seeds=[self.seeds[i] for i in indices],
+            labels=None if labels is None else labels.to(self.dynamics.device),
+            grid=self.grid,
+            t_end=self.config.t_end,
+            denoise_last=bool(self.config.denoise_last),
+            callback=lambda _, time, __, x: on_step(time, x),
+        )
+        samples = self.spec.from_network(result.x).movedim(1, -1).float().cpu().numpy()
+        return samples, None if labels is None else labels.numpy(), result.nfe
+
+
 def generate(
-    folder: Path,
-    dynamics: LinearDynamics,
-    denoiser: X0Denoiser,
-    shape: tuple[int, ...],
-    *,
-    seeds: Sequence[int],
-    labels: Sequence[int] | None,
-    num_classes: int | None,
-    block: int,
-    value_range: tuple[float, float],
-    solver: Callable[[], Solver],
-    steps: int,
-    grid: Grid | None,
-    t_end: float,
-    denoise_last: bool = False,
-    on_step: StepCallback,
-    on_kept: Callable[[], None],
-    redraw: bool = False,
+    folder: Path, job: Job, *, on_step: StepCallback, on_kept: Callable[[], None], redraw: bool = False
 ) -> int:
     """Draw samples and write ``data/data_*.npy`` and ``label/label_*.npy``, one pair per block.
 
@@ -143,60 +200,29 @@ def generate(
 
     Args:
         folder: where the arrays go.
-        dynamics: what is reversed.
-        denoiser: (v, t, labels) to x0_hat.
-        shape: shape (C, *S) of one sample.
-        seeds: one per sample.
-        labels: classes to ask for in turn, or None for all in turn.
-        num_classes: number of classes; None where the network takes no labels.
-        block: samples per block, computed together.
-        value_range: what -1 and 1 stand for in the arrays; images are clipped to it, functions are not.
-        solver: makes the solver; every block takes a fresh one.
-        steps: its steps.
-        grid: time grid, or None for the solver's own.
-        t_end: time at which sampling ends.
-        denoise_last: give the denoiser's x0_hat at t_end, not the state there.
+        job: what every block is made with.
         on_step: called once per solver step with the time reached and the data component (B, C, *S) of its block.
         on_kept: called for every block that is kept.
-        redraw: draw the first block also where it is there (the result is the same; ``on_step`` sees it again).
+        redraw: draw the first block also if it is there (the result is the same; ``on_step`` sees it again).
 
     Returns:
-        Denoiser calls per sample; 0 where every block was there already.
+        Denoiser calls per sample; 0 if every block was there already.
     """
-    nfe = 0
-    for indices in blocks(len(seeds), block):
-        data = folder / "data" / f"data_{indices.start:06d}.npy"
-        wanted = labels_for(indices, labels, num_classes)
+    place, calls = SampleFolder(folder), 0
+    for indices in blocks(len(job.seeds), job.config.batch_size):
+        data = place.block(indices.start)
         if is_whole(data, len(indices)) and not (redraw and indices.start == 0):
             on_kept()
             continue
-        result = sample(
-            dynamics,
-            denoiser,
-            (len(indices), *shape),
-            solver=solver(),
-            steps=steps,
-            seeds=[seeds[i] for i in indices],
-            labels=None if wanted is None else wanted.to(dynamics.device),
-            grid=grid,
-            t_end=t_end,
-            denoise_last=denoise_last,
-            callback=lambda _, time, __, x: on_step(time, x),
-        )
-        nfe = result.nfe
-        if wanted is not None:
-            write_array(folder / "label" / data.name.replace("data_", "label_"), wanted.numpy())
-        share = (result.x + 1) / 2
-        if len(shape) == 3:
-            share = share.clamp(0, 1)
-        low, high = value_range
-        samples = (low + (high - low) * share).movedim(1, -1).float().cpu().numpy()
+        samples, labels, calls = job.draw(indices, on_step)
+        if labels is not None:
+            write_array(place.labels_of(data), labels)
         write_array(data, samples)  # after its labels: a block with data is whole
-    return nfe
+    return calls
 
 
 def grid_columns(num_classes: int | None, count: int) -> int:
-    """Columns of a sample grid: whole rounds of the classes where there are few, else a square."""
+    """Columns of a sample grid: whole rounds of the classes if there are few, else a square."""
     if num_classes and num_classes <= 20:
         return num_classes * max(1, 10 // num_classes)
     return math.ceil(math.sqrt(count))

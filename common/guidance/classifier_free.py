@@ -1,5 +1,7 @@
 """Classifier-free guidance (arXiv 2207.12598)."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -16,14 +18,17 @@ class ClassifierFree(nn.Module):
 
     Args:
         denoiser: any callable (v, t, labels) to x0_hat that was trained with label dropout.
-        scale: at least 0.
+        scale: strength of classifier-free guidance, for runs with --label_dropout; 1 is none, 0 ignores the labels.
 
     Raises:
         Refusal: for a negative scale.
         ValueError: for a call without labels.
     """
 
-    def __init__(self, denoiser: X0Denoiser, scale: float) -> None:
+    flag_names: ClassVar[dict[str, str]] = {"scale": "guidance_scale"}
+    needs_null_labels = True
+
+    def __init__(self, denoiser: X0Denoiser, scale: float = 1.0) -> None:
         super().__init__()
         require(scale >= 0, "scale", "at least 0", scale)
         self.denoiser, self.scale = denoiser, scale

@@ -51,8 +51,8 @@ def read_wav(path: Path) -> tuple[Tensor, int]:
         Samples (C, L) float32 in [-1, 1] and how many there are per second.
 
     Raises:
-        OSError: where the file cannot be opened.
-        ValueError: with its name, for a file that is cut short, empty or no PCM .wav file.
+        OSError: if the file cannot be opened.
+        Refusal: with its name, for a file that is cut short, empty or no PCM .wav file.
     """
     try:
         with wave.open(str(path), "rb") as file:
@@ -78,5 +78,5 @@ def read_wav(path: Path) -> tuple[Tensor, int]:
 
 
 def largest_level(width: int) -> int:
-    """The level that stands for 1 where levels have so many bytes."""
-    return 2 ** (8 * width - 1) - 1
+    """The level that stands for 1 if levels have so many bytes."""
+    return (1 << 8 * width - 1) - 1

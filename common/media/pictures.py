@@ -4,19 +4,19 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # files only: runs on machines without a screen
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+from einops import rearrange, repeat
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
-from torchvision.utils import make_grid
 
 from common.files import atomic_write
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FRAME, GREY = 2, 0.5  # width and level of the lines between the images of a grid
 MIN_SIDE = 32  # smaller images are enlarged, pixel by pixel, until they can be seen
 MAX_POINTS = 1000  # of a curve; a longer one is drawn by what lies between its extremes
 SOUNDS = 20  # of a picture
@@ -38,12 +38,35 @@ def save_grid(path: Path, images: Tensor, columns: int = 10) -> None:
         images: (N, C, H, W) in [0, 1].
         columns: images per row.
     """
+    from PIL import Image  # only here: Pillow takes a while to import
+
     factor = max(1, MIN_SIDE // max(images.shape[-2:]))
-    large = displayable(images).clamp(0, 1).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+    shown = displayable(images).clamp(0, 1).float().cpu()
+    large = repeat(shown, "n c h w -> n c (h up) (w right)", up=factor, right=factor)
+    levels = tiled(large, min(columns, len(large))).mul(255).round().byte()
     buffer = io.BytesIO()
-    grid = make_grid(large.float().cpu(), nrow=columns, padding=2, pad_value=0.5).mul(255).round().byte()
-    to_pil_image(grid).save(buffer, format="PNG")
+    Image.fromarray(levels.numpy()).save(buffer, format="PNG")
     atomic_write(path, buffer.getvalue())
+
+
+def tiled(images: Tensor, columns: int) -> Tensor:
+    """Images row by row in a grey frame; a single one has none.
+
+    Args:
+        images: (N, C, H, W) with 1 or 3 channels.
+        columns: images per row, at most N.
+
+    Returns:
+        (height, width, 3).
+    """
+    if len(images) == 1:
+        return repeat(images, "1 c h w -> h w (c rgb)", rgb=3 // images.shape[1])
+    pad = torch.nn.functional.pad
+    cells = pad(images, (FRAME, 0, FRAME, 0), value=GREY)  # above and to the left
+    whole = pad(cells, (0,) * 7 + (-len(cells) % columns,), value=GREY)  # the last row is filled
+    grid = rearrange(whole, "(row column) c h w -> (row h) (column w) c", column=columns)
+    grid = pad(grid, (0, 0, 0, FRAME, 0, FRAME), value=GREY)
+    return repeat(grid, "h w c -> h w (c rgb)", rgb=3 // images.shape[1])
 
 
 def save_curves(path: Path, functions: Tensor, columns: int = 10) -> None:
@@ -56,7 +79,7 @@ def save_curves(path: Path, functions: Tensor, columns: int = 10) -> None:
     """
     values = functions.float().cpu()
     rows = -(-len(values) // columns)
-    figure = Figure(figsize=(1.6 * columns, 1.2 * rows))
+    figure = new_figure(figsize=(1.6 * columns, 1.2 * rows))
     plots = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for plot, function in zip(plots, values, strict=False):
         plot.plot(*outline(function), linewidth=0.8)
@@ -98,7 +121,7 @@ def save_audio(path: Path, samples: Tensor, sample_rate: int, columns: int = 5) 
     seconds, columns = waves.shape[-1] / sample_rate, min(columns, len(waves))
     levels, top = spectrograms(waves.mean(1), sample_rate)
     rows = -(-len(waves) // columns)
-    figure = Figure(figsize=(1.2 + 1.9 * columns, 0.4 + 2.3 * rows), layout="constrained")
+    figure = new_figure(figsize=(1.2 + 1.9 * columns, 0.4 + 2.3 * rows), layout="constrained")
     plots = figure.subplots(2 * rows, columns, sharex=True, sharey="row", squeeze=False, height_ratios=[1, 2] * rows)
     shown = None
     for i, (wave, level) in enumerate(zip(waves, levels, strict=True)):
@@ -142,7 +165,7 @@ def spectrograms(waves: Tensor, sample_rate: int) -> tuple[Tensor, float]:
         sample_rate: points per second.
 
     Returns:
-        Decibels (N, frequencies, times), where a full-scale sine has the level 0, and the largest of them.
+        Decibels (N, frequencies, times), in which a full-scale sine has the level 0, and the largest of them.
     """
     size = min(2 ** round(math.log2(WINDOW * sample_rate)), waves.shape[-1])
     window = torch.hann_window(size)
@@ -161,7 +184,7 @@ def save_samples(path: Path, samples: Tensor, columns: int = 10, sample_rate: in
         path: the file.
         samples: (N, C, H, W) in [0, 1], or 1-D functions (N, C, L); sounds are in [-1, 1].
         columns: samples per row.
-        sample_rate: points per second, where samples are sounds.
+        sample_rate: points per second, if samples are sounds.
     """
     if sample_rate is not None:
         save_audio(path, samples, sample_rate, columns)
@@ -179,7 +202,7 @@ def save_trajectory(path: Path, times: Sequence[float], states: Sequence[Tensor]
             because under variance exploding dynamics the first is a thousand times the last.
     """
     count = len(states[0])
-    figure = Figure(figsize=(1.3 * len(times), 1.4 * count))
+    figure = new_figure(figsize=(1.3 * len(times), 1.4 * count))
     plots = figure.subplots(count, len(times), squeeze=False)
     for column, (time, state) in enumerate(zip(times, states, strict=True)):
         for row in range(count):
@@ -196,21 +219,28 @@ def save_trajectory(path: Path, times: Sequence[float], states: Sequence[Tensor]
     save_figure(path, figure)
 
 
-def save_figure(path: Path, figure: Figure) -> None:
+def new_figure(**options: Any) -> "Figure":
+    """A figure for files only, which needs no screen; matplotlib is imported here, because it takes a while."""
+    from matplotlib.figure import Figure
+
+    return Figure(**options)
+
+
+def save_figure(path: Path, figure: "Figure") -> None:
     """Write a matplotlib figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
     atomic_write(path, buffer.getvalue())
 
 
-def loss_figure(rows: list[dict[str, float]], by_level: list[tuple[float, float]]) -> Figure:
+def loss_figure(rows: list[dict[str, float]], by_level: list[tuple[float, float]]) -> "Figure":
     """Training and validation loss against the step, and the recent loss against the noise level.
 
     Args:
         rows: log lines with ``step`` and any of ``train/loss``, ``val/loss``.
         by_level: (log sigma, mean loss) pairs.
     """
-    figure = Figure(figsize=(11, 4))
+    figure = new_figure(figsize=(11, 4))
     curve, levels = figure.subplots(1, 2)
     for name, style in (("train/loss", "-"), ("val/loss", "o-")):
         points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]

@@ -1,6 +1,10 @@
 """Figures about generated samples, one metric per file."""
 
-from common.metrics.agreement import ClassAgreement, PixelClassifier
-from common.metrics.nearest import NearestRatio
+from common.metrics.agreement import Agreement
+from common.metrics.base import Evidence, Labelled, Metric
+from common.metrics.evaluation import evaluate
+from common.metrics.nearest import Nearest
 
-__all__ = ["ClassAgreement", "NearestRatio", "PixelClassifier"]
+METRICS: dict[str, type[Metric]] = {"agreement": Agreement, "nearest": Nearest}
+
+__all__ = ["METRICS", "Evidence", "Labelled", "Metric", "evaluate"]

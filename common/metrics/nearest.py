@@ -1,41 +1,20 @@
-"""Does a model copy its training set? Distance to the nearest training image, generated against held-out real ones."""
+"""Does a model copy its training set? Distance to the nearest training sample, generated against held-out real ones."""
 
-import torch
-from torch import Tensor
-from torchmetrics import Metric
-
-CHUNK = 256  # images compared at a time
+from common.metrics.base import Evidence, Metric
 
 
-class NearestRatio(Metric):
-    """Mean distance of generated images to their nearest training image, over that of held-out real images.
+class Nearest(Metric):
+    """Mean distance of samples to their nearest training sample, over that of held-out real samples."""
 
-    Near 1: as far from the training set as fresh data are. Near 0: copies.
+    def __call__(self, evidence: Evidence) -> dict[str, float]:
+        from common.metrics.accumulated import NearestRatio  # only here: torchmetrics takes a while to import
 
-    Args:
-        train: (N, C, *S).
-        held_out: (M, C, *S).
-    """
+        ratio = NearestRatio(evidence.train.x, evidence.held_out.x)
+        ratio.update(evidence.samples)
+        return {"nearest": float(ratio.compute())}
 
-    distance: Tensor
-    total: Tensor
-
-    def __init__(self, train: Tensor, held_out: Tensor) -> None:
-        super().__init__()
-        self._train = train.flatten(1).float()
-        self.reference = self._nearest(held_out).mean()
-        self.add_state("distance", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
-
-    def _nearest(self, images: Tensor) -> Tensor:
-        parts = images.flatten(1).float().split(CHUNK)
-        return torch.cat([torch.cdist(part, self._train).amin(1).double() for part in parts])
-
-    def update(self, images: Tensor) -> None:
-        """Add generated images (N, C, *S)."""
-        self.distance += self._nearest(images.cpu()).sum()
-        self.total += len(images)
-
-    def compute(self) -> Tensor:
-        """The ratio, at least 0."""
-        return self.distance / self.total / self.reference
+    def lines(self, figures: dict[str, float], evidence: Evidence) -> list[str]:
+        return [
+            f"nearest   {figures['nearest']:.3f} distance to the nearest training image, relative to held-out images",
+            "          (near 1: as new as fresh data; near 0: copies)",
+        ]

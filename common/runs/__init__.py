@@ -1,3 +1,21 @@
 """Run folders: naming, finding, reading. ``load`` gives back what was trained."""
 
-from common.runs.run import *  # noqa: F403
+from common.runs.folder import RunFolder, RunNotFound, SampleFolder, find, run_folders
+from common.runs.released import ReleasedName, parse_released_name
+from common.runs.run import Run, export_safetensors, load, load_folder, load_weights, read_prior
+
+__all__ = [
+    "ReleasedName",
+    "Run",
+    "RunFolder",
+    "RunNotFound",
+    "SampleFolder",
+    "export_safetensors",
+    "find",
+    "load",
+    "load_folder",
+    "load_weights",
+    "parse_released_name",
+    "read_prior",
+    "run_folders",
+]

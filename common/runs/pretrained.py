@@ -18,7 +18,7 @@ from pathlib import Path
 
 from common.files import write_json
 from common.refusal import Refusal
-from common.runs import run_folders, versions
+from common.runs.folder import RunFolder, run_folders
 
 ORIGIN = "origin.json"
 UNPACKED_LIMIT = 2**34  # bytes: 16 GiB, some ten times what three networks with their averages take
@@ -52,8 +52,8 @@ PRETRAINED = {
 }
 
 
-def fetch(name: str, output_dir: Path) -> Path:
-    """The run folder of a published model; downloads the archive where it is not there yet.
+def fetch(name: str, output_dir: Path) -> RunFolder:
+    """The run folder of a published model; downloads the archive if it is not there yet.
 
     Every run of the archive is kept, each with an origin.json (url, SHA-256 of the archive, date). What exists is never
     touched, and nothing is left behind on a failure.
@@ -63,7 +63,7 @@ def fetch(name: str, output_dir: Path) -> Path:
         output_dir: folder that holds the runs.
 
     Raises:
-        ValueError: for an unknown name, a failed download, or an archive that is broken, unsafe or another one; in one
+        Refusal: for an unknown name, a failed download, or an archive that is broken, unsafe or another one; in one
             line, with what to do instead.
     """
     if name not in PRETRAINED:
@@ -86,11 +86,11 @@ def fetch(name: str, output_dir: Path) -> Path:
             print(f"SHA-256   {digest} (the authors publish none: it cannot be compared)")
             origin = {"url": wanted.url, "sha256": digest, "date": datetime.now(UTC).isoformat(timespec="seconds")}
             here = {folder.name for folder in run_folders(output_dir)}
-            for folder in unpack(archive, Path(temporary) / "runs", wanted):
-                target = output_dir / folder.name
-                if folder.name not in here and not target.exists():
-                    write_json(folder / ORIGIN, origin)
-                    folder.rename(target)
+            for unpacked in unpack(archive, Path(temporary) / "runs", wanted):
+                target = output_dir / unpacked.name
+                if unpacked.name not in here and not target.exists():
+                    write_json(unpacked / ORIGIN, origin)
+                    unpacked.rename(target)
     except (OSError, ValueError) as error:
         raise Refusal(
             f"{name}: {' '.join(str(error).split())}. By hand: download {wanted.url}, unzip it into "
@@ -102,17 +102,17 @@ def fetch(name: str, output_dir: Path) -> Path:
     return found
 
 
-def _present(wanted: Pretrained, output_dir: Path) -> Path | None:
+def _present(wanted: Pretrained, output_dir: Path) -> RunFolder | None:
     """The folder of a run that is there already with the version that is wanted."""
     folders = [folder for folder in run_folders(output_dir) if folder.name.startswith(f"{wanted.run_id}_")]
-    return next((folder for folder in folders if wanted.version in versions(folder)), None)
+    return next((folder for folder in folders if wanted.version in folder.versions()), None)
 
 
 def _download(url: str, path: Path) -> None:
     """Download a file with a progress bar.
 
     Raises:
-        ValueError: where that fails, or what came is no zip archive.
+        Refusal: if that fails, or what came is no zip archive.
     """
     import gdown  # only here: it takes a while to import
 
@@ -161,7 +161,7 @@ def unpack(archive: Path, folder: Path, wanted: Pretrained) -> list[Path]:
         The run folders.
 
     Raises:
-        ValueError: where an entry is unsafe or broken, the wanted run is missing, or it would take too much space.
+        Refusal: if an entry is unsafe or broken, the wanted run is missing, or it would take too much space.
     """
     try:
         with zipfile.ZipFile(archive) as content:
@@ -186,7 +186,7 @@ def unpack(archive: Path, folder: Path, wanted: Pretrained) -> list[Path]:
                 path = folder / file
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with content.open(member) as source, path.open("xb") as target:
-                    shutil.copyfileobj(source, target, 2**20)  # raises where the CRC is another
+                    shutil.copyfileobj(source, target, 2**20)  # raises if the CRC is another
                     target.flush()
                     os.fsync(target.fileno())
     except (OSError, ValueError):

@@ -4,8 +4,7 @@ from common.samplers.base import Posterior, Solver
 from common.samplers.grids import GRIDS, Grid
 from common.samplers.noise import NoiseSource
 from common.samplers.predictor_corrector import CORRECTORS, PREDICTORS, PredictorCorrector
-from common.samplers.register import MODES, SOLVERS, default_solver, path_of
-from common.samplers.sampling import SampleResult, sample
+from common.samplers.sampling import MODES, SOLVERS, SampleResult, default_solver, path_of, sample
 
 __all__ = [
     "CORRECTORS",

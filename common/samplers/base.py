@@ -1,7 +1,8 @@
 """What a solver is: a step, a declared order and its evaluations per step."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -31,29 +32,31 @@ class Solver(ABC):
         order: order of the global error in the step (weak order for stochastic schemes).
         evaluations: denoiser calls per step, at most.
         stochastic: whether a step uses noise.
-
-    Class attributes with what suits a scheme, which programs that sample take unless they are told otherwise:
-        path: ``augmented`` (the full state) or ``scalar`` (v alone, if sigma never falls in time; else the full state).
-        default_steps: number of steps.
-        denoise_last: whether samples are x0_hat of the last state instead of that state.
-        clips: whether x0_hat is clipped to the range of the data, for images.
+        path: what it runs on: the whole ``augmented`` state, or the ``scalar`` path if the noise level is monotone.
+        default_steps: steps that it needs.
+        denoise_last: whether x0_hat at the end is given by default, instead of the state there.
+        clips: whether clipping x0_hat to the range of images helps it.
     """
 
     order: int
     evaluations: int = 1
     stochastic: bool = False
+    path: ClassVar[Literal["augmented", "scalar"]] = "augmented"
+    default_steps: ClassVar[int] = 1000
+    denoise_last: ClassVar[bool] = False
+    clips: ClassVar[bool] = False
 
-    path: Literal["augmented", "scalar"] = "augmented"
-    default_steps: int = 1000
-    denoise_last: bool = False
-    clips: bool = False
+    @classmethod
+    def refuse_idle(cls, given: Mapping[str, object]) -> None:
+        """Raise a Refusal for given arguments that have no effect beside the others; most schemes have no such ones."""
+        return
 
     def draws(self, components: int) -> int:
         """White-noise fields (B, C, *S) that a step uses on a state of so many components; most use one."""
         return 1
 
     def check(self, dynamics: LinearDynamics) -> None:
-        """Refuse a dynamics that the scheme does not apply to; most apply to all."""
+        """Raise a Refusal if the scheme does not apply to the dynamics; most apply to all."""
         return
 
     def prepare(self, dynamics: LinearDynamics, times: Tensor) -> None:

@@ -5,7 +5,7 @@ from torch import Tensor
 from common.broadcast import align
 from common.dynamics import LinearDynamics
 from common.samplers.base import Posterior, Solver
-from common.samplers.grids import GRIDS, Grid
+from common.samplers.grids import Grid, uniform
 
 
 class Euler(Solver):
@@ -14,8 +14,8 @@ class Euler(Solver):
     order = 1
 
     def default_grid(self, dynamics: LinearDynamics) -> Grid:
-        """Uniform in time, as published, unless the dynamics says otherwise: its time may be no schedule."""
-        return GRIDS[dynamics.default_grid]
+        """Uniform in time, as published."""
+        return uniform
 
     def step(
         self, dynamics: LinearDynamics, posterior: Posterior, z: Tensor, t: Tensor, s: Tensor, noise: Tensor | None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from common.dynamics import LinearDynamics
-from common.dynamics.basis import mixed, scaled
+from common.dynamics.basis import apply, times
 from common.dynamics.propagator import propagate
 from common.samplers.base import Posterior, Solver
 from common.samplers.grids import Grid, log_sigma, log_time
@@ -67,7 +67,7 @@ class Exponential1(Solver):
     order = 1
     path = "scalar"
     default_steps = 20
-    clips = True  # a wrong x0_hat far from the data would be carried on by the whole of a long step
+    clips = True
 
     def __init__(self) -> None:
         self._coefficients: tuple[Tensor, ...] = ()
@@ -83,7 +83,7 @@ class Exponential1(Solver):
         return log_time if dynamics.basis.modes or not dynamics.is_monotone else log_sigma
 
     def prepare(self, dynamics: LinearDynamics, times: Tensor) -> None:
-        """Integrate the coefficients of all steps at once where they are no closed form."""
+        """Integrate the coefficients of all steps at once if they are no closed form."""
         self._position = 0
         if dynamics.num_components > 1:
             # a block of steps at a time: the quadrature's memory does not grow with their number
@@ -102,19 +102,14 @@ class Exponential1(Solver):
         self._position += 1
         basis = dynamics.basis
         x0 = basis.analysis(posterior(z, t))
-        moved = mixed(maps, basis.analysis(z)) + mixed(constant.unsqueeze(2), x0.unsqueeze(1))
+        moved = apply(maps, basis.analysis(z)) + apply(constant.unsqueeze(2), x0.unsqueeze(1))
         slope = self.slope(dynamics.moments(t).log_sigma, x0)
         if slope is not None:
-            moved = moved + mixed(linear.unsqueeze(2), slope.unsqueeze(1))
+            moved = moved + apply(linear.unsqueeze(2), slope.unsqueeze(1))
         return basis.synthesis(moved)
 
     def slope(self, log_sigma: Tensor, x0: Tensor) -> Tensor | None:
-        """Estimate of d x0_hat / d lambda of and as coefficients in the basis, if the order asks for one.
-
-        Args:
-            log_sigma: present noise level (1, *modes).
-            x0: coefficients of x0_hat.
-        """
+        """Estimate of d x0_hat / d lambda from coefficients of x0_hat, if the order asks for one; coefficients too."""
         return None
 
 
@@ -125,7 +120,7 @@ class Exponential2(Exponential1):
 
     def __init__(self) -> None:
         super().__init__()
-        self._last: tuple[Tensor, Tensor] | None = None  # log sigma and coefficients of x0_hat, one step before
+        self._last: tuple[Tensor, Tensor] | None = None  # log sigma and x0_hat of the step before
 
     def prepare(self, dynamics: LinearDynamics, times: Tensor) -> None:
         """As in order 1; nothing is remembered of an earlier run."""
@@ -138,4 +133,4 @@ class Exponential2(Exponential1):
             return None
         back = last[0] - log_sigma
         inverse = torch.where(back > STANDSTILL, 1 / back.clamp_min(STANDSTILL), torch.zeros_like(back))
-        return scaled(inverse, x0 - last[1])
+        return times(inverse, x0 - last[1])

@@ -7,7 +7,7 @@ written for any number of components and any basis; under heat dynamics it is th
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import torch
@@ -18,30 +18,18 @@ from common.dynamics import LinearDynamics
 from common.refusal import Refusal
 from common.samplers.base import Posterior, Solver
 from common.samplers.exponential import BLOCK
-from common.samplers.grids import GRIDS, Grid
+from common.samplers.grids import Grid, uniform
 
 
 def symmetric_root(cov: Tensor) -> Tensor:
     """R = R' with R R = S for covariances S (N, A, A, *modes) of any rank."""
     values, vectors = torch.linalg.eigh(cov.movedim((1, 2), (-2, -1)))
     root = (vectors * values.clamp_min(0).sqrt().unsqueeze(-2)) @ vectors.mT
-    return root.movedim((-2, -1), (1, 2))
+    found: Tensor = root.movedim((-2, -1), (1, 2))
+    return found
 
 
 # -- between two times -------------------------------------------------------------------------------------------------
-
-
-def check_beyond(dynamics: LinearDynamics, times: Tensor) -> None:
-    """Refuse to re-noise to times (N,) beyond T if the law has no value there."""
-    for values in dynamics._level(times):
-        lost = ~values.isfinite().reshape(len(times), -1).all(1)
-        if lost.any():
-            here = times[int(lost.nonzero()[0])].item()
-            raise Refusal(
-                f"True re-noises to t = {here:.4g}, beyond T = {dynamics.horizon:g}, where {dynamics} has no law; take "
-                "paper=False, more steps, or a smaller factor",
-                "paper",
-            )
 
 
 class ExactMoves:
@@ -72,12 +60,13 @@ class ExactMoves:
 
     def __call__(self, step: int, z: Tensor, noise: Tensor | None) -> Tensor:
         """Carry z (B, A, C, *S) over a step, with white noise in its shape; None gives the mean."""
-        here, basis = slice(step, step + 1), self._dynamics.basis
+        here, mix = slice(step, step + 1), self._dynamics.basis.mix
         if self._tables:
             maps, root = (table[here] for table in self._tables)
         else:
             maps, root = self._integrate(self._start[here], self._end[here])
-        return basis.mix(maps, z) if noise is None else basis.combine_mixed((maps, z), (root, noise))
+        moved = mix(maps, z)
+        return moved if noise is None else moved + mix(root, noise)
 
 
 class Stage(ABC):
@@ -168,7 +157,7 @@ class Predictor:
         return 2 if self.factor else 1
 
     def draws(self, components: int) -> list[int]:
-        """White-noise fields of the first stage, and of re-noising and second stage where there is one."""
+        """White-noise fields of the first stage, and of re-noising and second stage if there is one."""
         own = self.stage.fields(components) if self.stochastic else 0
         return [own, components, own] if self.factor else [own]
 
@@ -178,10 +167,7 @@ class Predictor:
         self._first = self.stage(dynamics, t, s, self.stochastic)
         if self.factor:
             again = s + self.factor * (t - s)
-            if self.paper:
-                check_beyond(dynamics, again)
-            else:
-                again = again.clamp_max(dynamics.horizon)
+            again = again if self.paper else again.clamp_max(dynamics.horizon)
             self._renoise = ExactMoves(dynamics, s, again)
             self._second = self.stage(dynamics, again, s, self.stochastic)
 
@@ -310,14 +296,13 @@ class PredictorCorrector(Solver):
     short against the damping, at T too: a uniform grid.
 
     Args:
-        predictor: how a step goes from one time to the next.
-        corrector: what is done before each step to bring a state nearer to the law of its time.
-        snr: signal-to-noise ratio of the corrector, above 0 (published: 0.16 to 0.19, and 0.06 in conditional tasks).
-        factor: how far the predictor re-noises, in steps, at least 0; 0 is a single stage (published: 0.5 to 2).
-        stochastic: whether the predictor reverses the SDE; otherwise it follows the probability-flow ODE, with
-            re-noising.
-        paper: repeat details of the published code, for one component: re-noising beyond T, the semi-analytic
-            predictor's unfinished second stage, and one step size of the corrector for a whole batch.
+        predictor: a name of ``PREDICTORS``.
+        corrector: a name of ``CORRECTORS``.
+        snr: signal-to-noise ratio of the corrector, above 0 (published: 0.16 to 0.19; 0.06 in conditional tasks).
+        factor: re-noising of the predictor, in steps, at least 0; 0 is a single stage (published: 0.5 to 2).
+        stochastic: predictors reverse the SDE (True) or follow the probability-flow ODE, with re-noising (False).
+        paper: the published details, for one component: re-noising beyond T, the semi-analytic predictor's unfinished
+            second stage, and a step size of the corrector that samples of a batch share.
 
     Raises:
         Refusal: for an unknown name or a value out of range.
@@ -351,8 +336,17 @@ class PredictorCorrector(Solver):
         self._paper = paper
         self._position = 0
 
+    @classmethod
+    def refuse_idle(cls, given: Mapping[str, object]) -> None:
+        """Refuse re-noising of a predictor with one stage, and the ratio of no corrector."""
+        predictor, corrector = given.get("predictor"), given.get("corrector")
+        if predictor == "reverse_diffusion" and given.get("factor"):
+            raise Refusal(f"has no effect on --predictor {predictor}, which has one stage; leave it out", "factor")
+        if corrector == "none" and "snr" in given:
+            raise Refusal(f"has no effect on --corrector {corrector}; leave it out", "snr")
+
     def check(self, dynamics: LinearDynamics) -> None:
-        """Refuse the published details where there is more than one component."""
+        """Refuse the published details if there is more than one component."""
         if self._paper and dynamics.num_components > 1:
             raise Refusal(
                 f"True is for one component, got {dynamics.num_components} of {dynamics}: take paper=False or "
@@ -365,8 +359,8 @@ class PredictorCorrector(Solver):
         return self.corrector.draws + sum(self.predictor.draws(components))
 
     def default_grid(self, dynamics: LinearDynamics) -> Grid:
-        """Uniform in time, as published, unless the dynamics says otherwise; log_time serves fine modes better."""
-        return GRIDS[dynamics.default_grid]
+        """Uniform in time, as published; log_time serves fine modes better: small times decide them."""
+        return uniform
 
     def prepare(self, dynamics: LinearDynamics, times: Tensor) -> None:
         """Lay out the predictor's stages."""

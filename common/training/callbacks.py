@@ -12,13 +12,16 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
+from common.data.spec import DataSpec
 from common.denoiser import Clipped
 from common.files import save
 from common.media.pictures import loss_figure, save_figure, save_samples
-from common.samplers import sample
+from common.samplers import SOLVERS, path_of, sample
 from common.training.csv_log import CsvLog
 from common.training.loggers import log_picture
 from common.training.module import DiffusionModule
+
+GRID_STEPS, GRID_SAMPLES, GRID_SOUNDS = 20, 50, 8  # of the grids; sounds are long
 
 
 class StepProgress(ProgressBar):
@@ -88,30 +91,13 @@ class SampleGrid(Callback):
 
     Args:
         folder: where the PNGs go.
-        shape: shape (C, *S) of one sample.
-        num_classes: samples ask for classes in turn; None where the network takes no labels.
+        spec: what a sample is; samples ask for its classes in turn.
         solver: name of a solver.
-        steps: its steps.
-        count: samples per grid.
-        clip: clip x0_hat to [-1, 1].
-        sample_rate: of audio, in samples per second; None for anything else.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        shape: tuple[int, ...],
-        *,
-        num_classes: int | None,
-        solver: str,
-        steps: int,
-        count: int,
-        clip: bool,
-        sample_rate: int | None = None,
-    ) -> None:
-        self.folder, self.shape, self.num_classes = folder, shape, num_classes
-        self.solver, self.steps, self.count, self.clip = solver, steps, count, clip
-        self.sample_rate = sample_rate
+    def __init__(self, folder: Path, spec: DataSpec, solver: str) -> None:
+        self.folder, self.spec, self.solver = folder, spec, solver
+        self.count = GRID_SAMPLES if spec.sample_rate is None else GRID_SOUNDS
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw and write the grid (first process only; the samples do not depend on it)."""
@@ -120,23 +106,22 @@ class SampleGrid(Callback):
         denoiser = pl_module.best_denoiser()
         was_training = denoiser.backbone.training
         denoiser.backbone.eval()
-        dynamics = pl_module.dynamics if self.solver in ("em", "euler") else pl_module.dynamics.scalar_path()
         labels = None
-        if self.num_classes is not None:
-            labels = torch.arange(self.count, device=pl_module.device) % self.num_classes
+        if self.spec.num_classes is not None:
+            labels = torch.arange(self.count, device=pl_module.device) % self.spec.num_classes
         result = sample(
-            dynamics,
-            Clipped(denoiser) if self.clip else denoiser,
-            (self.count, *self.shape),
+            path_of(SOLVERS[self.solver], pl_module.dynamics),
+            Clipped(denoiser) if self.spec.is_image else denoiser,
+            (self.count, *self.spec.shape),
             solver=self.solver,
-            steps=self.steps,
+            steps=GRID_STEPS,
             seeds=range(self.count),
             labels=labels,
         )
         denoiser.backbone.train(was_training)
         picture = self.folder / f"step-{trainer.global_step:07d}.png"
-        shown = result.x if self.sample_rate else (result.x + 1) / 2
-        save_samples(picture, shown, sample_rate=self.sample_rate)
+        shown = result.x if self.spec.sample_rate else (result.x + 1) / 2
+        save_samples(picture, shown, sample_rate=self.spec.sample_rate)
         log_picture(trainer.loggers, "samples", picture, trainer.global_step)
 
 

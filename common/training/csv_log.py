@@ -74,7 +74,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """Lines of a ``metrics.csv`` with their numbers; a last line cut short by a crash is left out."""
     if not path.exists():
         return []
-    text = path.read_text()
+    text = path.read_text(errors="replace")  # a line that is no text is no line of numbers either, and left out
     whole = text[: text.rfind("\n") + 1]  # what follows the last line end was cut short
     rows = []
     for line in csv.DictReader(io.StringIO(whole, newline="")):

@@ -1,5 +1,7 @@
 """Exponential moving average of a network's weights."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -49,7 +51,7 @@ class NetworkAverage(AveragedModel):
         """The average is only ever evaluated: dropout stays off."""
         return super().train(False)
 
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.n_averaged = self.n_averaged.cpu()
         return self

@@ -1,44 +1,58 @@
-"""Experiment loggers beside metrics.csv, which is always written: TensorBoard, and Weights & Biases (W&B).
-from common.refusal import Refusal
-
-W&B is online where there is an API key ($WANDB_API_KEY, or ``wandb login``) and a server that takes it, else offline;
-$WANDB_MODE is honoured. It never stops a run, and never delays it by more than :data:`WANDB_DEFAULTS` allow.
+"""Experiment loggers beside metrics.csv, which is always written; each is imported when it is asked for.
 
 A resumed run goes on in the same place: the same TensorBoard folder, the same W&B run. Metrics of the steps past its
 checkpoint are logged again, so both show them twice (W&B over ``trainer/global_step``, where the line goes back);
 metrics.csv has dropped the first ones.
 """
 
-import contextlib
-import json
-import netrc
-import os
-import re
-import shutil
-import sys
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import numpy as np
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from PIL import Image
-
-from common.refusal import Refusal
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers.logger import Logger
 
 KEY_VARIABLE = "WANDB_API_KEY"
 
-WANDB_DEFAULTS = {  # of the library's own variables; what the user has set wins
-    "WANDB_INIT_TIMEOUT": "20",  # seconds until a server that does not answer is given up
-    "WANDB_FINISH_TIMEOUT": "20",  # seconds for what is not yet sent at the end
-    "WANDB_FINISH_TIMEOUT_RAISES": "true",
-    "WANDB_ERROR_REPORTING": "false",  # telemetry: to a server that cannot be reached it costs 20 s more at the exit
-    "WANDB_CONSOLE": "off",  # no copy of what the terminal shows
-    "WANDB_QUIET": "true",
-    "WANDB_SHOW_INFO": "false",
+MakeLoggers = Callable[[Path, str, dict[str, Any], str], "list[Logger]"]
+
+
+@runtime_checkable
+class ShowsPictures(Protocol):
+    """A logger that shows pictures."""
+
+    def show_picture(self, name: str, path: Path, step: int) -> None:
+        """Show a PNG."""
+
+
+@runtime_checkable
+class Closes(Protocol):
+    """A logger that has to be closed."""
+
+    def close(self, exit_code: int) -> None:
+        """Send what is left."""
+
+
+def tensorboard(folder: Path, run_name: str, config: dict[str, Any], project: str) -> list[Logger]:
+    """Event files in ``folder/tensorboard``."""
+    from common.training.tensorboard_logger import tensorboard as make
+
+    return make(folder, run_name, config, project)
+
+
+def weights_and_biases(folder: Path, run_name: str, config: dict[str, Any], project: str) -> list[Logger]:
+    """A W&B run, kept in ``folder/wandb``."""
+    from common.training.wandb_logger import weights_and_biases as make
+
+    return make(folder, run_name, config, project)
+
+
+LOGGERS: dict[str, MakeLoggers] = {
+    "csv": lambda *_: [],
+    "tensorboard": tensorboard,
+    "wandb": weights_and_biases,
 }
 
 
@@ -53,8 +67,10 @@ def make_loggers(name: str, folder: Path, *, run_name: str, config: dict[str, An
         project: the project in W&B.
 
     Raises:
-        ValueError: where a package is missing.
+        Refusal: if a package is missing.
     """
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
     if getattr(rank_zero_only, "rank", None) not in (None, 0):
         return []
     return LOGGERS[name](folder, run_name, config, project)
@@ -63,11 +79,8 @@ def make_loggers(name: str, folder: Path, *, run_name: str, config: dict[str, An
 def log_picture(loggers: Iterable[Logger], name: str, path: Path, step: int) -> None:
     """Show a PNG in the loggers that show pictures."""
     for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            pixels = np.asarray(Image.open(path).convert("RGB"))
-            logger.experiment.add_image(name, pixels, step, dataformats="HWC")
-        elif isinstance(logger, WandbLogger):
-            logger.log_image(name, [str(path)], step)
+        if isinstance(logger, ShowsPictures):
+            logger.show_picture(name, path, step)
 
 
 def close_loggers(loggers: Iterable[Logger], exit_code: int = 0) -> None:
@@ -79,163 +92,5 @@ def close_loggers(loggers: Iterable[Logger], exit_code: int = 0) -> None:
     """
     for logger in loggers:
         logger.finalize("success" if exit_code == 0 else "failed")
-        if isinstance(logger, Wandb):
+        if isinstance(logger, Closes):
             logger.close(exit_code)
-
-
-# -- TensorBoard -----------------------------------------------------------------------------------------------------
-
-
-def tensorboard(folder: Path, run_name: str, config: dict[str, Any], project: str) -> list[Logger]:
-    """Event files in ``folder/tensorboard``."""
-    try:
-        logger = TensorBoardLogger(folder / "tensorboard", name="", version="", default_hp_metric=False)
-        logger.experiment.add_text("config", f"```\n{json.dumps(config, indent=1, default=str)}\n```")
-    except ImportError as error:
-        raise Refusal("tensorboard needs a package that is missing: pip install tensorboard", "logger") from error
-    return [logger]
-
-
-# -- Weights & Biases ------------------------------------------------------------------------------------------------
-
-
-class Wandb(WandbLogger):
-    """Lightning's logger of a W&B run, but an error of W&B ends the logging, not the training."""
-
-    _lost = False
-
-    @property
-    def folder(self) -> Path:
-        """Where this part of the run is kept, for ``wandb sync``."""
-        return Path(self.experiment.dir).parent
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        if self._lost:
-            return
-        try:
-            super().log_metrics(metrics, step)
-        except Exception as error:  # e.g. its process was killed for want of memory
-            self._lost = True
-            tell(f"logging ended at step {step} ({reason(error)}); metrics.csv goes on")
-
-    @rank_zero_only
-    def close(self, exit_code: int) -> None:
-        """Finish the W&B run (Lightning leaves that to the exit); what cannot be sent in time stays on disk."""
-        try:
-            self.experiment.finish(exit_code)
-        except TimeoutError:
-            tell(f"not everything was sent in time; send it later with `wandb sync {self.folder}`")
-        except Exception as error:
-            tell(f"the run was not finished ({reason(error)})")
-            forget()
-
-
-def weights_and_biases(folder: Path, run_name: str, config: dict[str, Any], project: str) -> list[Logger]:
-    """A W&B run, kept in ``folder/wandb``; offline where there is no key or no server that takes it.
-
-    The id is the folder's name, so a resumed run goes on in W&B too, and so does another run of the same name in the
-    same project.
-    """
-    settings = wandb_settings()
-    wanted = {"dryrun": "offline", "run": "online"}.get(settings.mode, settings.mode)
-    if wanted == "disabled":
-        return []
-    why = ""
-    if wanted != "offline" and not has_key(settings):
-        wanted, why = "offline", f"no API key (${KEY_VARIABLE} or `wandb login`); "
-    folder.mkdir(parents=True, exist_ok=True)  # into a folder that is missing the library would not write
-    for mode in dict.fromkeys((wanted, "offline")):
-        earlier = set(folder.glob("wandb/*run-*"))
-        try:
-            logger = start_run(folder, run_name, config, project, mode)
-        except Exception as error:  # a wrong key, a closed port, a server that is down, ..
-            forget()  # the failed attempt holds the id
-            for attempt in set(folder.glob("wandb/*run-*")) - earlier:
-                shutil.rmtree(attempt, ignore_errors=True)
-            why = f"{settings.base_url} cannot be used ({reason(error)}); "
-            continue
-        offline = f"{why}this run is logged offline; send it later with `wandb sync {logger.folder}`"
-        tell(offline if mode == "offline" else f"this run is shown at {logger.experiment.url}")
-        return [logger]
-    tell(f"{why}this run is not logged there; metrics.csv is")
-    return []
-
-
-def wandb_settings() -> Any:
-    """The library's settings: its defaults, its files and the environment.
-
-    Raises:
-        ValueError: where the library is missing, or refuses a variable.
-    """
-    for name, value in WANDB_DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    if KEY_VARIABLE in os.environ:
-        os.environ[KEY_VARIABLE] = os.environ[KEY_VARIABLE].strip()  # of the line end of a file, which it refuses
-    try:
-        import wandb
-
-        return wandb.setup().settings
-    except ImportError as error:
-        raise Refusal("wandb needs a package that is missing: pip install wandb", "logger") from error
-    except Exception as error:
-        raise Refusal(f"wandb: {reason(error)}", "logger") from error
-
-
-def start_run(folder: Path, run_name: str, config: dict[str, Any], project: str, mode: Any) -> Wandb:
-    """Start or go on with the W&B run of a folder (not left to Lightning, whose call prints a warning)."""
-    import wandb
-
-    earlier = sum(path.stat().st_size for path in folder.glob("wandb/*run-*/*.wandb"))
-    run = wandb.init(
-        project=project,
-        name=run_name,
-        id=re.sub(r"[^\w.-]", "-", folder.name),
-        resume="allow",
-        dir=folder,
-        mode=mode,
-    )
-    run.define_metric("trainer/global_step")  # as Lightning does: steps of training are the axis of every curve
-    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    if earlier > run.step:  # `wandb sync` joins parts whose own count of lines (shown nowhere) rises from one to the
-        run.log({}, step=earlier, commit=False)  # next; there are no more lines than bytes
-    logger = Wandb(experiment=run, project=project, save_dir=folder)
-    logger.log_hyperparams(config)
-    return logger
-
-
-def forget() -> None:
-    """End the library's own process, and its hook at the exit."""
-    import wandb
-
-    with contextlib.suppress(Exception, SystemExit):  # it would exit with that process's code
-        wandb.teardown()
-
-
-def has_key(settings: Any) -> bool:
-    """Whether the library will find a key, in its own places and order; without one it would ask for it."""
-    if settings.api_key or settings.identity_token_file:
-        return True
-    try:
-        stored = netrc.netrc(Path(os.environ.get("NETRC") or "~/.netrc").expanduser())
-    except (OSError, netrc.NetrcParseError):
-        return False
-    return stored.authenticators(urlsplit(settings.base_url).netloc) is not None
-
-
-def reason(error: Exception) -> str:
-    """An error in one short line, without the key."""
-    line, key = " ".join(str(error).split()) or type(error).__name__, os.environ.get(KEY_VARIABLE)
-    return (line.replace(key, "***") if key else line)[:200]
-
-
-def tell(line: str) -> None:
-    """Say a line about W&B on stderr."""
-    print(f"wandb: {line}", file=sys.stderr, flush=True)
-
-
-LOGGERS: dict[str, Callable[[Path, str, dict[str, Any], str], list[Logger]]] = {
-    "csv": lambda *_: [],
-    "tensorboard": tensorboard,
-    "wandb": weights_and_biases,
-}

@@ -2,8 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from common.config.schema import Recipe
 from common.data.module import Batch
 from common.denoiser import Denoiser
 from common.labels import NULL_LABEL
@@ -19,58 +18,10 @@ from common.seeding import DROPOUT, LABELS, NOISE, TIMES, StepRandomness, mix
 from common.training.ema import NetworkAverage
 from common.training.optimizers import OPTIMIZERS, SCHEDULERS, Schedule
 from common.training.times import TIME_SAMPLINGS, growth
-from common.training.weights import LOSS_WEIGHTS
+from common.training.weights import LOSS_WEIGHTS, REDUCTIONS
 
 LEVELS = 24  # bins of the noise level in the loss-by-level picture
 LEVEL_MEMORY = 0.999  # share of the past that the picture keeps per step
-
-# factor on the mean squared error of a sample on a grid; FDP sums over the points, so that the loss grows with them
-REDUCTIONS: dict[str, Callable[[tuple[int, ...]], float]] = {"mean": lambda grid: 1.0, "sum": math.prod}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained; defaults as published for GFDM (arXiv 2310.17638).
-
-    Attributes:
-        train_steps: optimiser steps, at least 2.
-        lr: peak learning rate.
-        optimizer: a name of ``OPTIMIZERS``.
-        weight_decay: of the optimiser, at least 0.
-        lr_schedule: course of the learning rate, a name of ``SCHEDULERS``.
-        warmup_steps: steps to the peak (warmup_cosine).
-        decay_steps: step at which ``lr_end`` is reached; 0 is the last one (warmup_cosine).
-        lr_end: last learning rate (warmup_cosine).
-        t_min: smallest training time.
-        time_warmup: steps over which the range of training times grows, to 63 % of it; 0 has all times at once.
-        time_sampling: law of the training times on [t_min, T], a name of ``TIME_SAMPLINGS``.
-        loss_weight: the error that is averaged, a name of ``LOSS_WEIGHTS``.
-        loss_reduction: of the squared error over the points of the grid, a name of ``REDUCTIONS``.
-        label_dropout: share of labels replaced by the null label, in [0, 1).
-        ema_decays: largest decay of each average; the first one is used for sampling. Empty trains without.
-        ema_every: optimiser steps between updates of the average.
-        seed: seed of times, noise, flips, order and dropout.
-        log_every: optimiser steps between log lines.
-    """
-
-    train_steps: int
-    lr: float
-    optimizer: str = "adam"
-    weight_decay: float = 0.0
-    lr_schedule: str = "onecycle"
-    warmup_steps: int = 0
-    decay_steps: int = 0
-    lr_end: float = 0.0
-    t_min: float = 1e-5
-    time_warmup: int = 0
-    time_sampling: str = "uniform"
-    loss_weight: str = "own"
-    loss_reduction: str = "mean"
-    label_dropout: float = 0.0
-    ema_decays: tuple[float, ...] = (0.9999,)
-    ema_every: int = 10
-    seed: int = 0
-    log_every: int = 50
 
 
 class NonFiniteLoss(RuntimeError):
@@ -100,9 +51,10 @@ class DiffusionModule(pl.LightningModule):
         self.prediction = denoiser.prediction
         self._denoiser = (denoiser,)  # a tuple: the network is registered once, under its own name
         self.averages = nn.ModuleList(
-            NetworkAverage(self.network, decay=decay, every=recipe.ema_every) for decay in recipe.ema_decays
+            NetworkAverage(self.network, decay=decay, every=recipe.ema_every) for decay in recipe.averages
         )
-        self.times = TIME_SAMPLINGS[recipe.time_sampling](self.dynamics, recipe.t_min)
+        law_of_times = TIME_SAMPLINGS[recipe.time_sampling or self.dynamics.default_time_sampling]
+        self.times = law_of_times(self.dynamics, recipe.t_min)
         self._weight = LOSS_WEIGHTS[recipe.loss_weight]
         low, high = self.dynamics.log_sigma(torch.tensor([recipe.t_min, self.dynamics.horizon])).tolist()
         self.register_buffer(
@@ -132,7 +84,7 @@ class DiffusionModule(pl.LightningModule):
 
     @property
     def best_network(self) -> nn.Module:
-        """The (first) averaged network, or the trained one where there is no average."""
+        """The (first) averaged network, or the trained one if there is no average."""
         first: nn.Module = self.averages[0].module if len(self.averages) else self.network  # type: ignore[assignment]
         return first
 
@@ -142,10 +94,10 @@ class DiffusionModule(pl.LightningModule):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def errors(self, denoiser: Denoiser, images: Tensor, t: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
+    def errors(self, denoiser: Denoiser, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
         """Weighted squared error of every sample, (B,): what training averages."""
-        factor = REDUCTIONS[self.recipe.loss_reduction](tuple(images.shape[2:]))
-        return factor * denoiser.error(images, t, noise, labels, weight=self._weight)
+        factor = REDUCTIONS[self.recipe.loss_reduction](tuple(x0.shape[2:]))
+        return factor * denoiser.error(x0, t, noise, labels, weight=self._weight)
 
     def _randomness(self, micro_step: int, batch: int, device: torch.device) -> StepRandomness:
         return StepRandomness(
@@ -154,15 +106,15 @@ class DiffusionModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss of one micro-step; nothing here waits for the device."""
-        images, labels, micro_step = batch
-        draws = self._randomness(micro_step, len(images), images.device)
+        x0, labels, micro_step = batch
+        draws = self._randomness(micro_step, len(x0), x0.device)
         t = self.times(draws.uniform(TIMES) * growth(self.trainer.global_step, self.recipe.time_warmup))
-        noise = draws.normal(NOISE, tuple(images.shape[1:]))
+        noise = draws.normal(NOISE, tuple(x0.shape[1:]))
         if self.recipe.label_dropout:
             labels = labels.masked_fill(draws.uniform(LABELS) < self.recipe.label_dropout, NULL_LABEL)
         # dropout draws from the global generator: keyed per step and process, it resumes like everything else
         torch.manual_seed(mix(self.recipe.seed, micro_step, DROPOUT, self.trainer.global_rank))
-        errors = self.errors(self.denoiser, images, t, noise, labels)
+        errors = self.errors(self.denoiser, x0, t, noise, labels)
         loss = errors.mean()
         if micro_step % self._period == 0:
             self.loss_sum.zero_()
@@ -215,18 +167,18 @@ class DiffusionModule(pl.LightningModule):
         self.require_finite()
         mean = trainer.strategy.reduce(self.loss_sum / summed, reduce_op="mean")
         seconds = time.perf_counter() - self._clock
-        images = len(batch.images) * self._timed * trainer.world_size
+        samples = len(batch.x0) * self._timed * trainer.world_size
         self.latest = {
             "train/loss": float(mean),
             "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "train/images_per_s": images / seconds,
+            "train/images_per_s": samples / seconds,
         }
         for logger in trainer.loggers:
             logger.log_metrics(self.latest, step=trainer.global_step)
         self.on_train_start()
 
     def require_finite(self) -> None:
-        """Wait for the device and stop where a loss was NaN or infinite.
+        """Wait for the device and stop if a loss was NaN or infinite.
 
         Raises:
             NonFiniteLoss: naming the first such step and the noise levels it happened at.
@@ -245,11 +197,11 @@ class DiffusionModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss of the best network on held-out data at fixed times and noise."""
-        images, labels, index = batch
-        draws = self._randomness(-1 - index, len(images), images.device)
+        x0, labels, index = batch
+        draws = self._randomness(-1 - index, len(x0), x0.device)
         t = self.times(draws.uniform(TIMES))
-        noise = draws.normal(NOISE, tuple(images.shape[1:]))
-        self.val_loss.update(self.errors(self.best_denoiser(), images, t, noise, labels))
+        noise = draws.normal(NOISE, tuple(x0.shape[1:]))
+        self.val_loss.update(self.errors(self.best_denoiser(), x0, t, noise, labels))
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation loss."""

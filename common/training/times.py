@@ -32,15 +32,10 @@ class TimeSampling(nn.Module):
     Args:
         dynamics: the process.
         t_min: smallest time, in [dynamics.t_min, T).
-
-    Raises:
-        Refusal: for a smallest time out of this range.
     """
 
     def __init__(self, dynamics: LinearDynamics, t_min: float) -> None:
         super().__init__()
-        if not dynamics.t_min <= t_min < dynamics.horizon:
-            raise Refusal(f"must lie in [{dynamics.t_min:g}, {dynamics.horizon:g}), got {t_min:g}", "t_min")
         self.t_min, self.horizon = t_min, dynamics.horizon
 
     @abstractmethod
@@ -66,6 +61,12 @@ class UniformNoiseLevels(TimeSampling):
 
     def __init__(self, dynamics: LinearDynamics, t_min: float) -> None:
         super().__init__(dynamics, t_min)
+        if not dynamics.is_monotone:
+            raise Refusal(
+                f"needs a noise level that rises, which it does not under {dynamics}; take uniform, or --marginals "
+                "exact",
+                "time_sampling",
+            )
         ends = torch.tensor([t_min, self.horizon], dtype=torch.float64, device=dynamics.device)
         self.low, self.high = dynamics.log_sigma(ends).tolist()
         levels = torch.linspace(self.low, self.high, NODES + 1, dtype=torch.float64, device=dynamics.device)
@@ -88,7 +89,8 @@ class LogNormalNoiseLevels(UniformNoiseLevels):
     def share(self, u: Tensor) -> Tensor:
         below, above = (self._cumulative(end) for end in (self.low, self.high))
         deviate = torch.special.ndtri(below + u * (above - below))
-        return (LOGNORMAL_MEAN + LOGNORMAL_DEVIATION * deviate - self.low) / (self.high - self.low)
+        found: Tensor = (LOGNORMAL_MEAN + LOGNORMAL_DEVIATION * deviate - self.low) / (self.high - self.low)
+        return found
 
     @staticmethod
     def _cumulative(log_sigma: float) -> float:

@@ -1,5 +1,8 @@
 """How errors at different noise levels are weighted: from log sigma to a weight on the squared error of x0_hat."""
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -25,3 +28,6 @@ def edm(log_sigma: Tensor) -> Tensor:
 
 # None: the error of the network's own output, as published for GFDM
 LOSS_WEIGHTS: dict[str, LossWeight | None] = {"own": None, "x0": flat, "min_snr": min_snr, "edm": edm}
+
+# factor on the mean squared error of a sample on a grid; FDP sums over the points, so that the loss grows with them
+REDUCTIONS: dict[str, Callable[[tuple[int, ...]], float]] = {"mean": lambda grid: 1.0, "sum": math.prod}

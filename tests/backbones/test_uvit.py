@@ -483,6 +483,7 @@ def test_runs_without_reading_any_value(config: Config, scale: int) -> None:
 @pytest.mark.parametrize(
     "config", [PLANE, PUBLISHED_SEQUENCE | {"checkpointing": True}], ids=["plane", "published_sequence"]
 )
+@pytest.mark.slow
 def test_compiles_without_graph_breaks_for_any_batch_size_and_grid(config: Config) -> None:
     torch.compiler.reset()  # compilations of other networks of this class count towards one limit
     net = live_net(config)
@@ -500,10 +501,10 @@ def test_compiles_without_graph_breaks_for_any_batch_size_and_grid(config: Confi
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"shape": ()}, r"shape must be one or two positive multiples of patch_size = 2, got \(\)"),
-        ({"shape": (4, 4, 4)}, r"shape must be one or two positive multiples .*, got \(4, 4, 4\)"),
-        ({"shape": (4, 5)}, r"shape must be one or two positive multiples .*, got \(4, 5\)"),
-        ({"shape": (0, 4)}, r"shape must be one or two positive multiples .*, got \(0, 4\)"),
+        ({"shape": ()}, r"shape must be one or two positive sizes, got \(\)"),
+        ({"shape": (4, 4, 4)}, r"shape must be one or two positive sizes, got \(4, 4, 4\)"),
+        ({"shape": (4, 5)}, r"patch_size must be a divisor of every side of \(4, 5\), got 2"),
+        ({"shape": (0, 4)}, r"shape must be one or two positive sizes, got \(0, 4\)"),
         ({"patch_size": 0}, r"patch_size must be at least 1, got 0"),
         ({"in_channels": 0}, r"in_channels must be at least 1, got 0"),
         ({"out_channels": 0}, r"out_channels must be at least 1, got 0"),
@@ -523,7 +524,7 @@ def test_compiles_without_graph_breaks_for_any_batch_size_and_grid(config: Confi
     ],
 )
 def test_construction_refuses(changes: Config, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^UViT: {message}$"):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         UViT(**PLANE | changes)
 
 

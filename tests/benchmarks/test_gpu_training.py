@@ -22,9 +22,8 @@ from benchmarks.gpu_training import (
     figures,
     markdown,
     operations,
-    settings_of,
 )
-from common import runs
+from common.config.plugins import build
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,7 +83,7 @@ def test_operations_of_the_published_network() -> None:
     flop, parameters = operations(FULL)
     assert parameters == 58_692_867
     with torch.device("meta"):
-        network = runs.build(config_of(FULL, settings_of(FULL, 1))["backbone"], nn.Module)
+        network = build(config_of(FULL, 1).network, nn.Module)
         inputs = torch.empty(1, *FULL.shape), torch.rand(1), torch.zeros(1, dtype=torch.int64)
     forward = 0
 

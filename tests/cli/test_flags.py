@@ -1,7 +1,8 @@
 """Flags: who wins, what --help says, presets, the .env file."""
 
-import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,14 @@ import torch
 from torch import nn
 
 import args
-import train
-from common.config import flags as cli_tools
-from common.runs import build
+from common.config import parser as cli_tools
+from common.config.flags import boolean
+from common.config.plugins import build
+from common.config.resolve import fit_to_data
+from common.config.schema import Chosen, RunConfig
+from common.config.stored import from_json, to_json
+from common.data.spec import DataSpec
+from common.training.resume import class_of, plan
 from gfdm.presets import PRESETS as GFDM_PRESETS
 from tests.data.idx import write_mnist
 from tests.training import tiny
@@ -22,8 +28,28 @@ SHAPES = {
 }  # fmt: skip
 
 
+def run_of(*words: str) -> RunConfig:
+    """The run that a command line describes, its data unseen."""
+    order = args.parse_train(words)
+    assert order is not None
+    assert order.config is not None
+    return order.config
+
+
 def resolve(*words: str) -> dict:
-    return args.resolve_train(vars(args.train_parser().parse_args(words)))
+    """Every flag of that run with its value."""
+    values = run_of(*words).flags(class_of)
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def fitted(*words: str, shape: tuple[int, ...] = (1, 8, 8), num_classes: int | None = 10) -> RunConfig:
+    """The run on data of a shape, as config.json gives it back."""
+    config = run_of(*words)
+    kind, rate = ("image", None) if len(shape) == 3 else ("sound", 8000)
+    classes = None if num_classes is None else tuple(map(str, range(num_classes)))
+    spec = DataSpec(kind, shape, sample_rate=rate, classes=classes)
+    config = fit_to_data(config, spec, class_of(config.dynamics), class_of(config.network))
+    return from_json(to_json(config), "a test")
 
 
 # -- precedence -------------------------------------------------------------------------------------------------------
@@ -75,7 +101,6 @@ def test_a_preset_that_averages_says_so():
 def test_a_preset_holds_what_it_says(name):
     settings = resolve("--preset", name)
     assert {key: settings[key] for key in args.PRESETS[name]} == args.PRESETS[name]
-    assert set(args.PRESETS[name]) <= set(cli_tools.defaults(args.TRAIN_FLAGS))
 
 
 def test_the_published_command_of_mnist_is_the_default_of_mnist():
@@ -93,8 +118,14 @@ def test_the_published_command_of_mnist_is_the_default_of_mnist():
 
 # -- help and presets -------------------------------------------------------------------------------------------------
 
-GROUPS = {"train": args.TRAIN_FLAGS, "generate": args.GENERATE_FLAGS, "evaluate": args.EVALUATE_FLAGS}
-FLAGS = [(program, flag) for program, groups in GROUPS.items() for flags in groups.values() for flag in flags]
+
+GROUPS = {
+    "train": args.train_groups(*args.everything()),
+    "generate": args.generate_groups(
+        [*map(args.solver_member, args.SOLVERS), *map(args.guidance_member, args.GUIDANCE)]
+    ),
+    "evaluate": args.evaluate_groups(),
+}
 
 
 @pytest.mark.parametrize("program", GROUPS)
@@ -105,29 +136,51 @@ def test_help_is_printed(cli, program):
     assert result.out.startswith(f"usage: {program}.py")
 
 
-@pytest.mark.parametrize(("program", "flag"), FLAGS, ids=lambda value: getattr(value, "name", value))
-def test_help_lists_every_flag_with_its_default(cli, monkeypatch, program, flag):
+@pytest.mark.parametrize("program", GROUPS)
+def test_help_all_lists_every_flag_with_its_default(cli, monkeypatch, program):
     monkeypatch.setenv("COLUMNS", "1000")  # no help text is broken, but a long name stands on a line of its own
-    shown = " ".join(cli(program, "--help").out.split())
-    value = "{" + ",".join(flag.choices) + "}" if flag.choices else flag.name.upper()
-    if flag.parse is cli_tools.boolean:
-        value = "[True|False]"
-    default = ",".join(map(str, flag.default)) if isinstance(flag.default, tuple) else str(flag.default)
-    assert f" --{flag.name} {value} {flag.help}" + ("" if flag.default is None else f" (default: {default})") in shown
-    assert len(flag.help) >= 5
-    if flag.default is None:
-        assert any(word in flag.help for word in ("default:", "required", "checked against", "published"))
+    shown = " ".join(cli(program, "--help", "all").out.split())
+    names = [flag.name for flags in GROUPS[program].values() for flag in flags]
+    assert len(names) == len(set(names))
+    for flag in (flag for flags in GROUPS[program].values() for flag in flags):
+        value = "{" + ",".join(flag.choices) + "}" if flag.choices else flag.name.upper()
+        if flag.read is boolean:
+            value = "True|False"
+        value = value if flag.alone is None else f"[{value}]"
+        default = ",".join(map(str, flag.default)) if isinstance(flag.default, tuple) else str(flag.default)
+        given = flag.default is None or "(default" in flag.help
+        assert f" --{flag.name} {value} {flag.help}" + ("" if given else f" (default: {default})") in shown, flag
+        assert len(flag.help) >= 5
+        assert flag.help != "see its documentation", flag
 
 
-def test_no_flag_is_there_twice():
-    for groups in GROUPS.values():
-        names = [flag.name for flags in groups.values() for flag in flags]
-        assert len(names) == len(set(names))
+def test_help_shows_the_flags_of_the_chosen_classes(cli):
+    shown = cli("train", "--help").out
+    assert shown.startswith("usage: train.py [--preset NAME] [flags]\n")
+    for word in ("--hurst", "--model_channels", "--preset", "--list_presets", "--dry_run", "--resume", "--version"):
+        assert f"  {word} " in shown, word
+    assert "--energy_norm" not in shown
+    shown = cli("train", "--dynamics", "heat", "--model_name", "inr", "--help").out
+    assert "--energy_norm" in shown
+    assert "--width" in shown
+    assert "--hurst" not in shown
+    assert "--snr" in cli("generate", "--solver", "pc", "--help").out
 
 
-@pytest.mark.parametrize("word", ["--preset", "--list_presets", "--dry_run", "--resume"])
-def test_help_of_train_lists_the_other_flags(cli, word):
-    assert f"  {word} " in cli("train", "--help").out
+@pytest.mark.parametrize("program", ["train", "generate", "evaluate"])
+def test_version(cli, program):
+    result = cli(program, "--version")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(f"{program}.py ")
+
+
+def test_help_imports_nothing_that_takes_long():
+    """Lightning, torchvision, torchmetrics, scikit-learn, matplotlib and W&B are imported where they are used."""
+    heavy = ("lightning", "torchvision", "torchmetrics", "sklearn", "matplotlib", "wandb", "scipy", "pytorch_optimizer")
+    code = f"import sys, train, generate, evaluate; print([name for name in {heavy} if name in sys.modules])"
+    root = Path(args.__file__).parent
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert found.stdout.strip() == "[]"
 
 
 def test_presets_are_listed_with_their_values(cli):
@@ -148,17 +201,17 @@ def test_dry_run(cli, tmp_path, name):
     write_mnist(tmp_path / "data", train=8, test=4)
     result = cli("train", "--preset", name, "--dry_run", "--batch_size", 4)
     assert (result.code, result.err) == (0, "")
-    assert result.out.splitlines()[-1].startswith("dry run   one step on 4 images, loss ")
+    assert result.out.splitlines()[-1].startswith("dry run   one step on 4 samples, loss ")
     assert result.written == []
     assert sorted(path.name for path in Path().iterdir()) == ["data"]
 
 
 @pytest.mark.parametrize("name", GFDM_PRESETS)  # the others: test_functional.py
 def test_presets_make_a_network(name):
-    settings = {**resolve("--preset", name), "wb_id": "x"}
-    config = json.loads(json.dumps(args.make_config(settings, SHAPES[settings["data_name"]], 10)))  # plain data
+    settings = resolve("--preset", name)
+    config = fitted("--preset", name, "--wb_id", "x", shape=SHAPES[settings["data_name"]])
     with torch.device("meta"):  # only counted
-        backbone = build(config["backbone"], nn.Module)
+        backbone = build(config.network, nn.Module)
     parameters = sum(p.numel() for p in backbone.parameters())
     if name == "gfdm-mnist":
         assert parameters == 20_996_417  # of the published checkpoints
@@ -167,12 +220,10 @@ def test_presets_make_a_network(name):
     else:
         assert 5e5 < parameters < 2e6
     if settings["dynamics"] == "fvp":
-        assert config["dynamics"]["arguments"]["hurst"] == settings["hurst"]
-        assert config["dynamics"]["arguments"]["num_aug"] == settings["num_aug"]
         expected = f"x_{settings['data_name']}_H{settings['hurst']}_K{settings['num_aug']}"
     else:
         expected = f"x_cifar10_{settings['dynamics']}_unet"
-    assert args.folder_name(settings) == expected
+    assert config.folder_name == expected
 
 
 PAPER = {  # presets of the tables in the paper's README
@@ -203,27 +254,24 @@ def test_every_dynamics_builds_from_its_flags(cli, dynamics):
     assert (result.code, result.err) == (0, "")
 
 
-def dynamics_of(*words: str) -> dict:
-    return args.make_config(resolve(*words), (1, 8, 8), 10)["dynamics"]
-
-
 def test_flags_reach_the_dynamics():
     words = "--hurst 0.3 --num_aug 1 --gamma_max 7 --norm False --marginals paper --beta_min 0.2 --beta_max 9"
-    spec = dynamics_of(*words.split())
-    assert spec == {
-        "class": "gfdm.dynamics:FVP",
-        "arguments": {
+    assert fitted(*words.split()).dynamics == Chosen(
+        "fvp",
+        "gfdm.dynamics:FVP",
+        {
             "hurst": 0.3,
             "num_aug": 1,
             "gamma_max": 7.0,
-            "normalize": False,
-            "marginals": "paper",
             "beta_min": 0.2,
             "beta_max": 9.0,
+            "normalize": False,
+            "marginals": "paper",
+            "aug_init_var": 1e-4,
         },
-    }
-    spec = dynamics_of("--dynamics", "ve", "--sigma_min", "0.1", "--sigma_max", "4")
-    assert spec == {"class": "common.dynamics.classic:VE", "arguments": {"sigma_min": 0.1, "sigma_max": 4.0}}
+    )
+    found = fitted("--dynamics", "ve", "--sigma_min", "0.1", "--sigma_max", "4").dynamics
+    assert found == Chosen("ve", "common.dynamics.classic:VE", {"sigma_min": 0.1, "sigma_max": 4.0})
 
 
 # -- .env and secrets -------------------------------------------------------------------------------------------------
@@ -286,7 +334,9 @@ def test_secrets_are_written_nowhere(cli, monkeypatch, place):
 
 
 def test_a_random_id_is_six_digits():
-    name = train.plan({"dry_run": True})[0]["wb_id"]
+    order = args.parse_train(["--dry_run"])
+    assert order is not None
+    name = str(plan(order).config.keeping.wb_id)
     assert len(name) == 6
     assert 100000 <= int(name) <= 999999  # no leading zero: published command lines read it as a number
 
@@ -305,16 +355,17 @@ def test_a_key_leaves_the_command_line(words):
     [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("2d", 172800), ("01:02:03", 3723), ("1:00:00:05", 86405)],
 )
 def test_durations(text, seconds):
-    assert resolve("--max_time", text)["max_time"] == seconds
+    order = args.parse_train(["--max_time", text])
+    assert order is not None
+    assert order.command.max_time == seconds
 
 
 def test_values_by_name():
-    given = resolve("--model_args", "num_heads=2,rate=1e-3, kind=small,flag=True")["model_args"]
+    (flag,) = args.choice_flags("model_args")
+    given = flag.read("num_heads=2,rate=1e-3, kind=small,flag=True")
     assert given == {"num_heads": 2, "rate": 1e-3, "kind": "small", "flag": True}
-    config = args.make_config(resolve("--model_args", "num_heads=2"), (1, 8, 8), 10)
-    assert config["backbone"]["arguments"]["num_heads"] == 2
-    config = args.make_config(resolve("--dynamics", "cld", "--dynamics_args", "mass=0.5"), (1, 8, 8), 10)
-    assert config["dynamics"]["arguments"] == {"mass": 0.5}
+    assert fitted("--model_args", "num_heads=2").network.arguments["num_heads"] == 2
+    assert fitted("--dynamics", "cld", "--dynamics_args", "mass=0.5").dynamics.arguments["mass"] == 0.5
 
 
 @pytest.mark.parametrize("text", ["--compile", "--compile True", "--compile yes"])

@@ -12,7 +12,8 @@ import args
 from common.data import DataOptions
 from common.data.digits import Digits
 from common.dynamics import Fourier
-from common.runs import PRIOR, load
+from common.runs import load
+from tests.cli.test_flags import fitted, resolve
 from tests.training import tiny
 
 HEAT = {
@@ -44,7 +45,7 @@ def test_train_resume_generate(cli, tmp_path, flags):
     result = cli("train", *tiny.command(**flags))
     assert result.code == 0, result.err
     folder = tmp_path / "runs" / f"h_digits_heat_{flags['model_name']}"
-    assert {"config.json", PRIOR, "loss.png"} <= {path.name for path in folder.iterdir()}
+    assert {"config.json", "prior.safetensors", "loss.png"} <= {path.name for path in folder.iterdir()}
     run = load("h")
     v, t = torch.randn(2, 1, 8, 8), torch.tensor([0.2, 1.0])
     with torch.inference_mode():
@@ -92,13 +93,13 @@ def test_the_prior_is_the_datas_and_comes_back(cli, tmp_path):
 
 def test_a_missing_or_foreign_prior_is_named(cli, tmp_path):
     assert cli("train", *tiny.command(**UVIT)).code == 0
-    path = tmp_path / "runs" / "h_digits_heat_uvit" / PRIOR
+    path = tmp_path / "runs" / "h_digits_heat_uvit" / "prior.safetensors"
     content = path.read_bytes()
     for damage in (lambda: path.write_bytes(content[:50]), path.unlink):
         damage()
         result = cli("generate", "--run_id", "h", "--n_samples", 2)
         assert (result.code, result.written) == (2, [])
-        assert PRIOR in result.err
+        assert "prior.safetensors" in result.err
         assert len(result.err.splitlines()) == 1
 
 
@@ -124,7 +125,7 @@ def test_sounds_come_out_as_sounds(cli, tmp_path):
     write_recordings(tmp_path / "data")
     flags = {**UVIT, "data_name": "spokendigits", "data_dir": "data", "length": 256, "patch_size": 16, "val_samples": 2}
     assert cli("train", *tiny.command(**flags)).code == 0
-    assert load("h").data["sample_rate"] == 8000
+    assert load("h").data.sample_rate == 8000
     result = cli("generate", "--run_id", "h", "--n_samples", 3, "--steps", 2)
     assert result.code == 0, result.err
     (folder,) = (tmp_path / "runs" / "h_spokendigits_heat_uvit" / "generated_data" / "model-final").iterdir()
@@ -146,18 +147,17 @@ PUBLISHED = {  # parameters of the networks, and what distinguishes the processe
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_presets(name):
     shape, parameters, process = PUBLISHED[name]
-    settings = {**args.resolve_train({"preset": name}), "wb_id": "x"}
-    config = args.make_config(settings, shape, None)
-    arguments = config["dynamics"]["arguments"]
+    settings = resolve("--preset", name)
+    config = fitted("--preset", name, shape=shape, num_classes=None)
+    arguments = config.dynamics.arguments
     assert {key: arguments[key] for key in process} == process
     assert arguments["shape"] == list(shape[1:])
     with torch.device("meta"):
-        network = args.BACKBONES[settings["model_name"]](**config["backbone"]["arguments"])
+        network = args.BACKBONES[config.network.name](**config.network.arguments)
     assert sum(p.numel() for p in network.parameters()) == parameters
     assert settings["t_min"] == 1e-3
     assert (settings["ema_decay"], settings["ema_every"]) == ((0.9999,), 1)
-    assert (config["adaptation"] is not None) == name.endswith("inr")
-    json.dumps(config)
+    assert (config.adaptation is not None) == name.endswith("inr")
 
 
 @pytest.mark.parametrize(
@@ -169,16 +169,16 @@ def test_published_presets(name):
         ("--model_name uvit --inner_lr 0.1", "--inner_lr has no effect on --model_name uvit without --inner_steps"),
         ("--model_name unet --paper True", "--paper has no effect on --model_name unet without --inner_steps"),
         ("--model_name uvit --depth 4", "--depth must be odd"),
-        ("--model_name uvit --patch_size 3", "--patch_size = 3"),
+        ("--model_name uvit --patch_size 3", "--patch_size must"),
         ("--model_name uvit --embed_dim 30", "--embed_dim must be"),
         ("--model_name inr --inner_steps 0 --y_input False", "--inner_steps 0 and --y_input False exclude each other"),
         ("--model_name inr --learned_rates True --inner_clip 2", "--inner_clip has no effect with --learned_rates"),
         ("--model_name inr --image_size 8 --dropout 0.1", "--dropout has no effect on --model_name inr"),
-        ("--dynamics heat --prediction eps", "--prediction=eps cannot be turned into data"),
+        ("--dynamics heat --prediction eps", "--prediction eps cannot be turned into data"),
         ("--lr_schedule onecycle --warmup_steps 3", "--warmup_steps has no effect on --lr_schedule onecycle"),
         ("--lr_schedule warmup_cosine --warmup_steps 9 --decay_steps 9", "--warmup_steps 9 must be below"),
         ("--lr_end 0.1 --lr 0.01", "--lr_end 0.1 is above --lr 0.01"),
-        ("--model_name inr --learned_rates True --inner_lr 2", "--inner_lr 2: learned rates lie in [0, 1]"),
+        ("--model_name inr --learned_rates True --inner_lr 2", "--inner_lr must be at most 1 if rates are learned"),
         ("--model_name inr --paper True", "--paper has no effect on --model_name inr without --learned_rates True"),
         ("--optimizer lion", "--optimizer"),
         ("--center_crop 0", "--center_crop"),
@@ -245,10 +245,9 @@ def test_flags_of_our_networks_leave_the_defaults_of_others(cli, tmp_path):
     assert cli("train", *words).code == 0
     folder = tmp_path / "runs" / "h_digits_H0.9_K2"
     config = json.loads((folder / "config.json").read_text())
-    assert config["backbone"]["arguments"] == {"in_channels": 1, "out_channels": 1}
+    own = {"in_channels": 1, "out_channels": 1, "width": 6, "depth": 2, "position": "here"}
+    assert config["network"]["arguments"] == own
     # a default that has changed since does not change the network that is resumed
-    config["backbone"]["arguments"]["depth"] = 2
-    (folder / "config.json").write_text(json.dumps(config))
     (tmp_path / "own_network.py").write_text(OWN_NETWORK.replace("depth=2", "depth=3"))
     step = folder / "checkpoints" / "step-0000002.ckpt"
     result = cli("train", "--resume", step, "--plugin", "own_network.py", "--depth", 2)
@@ -260,7 +259,7 @@ def test_flags_of_our_networks_leave_the_defaults_of_others(cli, tmp_path):
 
 def test_a_prior_of_other_data_is_named_and_a_missing_one_written_again(cli, tmp_path):
     assert cli("train", *tiny.command(**UVIT)).code == 0
-    path = tmp_path / "runs" / "h_digits_heat_uvit" / PRIOR
+    path = tmp_path / "runs" / "h_digits_heat_uvit" / "prior.safetensors"
     content = load_file(path)
     save_file({**content, "mean": content["mean"][:, :4].contiguous()}, path)
     result = cli("generate", "--run_id", "h", "--n_samples", 2)
@@ -281,7 +280,7 @@ def test_half_precision_and_adaptation(cli, flags):
 
 def test_samples_that_are_not_finite_are_reported(cli, tmp_path, monkeypatch):
     assert cli("train", *tiny.command(**UVIT)).code == 0
-    monkeypatch.setattr("generate.not_finite", lambda folder: [1])
+    monkeypatch.setattr("common.generation.pictures.not_finite", lambda folder: [1])
     result = cli("generate", "--run_id", "h", "--seeds", "7,9", "--steps", 2)
     assert result.code == 0
     assert "warning: 1 of 2 samples have NaN or infinite values (seeds 9)" in result.err

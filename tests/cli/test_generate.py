@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import generation
 from common.data import DataOptions
 from common.data.digits import Digits
-from common.generation import read_samples
+from common.generation import blocks as generation
+from common.generation.blocks import read_samples
 from common.samplers import SOLVERS
 from tests.training import tiny
 
@@ -73,17 +73,17 @@ def test_ways_to_sample(cli, run, flags, name, evaluations):
 
 
 def test_published_steps_are_the_default_of_published_samplers(cli, run, monkeypatch):
-    seen = {}
+    seen = []
 
-    def sampler(*args, **settings):
-        seen.update(settings)
+    def sampler(folder, job, **_):
+        seen.append(job)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("generate.generate", sampler)
     for mode, solver in (("sde", "em"), ("ode", "euler")):
         with pytest.raises(KeyboardInterrupt):
             cli("generate", "--run_id", "tiny", "--mode", mode)
-        assert (seen["solver"].func, seen["steps"], seen["t_end"]) == (SOLVERS[solver], 1000, 1e-3)
+        assert (seen[-1].solver.func, seen[-1].steps, seen[-1].config.t_end) == (SOLVERS[solver], 1000, 1e-3)
 
 
 def test_ways_to_name_the_run(cli, run):

@@ -112,16 +112,16 @@ def test_training_commands_parse_to_the_published_values(command):
 
 
 def test_the_command_for_own_data_parses_to_the_published_values(own_data):
-    args.load_plugins("train.py", own_data.split())
-    settings = resolve(*shlex.split(OWN))
+    settings = resolve(*own_data.split(), *shlex.split(OWN))
     assert {key: settings[key] for key in OWN_VALUES} == OWN_VALUES
 
 
 @pytest.mark.parametrize("command", [*GENERATE, *GENERAL])
 def test_generation_commands_parse_to_the_published_values(command):
-    settings = args.parse_generate(shlex.split(command))
+    order = args.parse_generate(shlex.split(command))
+    found = {**vars(order.opening), **vars(order.sample), **order.claims}
     expected = {**GENERATE, **GENERAL}[command]
-    assert {key: settings[key] for key in expected} == expected
+    assert {key: found[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize(("dynamics", "decay"), [("fvp", 0.9999), ("fve", 0.999)])
@@ -166,7 +166,7 @@ def test_the_command_for_own_data_runs(cli, own_data):
     result = cli("train", *shlex.split(f"{own_data} {OWN} --wb_id 4713 {TINY} {small}"))
     assert result.code == 0, result.err
     run = load("4713")
-    assert run.data["shape"] == [3, 16, 16]
-    assert run.data["num_classes"] == 5
+    assert run.data.shape == (3, 16, 16)
+    assert run.data.num_classes == 5
     words = "--run_id 4713 --version final --n_samples 3 --batch_size 2 --steps 2 --hurst 0.7 --num_aug 1 --mode sde"
     assert cli("generate", *shlex.split(f"{words} --data_name yourdataset"))

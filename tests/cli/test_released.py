@@ -18,16 +18,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import args
 import generate
 from common import runs
 from common.backbones import UNet
+from common.config.plugins import build
+from common.config.stored import from_json, to_json
 from common.denoiser import Denoiser
 from common.files import save
-from common.generation import read_samples
+from common.generation.blocks import read_samples
 from common.runs.pretrained import PRETRAINED, Pretrained
 from common.samplers import SOLVERS, sample
 from gfdm.dynamics import FVP
+from gfdm.released import released_config
 from scripts import export
 from tests import oracles
 from tests.backbones.test_unet import GOLDEN, MANIFEST, golden_config
@@ -145,9 +147,10 @@ def seen(monkeypatch) -> dict[str, Any]:
     found: dict[str, Any] = {}
     real = generate.generate
 
-    def spy(folder: Path, dynamics: Any, denoiser: Any, shape: Any, **settings: Any) -> int:
-        found.update(settings, folder=folder, dynamics=dynamics, denoiser=denoiser, shape=shape)
-        return real(folder, dynamics, denoiser, shape, **settings)
+    def spy(folder: Path, job: Any, **settings: Any) -> int:
+        found.update(folder=folder, dynamics=job.dynamics, denoiser=job.denoiser, solver=job.solver, steps=job.steps)
+        found["t_end"] = job.config.t_end
+        return real(folder, job, **settings)
 
     monkeypatch.setattr(generate, "generate", spy)
     return found
@@ -226,17 +229,17 @@ def test_cifar10_full_size(cli, seen):
 def test_the_published_networks_are_assumed(name):
     """Names, order and shapes of the published state dicts, from a folder's name alone."""
     run = MNIST if name == "mnist" else CIFAR10[0]
-    config = args.released_config(Path(folder_name(run)), {})
+    config = released_config(runs.RunFolder(Path(folder_name(run))), {})
     with torch.device("meta"):
-        network = runs.build(config["backbone"], torch.nn.Module)
+        network = build(config.network, torch.nn.Module)
     assert [(key, tuple(value.shape)) for key, value in network.state_dict().items()] == published_shapes(name)
     total = {"mnist": 20_996_417, "cifar10": 58_692_867}[name]
     assert sum(value.numel() for value in network.state_dict().values()) == total == MANIFEST[name]["params_total"]
-    assert config["dynamics"]["class"] == "gfdm.dynamics:FVP"
-    assert config["dynamics"]["arguments"]["marginals"] == "paper"
-    assert config["prior"] == {"mean": 0, "variance": 0}
-    assert config["prediction"] in ("eps", "auto")
-    json.dumps(config)  # plain data
+    assert config.dynamics.path == "gfdm.dynamics:FVP"
+    assert config.dynamics.arguments["marginals"] == "paper"
+    assert config.prior_values == {"mean": 0, "variance": 0}
+    assert config.model.prediction in ("eps", "auto")
+    assert from_json(to_json(config), "plain data") == config
 
 
 def test_without_labels(cli, seen, golden):
@@ -304,7 +307,7 @@ def test_a_step_is_that_of_the_published_network(mnist, small, golden, run, samp
     name = "mnist" if run == MNIST else "cifar_small"
     folder = mnist("model") if name == "mnist" else write(Path("runs"), run, small, "model module")
     given = {"model_channels": 32, "num_res_blocks": 1} if name == "cifar_small" else {}
-    loaded = runs.load(run[0], run[3], "runs", config=args.released_config(folder, given))
+    loaded = runs.load(run[0], run[3], "runs", config=released_config(runs.RunFolder(folder), given))
     loaded.denoiser.backbone.double()  # the weights keep their float32 values
 
     sde, cov = published_law(run[1], run[2], t)
@@ -392,7 +395,7 @@ def test_export(cli, small, capsys):
     path = folder / "model" / "ema_model-v5.safetensors"
     assert capsys.readouterr().out == f"weights   {path}\n"
     with safetensors.safe_open(path, "pt") as file:
-        assert json.loads(file.metadata()["config"])["data"]["shape"] == [3, 32, 32]
+        assert json.loads(file.metadata()["config"])["spec"]["shape"] == [3, 32, 32]
         assert set(file.keys()) == set(small)
         assert all(torch.equal(file.get_tensor(name), value) for name, value in small.items())
 

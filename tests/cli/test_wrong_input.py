@@ -49,13 +49,13 @@ WRONG_TRAIN = [
     ("--gamma_max inf", "--gamma_max"),
     ("--norm maybe", "--norm"),
     ("--marginals wrong", "--marginals.*exact.*paper"),
-    ("--beta_max 0", "--beta_max"),
+    ("--beta_max 0", "--beta_min must be.*beta_max=0"),
     ("--beta_min -1", "--beta_min"),
     ("--beta_min 30", "--beta_min"),
     ("--beta_max inf", "--beta_max"),
     ("--sigma_min 0", "--sigma_min"),
     ("--dynamics ve --sigma_min 60", "--sigma_min"),
-    ("--dynamics fve --sigma_max 0.001", "--sigma_max"),
+    ("--dynamics fve --sigma_max 0.001", "--sigma_min must be.*sigma_max=0.001"),
     ("--dynamics unknown", "--dynamics.*fvp.*cld"),
     ("--prior none", "--prior"),
     ("--prediction noise", "--prediction"),
@@ -63,7 +63,7 @@ WRONG_TRAIN = [
     ("--model_channels 12", "--model_channels.*multiple of 8"),
     ("--model_channels 4", "--model_channels"),
     ("--num_res_blocks 0", "--num_res_blocks"),
-    ("--channel_mult 1,1,1,1,1", "--channel_mult"),
+    ("--channel_mult 1,1,1,1,1", "--image_size.*levels of channel_mult"),
     ("--channel_mult=", "--channel_mult"),
     ("--channel_mult 1,0", "--channel_mult"),
     ("--channel_mult 1,x", "--channel_mult"),
@@ -114,7 +114,7 @@ WRONG_TRAIN = [
     ("--label_dropout 1", r"--label_dropout.*\[0, 1\)"),
     ("--label_dropout 0.1 --conditioning False", "--label_dropout.*--conditioning False"),
     ("--time_sampling sometimes", "--time_sampling.*uniform.*lognormal"),
-    ("--time_sampling log_sigma --hurst 0.1 --num_aug 3 --marginals paper", "--time_sampling log_sigma.*rises"),
+    ("--time_sampling log_sigma --hurst 0.1 --num_aug 3 --marginals paper", "--time_sampling needs.*rises"),
     ("--loss_weight much", "--loss_weight.*own.*edm"),
     ("--ema_decay 0.9,0.9", "--ema_decay.*twice"),
     ("--ema_decay 0.9,1", r"--ema_decay.*\[0, 1\)"),
@@ -387,8 +387,8 @@ def test_weights_of_the_published_code_cannot_be_resumed(cli, run):
 
 
 def test_a_run_whose_plugin_is_not_named(cli, run):
-    edit(run, lambda config: config["settings"].update(dynamics="mine"))
-    refused(cli("train", "--resume", "tiny"), "train", "--dynamics mine is unknown.*--plugin")
+    edit(run, lambda config: config["dynamics"].update({"name": "mine", "class": "mine:Mine"}))
+    refused(cli("train", "--resume", "tiny"), "train", "mine:Mine.*--plugin")
 
 
 def test_a_checkpoint_outside_a_run(cli, run):
@@ -485,11 +485,8 @@ def test_a_solver_that_does_not_apply(cli, run, solver):
 
 
 def test_labels_of_a_run_without(cli, run):
-    for section in ("data", "backbone"):
-        edit(
-            run,
-            lambda config, section=section: config[section].get("arguments", config[section]).update(num_classes=None),
-        )
+    edit(run, lambda config: config["spec"].update(classes=None))
+    edit(run, lambda config: config["network"]["arguments"].update(num_classes=None))
     for file in (run / "model").iterdir():
         state = torch.load(file, weights_only=True)
         state.pop("label_emb.weight")
@@ -523,17 +520,17 @@ def test_a_config_that_is_none(cli, run, content, program):
         (lambda c: c["dynamics"]["arguments"].update(hurst="a"), r"config\.json"),
         (lambda c: c["dynamics"]["arguments"].update(surplus=3), r"config\.json.*surplus"),
         (lambda c: c["dynamics"].pop("arguments"), r"config\.json.*arguments"),
-        (lambda c: c["backbone"].update({"class": "gfdm.dynamics:FVP"}), "does not fit|config"),
-        (lambda c: c["backbone"]["arguments"].update(model_channels=24), "does not fit this network"),
-        (lambda c: c["backbone"]["arguments"].update(channel_mult=[1, 1, 1]), "does not fit this network"),
+        (lambda c: c["network"].update({"class": "gfdm.dynamics:FVP"}), "does not fit|config"),
+        (lambda c: c["network"]["arguments"].update(model_channels=24), "does not fit this network"),
+        (lambda c: c["network"]["arguments"].update(channel_mult=[1, 1, 1]), "does not fit this network"),
         (lambda c: c.pop("prior"), r"config\.json.*prior"),
         (lambda c: c["prior"].update(variance=-1), "variance"),
-        (lambda c: c.update(prediction="guess"), "prediction"),
+        (lambda c: c["model"].update(prediction="guess"), "prediction"),
         (lambda c: c.pop("data"), r"config\.json.*data"),
-        (lambda c: c.pop("settings"), r"config\.json.*settings"),
+        (lambda c: c.pop("recipe"), r"config\.json.*recipe"),
     ],
     ids=["function", "other class", "gone", "class 3", "range", "type", "surplus", "no arguments",
-         "dynamics as network", "width", "levels", "no prior", "variance", "prediction", "no data", "no settings"],
+         "dynamics as network", "width", "levels", "no prior", "variance", "prediction", "no data", "no recipe"],
 )  # fmt: skip
 def test_a_config_that_is_wrong(cli, run, change, pattern):
     edit(run, change)
@@ -541,7 +538,7 @@ def test_a_config_that_is_wrong(cli, run, change, pattern):
 
 
 @pytest.mark.parametrize(
-    "change", [lambda c: c["data"].update(name="gone"), lambda c: c["data"].pop("name")], ids=["gone", "no name"]
+    "change", [lambda c: c["data"].update(data_name="gone"), lambda c: c.pop("data")], ids=["gone", "no data"]
 )
 def test_data_that_is_unknown(cli, run, change):
     assert cli("generate", "--run_id", "tiny", "--n_samples", 1, "--steps", 1).code == 0

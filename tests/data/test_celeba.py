@@ -87,8 +87,8 @@ def test_another_form(tmp_path):
     whole = load(tmp_path, image_size=178, center_crop=1.0).train.images[0]
     assert abs(int(whole[0, 0, 50]) - 20) <= 3  # red is the row: 20 are cut off
     assert abs(int(whole[0, -1, 50]) - 197) <= 3
-    assert "--channels 2" in refused(tmp_path, channels=2)
-    assert "--length 8: --data_name celeba" in refused(tmp_path, length=8)
+    assert "channels 2" in refused(tmp_path, channels=2)
+    assert "length 8: --data_name celeba" in refused(tmp_path, length=8)
 
 
 def test_images_at_half_size_are_cut_in_proportion(tmp_path):

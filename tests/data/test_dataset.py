@@ -2,17 +2,19 @@
 
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from common.data import SOURCES, DataOptions, DataSet, DataUnavailable, Source, Split, reading, to_unit_range
+from common.data import BUILT_IN, SOURCES, DataOptions, DataSet, DataSpec, DataUnavailable, Source, Split, reading
 from common.data.reading import Rows, num_readers
 from common.data.resize import Squares, fit
 from common.data.source import hold_out
 from common.dynamics.basis import Fourier
+from common.refusal import Refusal
 
 
 class Lazy:
@@ -113,23 +115,76 @@ def test_statistics_are_right_when_workers_read_and_draw_no_number():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_bytes_and_floats_come_to_the_unit_range():
+def test_bytes_and_floats_come_to_the_scale_of_the_network():
     levels = torch.arange(256, dtype=torch.uint8)
-    scaled = to_unit_range(levels)
+    images = DataSpec("image", (1, 4, 4))
+    scaled = images.to_network(levels)
     assert scaled.dtype == torch.float32
     assert scaled[[0, 255]].tolist() == [-1, 1]
-    assert torch.allclose(scaled.double(), levels.double() / 127.5 - 1, atol=1e-7)
-    assert torch.equal(to_unit_range(levels, (5.0, 6.0)), scaled)
-    assert to_unit_range(torch.tensor([-2.0, 0.0, 2.0, 6.0]), (-2.0, 6.0)).tolist() == [-1, -0.5, 0, 1]
-    assert to_unit_range(torch.tensor([0.0, 0.25, 1.0])).tolist() == [-1, -0.5, 1]
+    assert torch.equal(scaled, levels.float() / 127.5 - 1)
+    assert torch.equal(DataSpec("image", (1, 4, 4), (5.0, 6.0)).to_network(levels), scaled)
+    functions = DataSpec("function", (1, 4), (-2.0, 6.0))
+    assert functions.to_network(torch.tensor([-2.0, 0.0, 2.0, 6.0])).tolist() == [-1, -0.5, 0, 1]
+    assert images.to_network(torch.tensor([0.0, 0.25, 1.0])).tolist() == [-1, -0.5, 1]
     data = of(torch.zeros(3, 1, 4), value_range=(-1.0, 3.0))
     assert data.to_unit_range(torch.tensor([-1.0, 3.0, 5.0])).tolist() == [-1, 1, 2]
 
 
-def test_images_are_told_from_functions():
-    assert of(torch.zeros(3, 1, 4, 4)).is_image
-    assert not of(torch.zeros(3, 1, 16)).is_image
-    assert of(torch.zeros(3, 2, 16)).shape == (2, 16)
+def test_samples_come_back_in_their_own_units():
+    beyond = torch.tensor([-1.5, -1.0, 0.0, 1.0, 2.0])
+    assert DataSpec("image", (1, 2, 2)).from_network(beyond).tolist() == [0, 0, 0.5, 1, 1]  # images are clipped
+    assert DataSpec("image", (1, 2, 2), (-2.0, 6.0)).from_network(beyond).tolist() == [-2, -2, 2, 6, 6]
+    assert DataSpec("function", (1, 9), (-2.0, 6.0)).from_network(beyond).tolist() == [-4, -2, 2, 6, 10]
+    assert DataSpec("sound", (1, 9), (-1.0, 1.0), 8000).from_network(beyond).tolist() == beyond.tolist()
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "kind"),
+    [
+        ((3, 1, 4, 4), {}, "image"),
+        ((3, 2, 16), {}, "function"),
+        ((3, 2, 16), {"value_range": (-1.0, 1.0), "sample_rate": 8000}, "sound"),
+    ],
+)
+def test_a_set_says_what_its_samples_are(shape, options, kind):
+    data = of(torch.zeros(shape), num_classes=2, **options)
+    assert data.spec == DataSpec(
+        kind, shape[1:], options.get("value_range", (0.0, 1.0)), options.get("sample_rate"), ("0", "1"), 3
+    )
+    assert (data.shape, data.is_image) == (shape[1:], kind == "image")
+    assert (data.spec.channels, data.spec.grid) == (shape[1], shape[2:])
+    assert (data.num_classes, data.spec.num_classes, data.spec.unlabelled().num_classes) == (2, 2, None)
+    assert (of(torch.zeros(shape)).classes, of(torch.zeros(shape)).num_classes) == (None, None)
+
+
+def test_classes_have_names():
+    data = of(torch.zeros(3, 1, 4), classes=("sine", "square"))
+    assert (data.num_classes, data.spec.classes) == (2, ("sine", "square"))
+    assert replace(data, value_range=(0.0, 2.0)).spec == replace(data.spec, value_range=(0.0, 2.0))
+    with pytest.raises(ValueError, match="num_classes is 3, but there are 2"):
+        of(torch.zeros(3, 1, 4), num_classes=3, classes=("sine", "square"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("picture", (1, 4, 4)), "kind must be image, function or sound, got 'picture'"),
+        (("image", (1, 4)), r"shape must be \(C, H, W\), got \(1, 4\)"),
+        (("function", (1, 4, 4, 4)), r"shape must be \(C, L\), got"),
+        (("function", (1, 4), (1.0, 1.0)), "value_range must be two rising numbers"),
+        (("function", (1, 4), (0.0, 1.0), 8000), "sample_rate must be given for sounds and for nothing else, got 8000"),
+        (("sound", (1, 4)), "sample_rate must be given for sounds and for nothing else, got None"),
+    ],
+)
+def test_what_is_no_sample_is_refused(arguments, problem):
+    with pytest.raises(Refusal, match=problem):
+        DataSpec(*arguments)
+
+
+def test_one_set_is_built_in():
+    assert BUILT_IN in SOURCES
+    published = {name: source.published_shape for name, source in SOURCES.items() if source.published_shape}
+    assert published == {"mnist": (1, 28), "fashionmnist": (1, 28), "cifar10": (3, 32), "cifar100": (3, 32)}
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
@@ -184,13 +239,13 @@ def test_parts_that_do_not_fit_are_refused():
 @pytest.mark.parametrize("name", ["image_size", "channels", "length"])
 @pytest.mark.parametrize("value", [0, -3])
 def test_sizes_below_one_are_refused(tmp_path, name, value):
-    with pytest.raises(ValueError, match=f"--{name} {value}"):
+    with pytest.raises(Refusal, match=f"^{name} must be at least 1, got {value}$"):
         DataOptions(tmp_path, **{name: value})
 
 
 @pytest.mark.parametrize("value", [0.0, -0.5, 1.01, float("nan")])
 def test_crops_that_are_no_share_are_refused(tmp_path, value):
-    with pytest.raises(ValueError, match=f"--center_crop {value}: must be above 0 and at most 1"):
+    with pytest.raises(Refusal, match=f"^center_crop must be above 0 and at most 1, got {value}$"):
         DataOptions(tmp_path, center_crop=value)
 
 
@@ -293,18 +348,20 @@ def test_resizing_many_is_resizing_each():
 @pytest.mark.parametrize(
     ("shape", "options", "problem"),
     [
-        ((3, 1, 8, 8), {"channels": 3}, "--channels 3: it has 1"),
-        ((3, 3, 8, 8), {"channels": 1}, "--channels 1: it has 3"),
-        ((3, 1, 8), {"image_size": 8}, "--image_size 8: it has samples of shape"),
-        ((3, 1, 8), {"center_crop": 0.5}, "--center_crop 0.5: it has samples of shape"),
-        ((3, 1, 8), {"length": 4}, "--length 4: it cannot be cut"),
-        ((3, 1, 8, 8), {"length": 4}, "--length 4: it cannot be cut"),
+        ((3, 1, 8, 8), {"channels": 3}, "3: it has 1"),
+        ((3, 3, 8, 8), {"channels": 1}, "1: it has 3"),
+        ((3, 1, 8), {"image_size": 8}, "8: it has samples of shape"),
+        ((3, 1, 8), {"center_crop": 0.5}, "0.5: it has samples of shape"),
+        ((3, 1, 8), {"length": 4}, "4: it cannot be cut"),
+        ((3, 1, 8, 8), {"length": 4}, "4: it cannot be cut"),
     ],
 )
 def test_what_cannot_be_had_is_refused_by_name(shape, options, problem):
     with pytest.raises(DataUnavailable) as caught:
         fit(of(torch.zeros(shape)), DataOptions("", **options), "it")
-    assert problem in str(caught.value)
+    (flag,) = options
+    assert caught.value.argument == flag
+    assert caught.value.line({flag: flag}).startswith(f"--{flag} {problem}")
 
 
 @pytest.mark.parametrize("size", [4, 8, 16])
@@ -312,7 +369,7 @@ def test_digits_in_another_size(tmp_path, size):
     data = SOURCES["digits"]().load(DataOptions(tmp_path, image_size=size, channels=1))
     assert data.shape == (1, size, size)
     assert (len(data.train.labels), len(data.held_out.labels)) == (1500, 297)
-    with pytest.raises(DataUnavailable, match="--channels 3"):
+    with pytest.raises(DataUnavailable, match="channels 3"):
         SOURCES["digits"]().load(DataOptions(tmp_path, channels=3))
 
 
@@ -336,7 +393,7 @@ def test_a_source_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.setitem(SOURCES, "waves", Waves)
     data = SOURCES["waves"]().load(DataOptions(tmp_path))
     assert (data.shape, data.is_image, len(data.held_out.labels)) == ((1, 16), False, 4)
-    with pytest.raises(DataUnavailable, match="--data_name waves"):
+    with pytest.raises(DataUnavailable, match="image_size 4: --data_name waves"):
         SOURCES["waves"]().load(DataOptions(tmp_path, image_size=4))
     with pytest.raises(TypeError):
         Source()
@@ -361,6 +418,8 @@ def test_a_message_survives_a_worker_process():
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
     traceback = f"Caught in worker.\nOriginal Traceback ..\ncommon.data.source.DataUnavailable: {error}\n"
     assert str(DataUnavailable(traceback)) == str(error)
+    error = pickle.loads(pickle.dumps(DataUnavailable("3: it has 1", "channels")))
+    assert (error.problem, error.argument, str(error)) == ("3: it has 1", "channels", "channels 3: it has 1")
 
 
 class Processes(Lazy):

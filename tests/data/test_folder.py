@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from common.data import DataModule, DataOptions, DataUnavailable, reading
+from common.data import DataOptions, DataUnavailable, reading
 from common.data.folder import Folder
+from common.data.module import DataModule
 from common.data.pictures import Pictures
 
 
@@ -82,7 +83,7 @@ def test_subfolders_are_classes_in_the_order_of_their_names(tmp_path, memory):
         for i in range(8):  # deeper folders belong to the class too
             found.append(write(tmp_path / name / ("deep/er" if i % 2 else "") / f"{i}.png").tobytes())
     data = load(tmp_path)
-    assert data.num_classes == 4
+    assert data.spec.classes == ("10", "9", "Bee", "ant")
     order = ["10", "9", "Bee", "ant"]
     for part in (data.train, data.held_out):
         for image, label in zip(part.read()[0], part.labels, strict=True):
@@ -98,7 +99,7 @@ def test_a_split_that_is_there_is_kept(tmp_path, name, memory):
     data = load(tmp_path)
     assert pixels_of(data.train) == train
     assert pixels_of(data.held_out) == held_out
-    assert data.num_classes == 2
+    assert data.spec.classes == ("0", "1")
     assert data.held_out.labels.tolist() == [1, 1, 1]
 
 
@@ -390,13 +391,13 @@ def test_image_size_is_needed(tmp_path):
 
 def test_a_length_is_refused(tmp_path):
     write(tmp_path / "a.png")
-    assert refused(tmp_path, length=7).startswith("--length 7: --data_name folder")
+    assert refused(tmp_path, length=7).startswith("length 7: --data_name folder")
 
 
 @pytest.mark.parametrize("channels", [2, 4])
 def test_other_channels_are_refused(tmp_path, channels):
     write(tmp_path / "a.png")
-    assert f"--channels {channels}" in refused(tmp_path, channels=channels)
+    assert f"channels {channels}" in refused(tmp_path, channels=channels)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

@@ -9,8 +9,8 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from common.data import DataModule, DataSet, Split, reading, to_unit_range
-from common.data.module import BatchOrder
+from common.data import DataSet, Split, reading
+from common.data.module import BatchOrder, DataModule
 from common.seeding import FLIPS, StepRandomness
 
 CPU = torch.device("cpu")
@@ -105,7 +105,7 @@ def batches(data: DataModule, count: int | None = None) -> list:
 def test_samples_are_scaled_to_the_unit_range():
     data = small()
     for batch in batches(module(data=data), 3):
-        assert torch.equal(batch.images, to_unit_range(data.train.images[batch.labels]))
+        assert torch.equal(batch.x0, data.spec.to_network(data.train.images[batch.labels]))
 
 
 def test_training_goes_on_where_the_run_stands():
@@ -115,25 +115,25 @@ def test_training_goes_on_where_the_run_stands():
     for expected, found in zip(whole[8:], rest, strict=True):
         assert found.micro_step == expected.micro_step
         assert torch.equal(found.labels, expected.labels)
-        assert torch.equal(found.images, expected.images)
+        assert torch.equal(found.x0, expected.x0)
 
 
 def test_flips_mirror_exactly_and_are_a_function_of_the_step():
     data = small(train=300)
-    plain = to_unit_range(data.train.images)
+    plain = data.spec.to_network(data.train.images)
     flipped = []
     for batch in batches(module(flip=True, batch=50, data=data), 6):
         straight = plain[batch.labels]
         draws = StepRandomness(4, batch.micro_step, 50, 0, 1, CPU).uniform(FLIPS)
-        mirrored = torch.tensor([torch.equal(a, b.flip(-1)) for a, b in zip(batch.images, straight, strict=True)])
-        untouched = torch.tensor([torch.equal(a, b) for a, b in zip(batch.images, straight, strict=True)])
+        mirrored = torch.tensor([torch.equal(a, b.flip(-1)) for a, b in zip(batch.x0, straight, strict=True)])
+        untouched = torch.tensor([torch.equal(a, b) for a, b in zip(batch.x0, straight, strict=True)])
         assert torch.equal(mirrored, draws < 0.5)
         assert torch.equal(untouched, ~mirrored)
         flipped.append(mirrored)
     assert 0.4 < torch.cat(flipped).double().mean() < 0.6  # 300 fair coins: deviation 0.03
     again = batches(module(flip=True, batch=50, data=data, step=3), 3)
     for expected, found in zip(batches(module(flip=True, batch=50, data=data), 6)[3:], again, strict=True):
-        assert torch.equal(found.images, expected.images)
+        assert torch.equal(found.x0, expected.x0)
 
 
 def test_two_ranks_see_the_flips_of_one():
@@ -141,7 +141,7 @@ def test_two_ranks_see_the_flips_of_one():
     parts = [batches(module(flip=True, batch=3, rank=rank, world_size=2), 5) for rank in range(2)]
     for step, expected in enumerate(whole):
         found = [part[step] for part in parts]
-        assert torch.equal(torch.cat([batch.images for batch in found]), expected.images)
+        assert torch.equal(torch.cat([batch.x0 for batch in found]), expected.x0)
         assert torch.equal(torch.cat([batch.labels for batch in found]), expected.labels)
 
 
@@ -154,7 +154,7 @@ def test_validation_uses_each_held_out_sample_once(world_size, val_samples):
         part = module(val_samples=val_samples, batch=2, rank=rank, world_size=world_size, training=False, data=data)
         for index, batch in enumerate(batches(part)):
             assert batch.micro_step == index
-            assert torch.equal(batch.images, to_unit_range(data.held_out.images[batch.labels - 1000]))
+            assert torch.equal(batch.x0, data.spec.to_network(data.held_out.images[batch.labels - 1000]))
             seen += batch.labels.tolist()
     size = min(val_samples, 11)
     assert sorted(seen) == [1000 + i * 11 // size for i in range(size)]
@@ -173,7 +173,7 @@ def test_no_process_validates_on_an_empty_batch():
 def test_validation_is_never_flipped():
     data = small()
     for batch in batches(module(flip=True, training=False, data=data)):
-        assert torch.equal(batch.images, to_unit_range(data.held_out.images[batch.labels - 1000]))
+        assert torch.equal(batch.x0, data.spec.to_network(data.held_out.images[batch.labels - 1000]))
 
 
 def test_without_a_trainer_the_first_batch_is_that_of_one_process():
@@ -211,8 +211,8 @@ def check_same(expected: list, found: list) -> None:
     for one, other in zip(expected, found, strict=True):
         assert one.micro_step == other.micro_step
         assert torch.equal(one.labels, other.labels)
-        assert one.images.dtype == other.images.dtype == torch.float32
-        assert torch.equal(one.images, other.images)
+        assert one.x0.dtype == other.x0.dtype == torch.float32
+        assert torch.equal(one.x0, other.x0)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -245,7 +245,7 @@ def test_two_ranks_share_a_streamed_batch(training):
     ]
     if training:
         for step, expected in enumerate(whole):
-            assert torch.equal(torch.cat([part[step].images for part in parts]), expected.images)
+            assert torch.equal(torch.cat([part[step].x0 for part in parts]), expected.x0)
     else:
         seen = torch.cat([batch.labels for part in parts for batch in part])
         assert sorted(seen.tolist()) == list(range(1000, 1011))
@@ -253,10 +253,10 @@ def test_two_ranks_share_a_streamed_batch(training):
 
 def test_functions_are_mirrored_along_their_points():
     data = floats()
-    plain = data.to_unit_range(data.train.images)
+    plain = data.spec.to_network(data.train.images)
     for batch in batches(module(flip=True, data=data), 4):
         draws = StepRandomness(4, batch.micro_step, 6, 0, 1, CPU).uniform(FLIPS)
-        for image, label, draw in zip(batch.images, batch.labels, draws, strict=True):
+        for image, label, draw in zip(batch.x0, batch.labels, draws, strict=True):
             assert torch.equal(image, plain[label].flip(-1) if draw < 0.5 else plain[label])
 
 
@@ -273,7 +273,7 @@ class Processes(Lazy):
 def test_workers_read(workers, training):
     part = Split(Processes(torch.zeros(50, 1, 4)), torch.arange(50))
     data = module(data=DataSet(part, part, None, (-1.0, 1.0)), workers=workers, training=training)
-    readers = {int(batch.images[0, 0, 0]) for batch in batches(data, 8)}
+    readers = {int(batch.x0[0, 0, 0]) for batch in batches(data, 8)}
     assert len(readers) == max(1, workers)
     assert (os.getpid() in readers) == (workers == 0)
 
@@ -320,7 +320,7 @@ class Noting(pl.LightningModule):
 
     def training_step(self, batch, index):
         self.seen.append(batch)
-        return self.weight * batch.images.mean()
+        return self.weight * batch.x0.mean()
 
     def validation_step(self, batch, index):
         self.validated.append(batch)

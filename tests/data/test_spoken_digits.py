@@ -70,6 +70,7 @@ def test_recordings(tmp_path, place):
     (tmp_path / place / "._0_theo_1.wav").write_text("no sound")
     data = load(tmp_path, length=120)
     assert (data.shape, data.num_classes, data.value_range, data.sample_rate) == ((1, 120), 10, (-1, 1), 8000)
+    assert (data.spec.kind, data.spec.classes) == ("sound", tuple("0123456789"))
     assert data.train.images.dtype == torch.float32
     assert data.train.labels.dtype == torch.int64
     check(data.train, {key: levels for key, levels in found.items() if key[1] >= 5}, 120)
@@ -217,4 +218,4 @@ def test_what_is_missing_is_named_with_the_way_to_get_it(tmp_path):
 @pytest.mark.parametrize(("option", "value"), [("image_size", 8), ("center_crop", 0.5), ("channels", 3)])
 def test_options_for_images_are_refused(tmp_path, option, value):
     of_recordings(tmp_path)
-    assert refused(tmp_path, **{option: value}).startswith(f"--{option} {value}: --data_name spokendigits")
+    assert refused(tmp_path, **{option: value}).startswith(f"{option} {value}: --data_name spokendigits")

@@ -31,7 +31,7 @@ def refused(name: str, folder: Path, **options) -> str:
     with pytest.raises(DataUnavailable) as caught:
         load(name, folder, **options)
     message = str(caught.value)
-    assert message.startswith(f"--data_name {name}: ") or message.startswith("--channels")
+    assert message.startswith(f"--data_name {name}: ") or message.startswith("channels")
     assert "\n" not in message
     return message
 
@@ -114,7 +114,7 @@ def cifar_files(name: str) -> tuple[dict[str, bytes], np.ndarray, list[int]]:
     files, pixels, labels = {}, [], []
     for file, _ in (*kind.train_list, *kind.test_list):
         planes = rng.integers(0, 256, (4, 3072), dtype=np.uint8)  # 1,024 red, then green, then blue
-        targets = rng.integers(0, SOURCES[name].num_classes, 4).tolist()
+        targets = rng.integers(0, len(SOURCES[name].classes), 4).tolist()
         files[file] = pickle.dumps({"data": planes, key: targets})
         pixels.append(planes.reshape(4, 3, 32, 32).transpose(0, 2, 3, 1))
         labels += targets
@@ -185,14 +185,14 @@ def test_missing_cifar_is_named_with_the_ways_to_get_it(tmp_path, cifar):
 def test_cifar_is_taken_from_a_plain_file_where_the_folder_is_missing(tmp_path, cifar, monkeypatch):
     name, files, pixels, labels = cifar
     monkeypatch.setattr(CIFAR[name], "url", "http://127.0.0.1:1/")
-    labels[0] = SOURCES[name].num_classes - 1
+    labels[0] = len(SOURCES[name].classes) - 1
     plain, count = tmp_path / f"{name}.npz", len(pixels) - 4
     np.savez(plain, x=pixels[:count], y=labels[:count], x_test=pixels[count:], y_test=labels[count:])
     for download in (False, True):  # nothing is missing, so nothing is fetched
         check_cifar(load(name, tmp_path, download=download), name, pixels, labels)
     np.savez(plain, x=pixels, y=[min(label, 3) for label in labels])
     data = load(name, tmp_path)
-    assert data.num_classes == SOURCES[name].num_classes  # also where the last ones do not occur
+    assert data.num_classes == len(SOURCES[name].classes)  # also where the last ones do not occur
     assert len(data.held_out.labels) == max(1, len(pixels) // 10)
     unpack(tmp_path, name, files)
     data = load(name, tmp_path)  # the folder goes first
@@ -305,14 +305,14 @@ def test_a_download_that_fails_leaves_nothing_behind(tmp_path, offered, fault, m
         content[last] = content[last][:-1] + b"?"
     elif fault == "not gzip":  # as a login page would be, with a sum that is right
         content[last] = b"<html></html>"
-        kind = SOURCES[name].dataset
+        kind = SOURCES[name].dataset()
         if name in IDX:
             sums = [(file, md5(content[last]) if file == last else sum_) for file, sum_ in kind.resources]
             monkeypatch.setattr(kind, "resources", sums)
         else:
             monkeypatch.setattr(kind, "tgz_md5", md5(content[last]))
     else:
-        kind = SOURCES[name].dataset
+        kind = SOURCES[name].dataset()
         nobody = "http://127.0.0.1:1/"
         monkeypatch.setattr(kind, *(("mirrors", [nobody]) if name in IDX else ("url", nobody)))
     message = refused(name, tmp_path, download=True)
@@ -330,7 +330,7 @@ def test_a_silent_server_is_given_up(tmp_path, offered, monkeypatch):
     monkeypatch.setattr(torchvision_sets, "SILENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/"
-        monkeypatch.setattr(SOURCES[name].dataset, *(("mirrors", [address]) if name in IDX else ("url", address)))
+        monkeypatch.setattr(SOURCES[name].dataset(), *(("mirrors", [address]) if name in IDX else ("url", address)))
         assert "timed out" in refused(name, tmp_path, download=True)
     assert not list(tmp_path.iterdir())
     assert socket.getdefaulttimeout() is None
@@ -345,7 +345,7 @@ def test_an_interrupted_download_leaves_nothing_behind(tmp_path, offered, monkey
         (place / "half").write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(SOURCES[name].dataset, "download", interrupted)
+    monkeypatch.setattr(SOURCES[name].dataset(), "download", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load(name, tmp_path, download=True)
     assert not list(tmp_path.iterdir())
@@ -377,7 +377,7 @@ def test_a_damaged_archive_is_fetched_again(tmp_path, offered, monkeypatch):
     archive.parent.mkdir(parents=True, exist_ok=True)
     archive.write_bytes(content[archive.name][:-2])
     with monkeypatch.context() as patch:
-        patch.setattr(SOURCES[name].dataset, "download", lambda self: (_ for _ in ()).throw(OSError("no network")))
+        patch.setattr(SOURCES[name].dataset(), "download", lambda self: (_ for _ in ()).throw(OSError("no network")))
         assert "no network" in refused(name, tmp_path, download=True)
     assert archive.read_bytes() == content[archive.name][:-2]  # what was brought stays where it was put
     assert same(load(name, tmp_path, download=True), load(name, original))
@@ -387,3 +387,17 @@ def test_a_damaged_archive_is_fetched_again(tmp_path, offered, monkeypatch):
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, offered):
     (tmp_path / "file").write_text("")
     assert str(tmp_path / "file") in refused(offered[0], tmp_path / "file" / "data", download=True)
+
+
+# -- names of classes -------------------------------------------------------------------------------------------------
+
+
+def test_classes_have_the_published_names(tmp_path):
+    assert list(SOURCES["fashionmnist"].classes) == datasets.FashionMNIST.classes
+    assert SOURCES["mnist"].classes == tuple("0123456789")
+    for name, count, (index, word) in (("cifar10", 10, (6, "frog")), ("cifar100", 100, (53, "orange"))):
+        assert len(set(SOURCES[name].classes)) == count
+        assert SOURCES[name].classes[index] == word
+    assert list(SOURCES["cifar100"].classes) == sorted(SOURCES["cifar100"].classes)
+    write_idx_set(tmp_path, "fashionmnist")
+    assert load("fashionmnist", tmp_path).spec.classes == SOURCES["fashionmnist"].classes

@@ -405,7 +405,7 @@ def test_an_argument_out_of_range_is_refused_by_name(arguments, message):
 
 def test_the_published_details_are_for_one_component():
     solver = PredictorCorrector(paper=True)
-    with pytest.raises(ValueError, match=r"paper=True is for one component, got 3 of FVP.*the scalar path"):
+    with pytest.raises(ValueError, match=r"paper True is for one component, got 3 of FVP.*the scalar path"):
         sample(build("fvp-0.9-2"), smooth, (1, 1, 2, 2), solver=solver, steps=2, seeds=[0])
     solver.check(build("fvp-0.9-2-path"))
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-import train
+from common.training.session import RUN_ID_VARIABLE
 from tests.training import tiny
 
 
@@ -15,6 +15,6 @@ def tiny_run(tmp_path_factory) -> Path:
 def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     """No .env and no ./data of a developer's checkout plays in, and no variable outlives a test."""
     monkeypatch.chdir(tmp_path)
-    for name in ("DATA_ROOT", train.RUN_ID_VARIABLE):
+    for name in ("DATA_ROOT", RUN_ID_VARIABLE):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)

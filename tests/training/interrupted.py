@@ -17,8 +17,8 @@ from common.training.module import DiffusionModule
 def make_quick(setattr: Callable[..., None] = setattr) -> None:
     """Average from step 5 on (not only copy), and spend little on pictures."""
     setattr(ema, "START", 5)
-    setattr(train, "GRID_STEPS", 2)
-    setattr(train, "GRID_SAMPLES", 4)
+    setattr(callbacks, "GRID_STEPS", 2)
+    setattr(callbacks, "GRID_SAMPLES", 4)
     setattr(callbacks, "save_figure", lambda path, figure: None)
 
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from common.data import Batch
+from common.data.module import Batch
+from common.data.spec import DataSpec
+from common.training import callbacks
 from common.training.callbacks import CleanStop, KeepWeights, LossPicture, SampleGrid, Stopped
 from common.training.csv_log import CsvLog
 from common.training.module import DiffusionModule
@@ -65,7 +67,7 @@ def test_weights_are_kept_every_n_steps_and_once(tmp_path, accumulate, monkeypat
 
 @pytest.mark.parametrize("ema", [(), (0.9,), (0.9, 0.75)])
 def test_kept_weights_are_plain_state_dicts(tmp_path, ema):
-    module = make(ema_decays=ema)
+    module = make(ema_decay=ema)
     with torch.no_grad():
         next(module.network.parameters()).add_(1)
     KeepWeights(tmp_path, 1)._write(attached(module), "v0")
@@ -87,14 +89,16 @@ def test_final_weights_belong_to_a_finished_run_and_one_process(tmp_path, change
     assert not list(tmp_path.iterdir())
 
 
-def grid(folder, **changes) -> SampleGrid:
-    settings = {"num_classes": 10, "solver": "exp2", "steps": 2, "count": 20, "clip": True, **changes}
-    return SampleGrid(folder, (1, 8, 8), **settings)
+def grid(folder, monkeypatch, solver="exp2", num_classes=10) -> SampleGrid:
+    monkeypatch.setattr(callbacks, "GRID_STEPS", 2)
+    monkeypatch.setattr(callbacks, "GRID_SAMPLES", 20)
+    classes = None if num_classes is None else tuple(map(str, range(num_classes)))
+    return SampleGrid(folder, DataSpec("image", (1, 8, 8), classes=classes), solver)
 
 
 @pytest.mark.parametrize("solver", ["exp2", "em", "euler", "exp1"])
-def test_grids_are_drawn_from_the_same_seeds(tmp_path, solver):
-    module, drawer = make(dropout=0.5), grid(tmp_path, solver=solver)
+def test_grids_are_drawn_from_the_same_seeds(tmp_path, monkeypatch, solver):
+    module, drawer = make(dropout=0.5), grid(tmp_path, monkeypatch, solver)
     for step in (0, 10):
         attached(module, global_step=step)
         torch.manual_seed(step)
@@ -120,21 +124,21 @@ def test_a_grid_asks_for_classes_in_turn(tmp_path, monkeypatch):
         return SimpleNamespace(x=torch.zeros(shape))
 
     monkeypatch.setattr("common.training.callbacks.sample", sample)
-    module = attached(make(ema_decays=()))
-    grid(tmp_path).on_validation_end(module.trainer, module)
+    module = attached(make(ema_decay=()))
+    grid(tmp_path, monkeypatch).on_validation_end(module.trainer, module)
     assert asked["labels"].tolist() == [*range(10)] * 2
     assert list(asked["seeds"]) == list(range(20))
     assert asked["shape"] == (20, 1, 8, 8)
     assert not asked["training"]  # dropout off while drawing
     assert module.network.training  # and on again
-    grid(tmp_path, num_classes=None).on_validation_end(module.trainer, module)
+    grid(tmp_path, monkeypatch, num_classes=None).on_validation_end(module.trainer, module)
     assert asked["labels"] is None
 
 
 @pytest.mark.parametrize("changes", [{"is_global_zero": False}, {"sanity_checking": True}])
-def test_only_one_process_draws_and_not_in_a_sanity_check(tmp_path, changes):
+def test_only_one_process_draws_and_not_in_a_sanity_check(tmp_path, monkeypatch, changes):
     module = attached(make(), **changes)
-    grid(tmp_path).on_validation_end(module.trainer, module)
+    grid(tmp_path, monkeypatch).on_validation_end(module.trainer, module)
     LossPicture(tmp_path / "loss.png", CsvLog(tmp_path / "x.csv")).on_validation_end(module.trainer, module)
     assert not list(tmp_path.iterdir())
 
@@ -210,5 +214,5 @@ def test_a_grid_goes_to_every_logger(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr("common.training.callbacks.log_picture", lambda *arguments: shown.append(arguments))
     module = attached(make(), loggers=["logger"], global_step=7)
-    grid(tmp_path).on_validation_end(module.trainer, module)
+    grid(tmp_path, monkeypatch).on_validation_end(module.trainer, module)
     assert shown == [(["logger"], "samples", tmp_path / "step-0000007.png", 7)]

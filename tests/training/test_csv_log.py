@@ -104,6 +104,13 @@ def test_a_last_line_cut_short_is_ignored(tmp_path, tail):
     assert text(path) == ["step,loss,lr", "2,0.25,0.001", "4,0.5,0.001", "6,0.75,0.001"]
 
 
+def test_bytes_that_are_no_text_are_ignored(tmp_path):
+    path = tmp_path / "metrics.csv"
+    log(path, 2, 4, lr=0.001)
+    path.write_bytes(path.read_bytes() + b"6,\xff\xfe,0.001\n")
+    assert [row["step"] for row in read_metrics(path)] == [2, 4]
+
+
 def test_nothing_is_read_where_nothing_is(tmp_path):
     assert read_metrics(tmp_path / "none.csv") == []
     (tmp_path / "empty.csv").touch()

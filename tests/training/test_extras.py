@@ -16,8 +16,12 @@ from PIL import Image
 from torch import nn
 
 import train
-from common.runs import export_safetensors, load
-from common.training import callbacks
+from common.config.build import load_data
+from common.config.schema import DataConfig
+from common.runs import RunFolder, export_safetensors, load
+from common.training import callbacks, fitting, session
+from common.training.build import build_data, build_module, build_trainer
+from tests.cli.test_flags import fitted
 from tests.training import interrupted, tiny
 from tests.training.test_resume import assert_same
 
@@ -60,7 +64,7 @@ def tick(monkeypatch) -> None:
     """Let training run on such a clock."""
     clock = Clock()
     monkeypatch.setattr(callbacks, "time", clock)
-    monkeypatch.setattr(train, "time", clock)
+    monkeypatch.setattr(fitting, "time", clock)
 
 
 # -- starting weights -------------------------------------------------------------------------------------------------
@@ -75,7 +79,7 @@ def first_weights(monkeypatch, source: object, folder: Path) -> dict[str, torch.
         assert all(torch.equal(value, module.averages[0].module.state_dict()[name]) for name, value in seen.items())
         return 0
 
-    monkeypatch.setattr(train, "fit", look)
+    monkeypatch.setattr(fitting, "fit", look)
     run(folder, init_from=source)
     return seen
 
@@ -179,21 +183,19 @@ def test_a_compiled_network_trains_to_the_same_files(tmp_path, monkeypatch):
     compiled = run(tmp_path / "compiled", "--compile", dropout=0)
     assert calls == ["UNet"]
     assert tiny.difference(compiled, plain) < 1e-5
-    assert load("x", output_dir=tmp_path / "compiled").config["settings"]["compile"] is True
+    assert load("x", output_dir=tmp_path / "compiled").config.hardware.compile is True
 
 
 def test_every_visible_gpu_is_used_unless_told_otherwise(monkeypatch):
     asked = []
-    monkeypatch.setattr(train, "make_trainer", lambda folder, log, hardware, **_: asked.append(hardware.devices))
+    monkeypatch.setattr("lightning.pytorch.Trainer", lambda **settings: asked.append(settings["devices"]))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    given = vars(train.args.train_parser().parse_args(tiny.command(**FLAGS)))
-    settings = train.args.resolve_train(given)
-    config = train.args.make_config(settings, (1, 8, 8), 10)
-    data = train.args.load_data(settings)
-    module, _ = train.build(settings, config, data)
+    data = load_data(DataConfig())
     for device, devices in (("cuda", None), ("cuda", 2), ("cpu", None)):
-        chosen = {**settings, "devices": devices}
-        train.build_trainer(chosen, config, Path("nowhere"), torch.device(device), module, 0, None)
+        config = fitted(*tiny.command(**FLAGS), *([] if devices is None else ["--devices", str(devices)]))
+        module = build_module(config, None, None)
+        assert build_data(config, data).batch_size == FLAGS["batch_size"]
+        build_trainer(config, RunFolder(Path("nowhere")), torch.device(device), module, 0, None)
     assert asked == [3, 2, 1]
     assert not Path("nowhere").exists()
 
@@ -299,7 +301,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch, capsys, cha
     with pytest.raises(SystemExit) as stopped:
         train.main(tiny.command(resume="x", output_dir=tmp_path, data_dir="b.npz"))
     assert stopped.value.code == 2
-    assert re.search(r"--data_dir: the data is not what x_arrays", capsys.readouterr().err)
+    assert re.search(r"--data_dir does not hold what x_arrays.* was trained on", capsys.readouterr().err)
     assert train.main(tiny.command(resume="x", output_dir=tmp_path)) == 0
 
 
@@ -309,7 +311,7 @@ def test_the_start_of_a_run_is_looked_up_once(tmp_path, tiny_run, monkeypatch):
     with monkeypatch.context() as patch:
         tick(patch)
         cut = run(tmp_path, init_from="latest", max_time="6s")
-    stored = json.loads((cut / "config.json").read_text())["settings"]["init_from"]
+    stored = json.loads((cut / "config.json").read_text())["recipe"]["init_from"]
     assert Path(stored) == (tiny_run / "model" / "ema_model-final.pth").resolve()
     (tmp_path / tiny_run.name).unlink()  # nor is it needed any more
     assert train.main(tiny.command(resume="x", output_dir=tmp_path, init_from="latest")) == 0
@@ -340,11 +342,11 @@ def test_more_processes_than_held_out_samples_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         run(tmp_path, val_samples=1, devices=2, strategy="ddp")
     assert stopped.value.code == 2
-    assert re.search(r"--val_samples: 1 held-out .* 2 processes", capsys.readouterr().err)
+    assert re.search(r"--val_samples leaves 1 held-out .* 2 processes", capsys.readouterr().err)
     assert not (tmp_path / NAME).exists()
 
 
 def test_processes_from_outside_need_an_id(monkeypatch):
-    monkeypatch.setattr(train, "is_first_process", lambda: False)
+    monkeypatch.setattr(session, "is_first_process", lambda: False)
     with pytest.raises(ValueError, match="wb_id is needed"):
-        train.fresh_id()
+        session.fresh_id()

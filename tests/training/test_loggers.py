@@ -26,7 +26,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import common.training
 import train
-from common.training import loggers
+from common.training import loggers, wandb_logger
 from common.training.csv_log import read_metrics
 from common.training.module import DiffusionModule
 from tests.training import tiny
@@ -69,7 +69,7 @@ def close(made: list) -> None:
     """What the end of train.py does, and then the exit."""
     loggers.close_loggers(made)
     if sys.modules.get("wandb"):
-        loggers.forget()
+        wandb_logger.forget()
 
 
 # -- servers and files of W&B ------------------------------------------------------------------------------------------
@@ -369,7 +369,7 @@ def test_a_wrong_mode_is_named(tmp_path):
 
 def test_a_stored_key_is_found(home):
     def stored(url: str) -> bool:
-        return loggers.has_key(SimpleNamespace(api_key=None, identity_token_file=None, base_url=url))
+        return wandb_logger.has_key(SimpleNamespace(api_key=None, identity_token_file=None, base_url=url))
 
     assert not stored("https://wandb.example")
     (home / ".netrc").write_text(f"machine wandb.example\n  login user\n  password {KEY}\n")
@@ -410,7 +410,7 @@ def test_a_server_that_cannot_be_used_does_not_stop_the_run(mood, tmp_path, capf
 def test_patience_is_bounded_for_users_too(tmp_path):
     for name in ("WANDB_INIT_TIMEOUT", "WANDB_FINISH_TIMEOUT"):
         del os.environ[name]
-    settings = loggers.wandb_settings()
+    settings = wandb_logger.wandb_settings()
     assert 0 < settings.init_timeout <= 30
     assert 0 < settings.finish_timeout <= 30
 
@@ -427,8 +427,8 @@ def test_a_wrong_key_is_reported_without_it(tmp_path, capfd):
 
 def test_an_error_is_told_in_one_line_without_the_key():
     os.environ["WANDB_API_KEY"] = KEY
-    assert loggers.reason(ValueError(f"the key\n {KEY} is wrong")) == "the key *** is wrong"
-    assert loggers.reason(TimeoutError()) == "TimeoutError"
+    assert wandb_logger.reason(ValueError(f"the key\n {KEY} is wrong")) == "the key *** is wrong"
+    assert wandb_logger.reason(TimeoutError()) == "TimeoutError"
 
 
 @pytest.mark.parametrize("mood", ["closed", "silent"])
@@ -496,13 +496,13 @@ def test_train_logs_to_wandb_and_the_key_is_nowhere(tmp_path, monkeypatch, capfd
     with serving() as server:
         del os.environ["WANDB_API_KEY"]
         assert train.main() == 130
-        loggers.forget()
+        wandb_logger.forget()
         exits = [record.exit.exit_code for record in records(parts(folder)[0]) if record.HasField("exit")]
         assert exits == [130]  # the file is whole, and says how the run ended
         monkeypatch.setattr(DiffusionModule, "training_step", training_step)
         monkeypatch.setattr(sys, "argv", ["train.py", "--resume", "shown", "--output_dir", str(tmp_path / "runs")])
         assert train.main() == 0
-        loggers.forget()
+        wandb_logger.forget()
 
     both = [row for part in parts(folder) for row in history(part)]
     assert len(parts(folder)) == 2

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.backbones import UNet
-from common.data import Batch
+from common.config.schema import Recipe
+from common.data.module import Batch
 from common.denoiser import Denoiser
 from common.dynamics import CLD, VE, VP, LinearDynamics
 from common.seeding import NOISE, TIMES, StepRandomness
-from common.training.module import DiffusionModule, NonFiniteLoss, Recipe
+from common.training.module import DiffusionModule, NonFiniteLoss
 from fdp.dynamics import HeatSubVP
 from gfdm.dynamics import FVE, FVP
 
@@ -34,7 +35,8 @@ def make(dynamics: LinearDynamics | None = None, prediction: str = "auto", dropo
         for parameter in network.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     module = DiffusionModule(
-        Denoiser(network, dynamics or VP(), prediction), Recipe(**{"train_steps": 10, "lr": 1e-3, **recipe})
+        Denoiser(network, dynamics or VP(), prediction),
+        Recipe(**{"train_steps": 10, "lr": 1e-3, "ema_decay": (0.9999,), **recipe}),
     )
     module.trainer = trainer()
     return module.train()
@@ -130,7 +132,7 @@ def test_the_loss_is_the_noise_error_at_the_times_of_the_step():
     noise = draws.normal(NOISE, (1, 8, 8))
     integral = 0.1 * t + (20 - 0.1) * t.square() / 2
     scale, std = (-integral / 2).exp(), (-torch.expm1(-integral)).sqrt()
-    v = scale.reshape(-1, 1, 1, 1).float() * data.images + std.reshape(-1, 1, 1, 1).float() * noise
+    v = scale.reshape(-1, 1, 1, 1).float() * data.x0 + std.reshape(-1, 1, 1, 1).float() * noise
     expected = (module.network(v, t, data.labels) - noise).square().mean()
     assert module.training_step(data, 0).item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -151,7 +153,7 @@ def test_ranks_share_times_and_noise_but_not_dropout():
     for rank in range(2):
         module.trainer = trainer(rank, 2)
         part = slice(4 * rank, 4 * rank + 4)
-        halves.append(module.training_step(Batch(data.images[part], data.labels[part], data.micro_step), 0))
+        halves.append(module.training_step(Batch(data.x0[part], data.labels[part], data.micro_step), 0))
     assert torch.stack(halves).mean().item() == pytest.approx(whole.item(), rel=1e-5)
 
     module, seen = make(dropout=0.5), []
@@ -175,20 +177,20 @@ def test_the_optimiser_gets_the_network_only():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 / 25)
 
 
-@pytest.mark.parametrize("ema_decays", [(), (0.9,), (0.9, 0.5)])
-def test_the_best_network(ema_decays):
-    module = make(ema_decays=ema_decays)
-    assert module.best_network is (module.averages[0].module if ema_decays else module.network)
-    assert [average.decay for average in module.averages] == list(ema_decays)
+@pytest.mark.parametrize("ema_decay", [(), (0.9,), (0.9, 0.5)])
+def test_the_best_network(ema_decay):
+    module = make(ema_decay=ema_decay)
+    assert module.best_network is (module.averages[0].module if ema_decay else module.network)
+    assert [average.decay for average in module.averages] == list(ema_decay)
     assert module.best_denoiser().backbone is module.best_network
     assert module.best_denoiser().prediction == module.prediction
     names = {name.split(".")[0] for name in module.state_dict()}
-    assert ("averages" in names) == bool(ema_decays)
+    assert ("averages" in names) == bool(ema_decay)
     assert not any(name.startswith("_denoiser") for name in module.state_dict())  # the network is kept once
 
 
 def test_validation_is_by_the_average_without_randomness():
-    module = make(ema_decays=(0.9,), dropout=0.5)
+    module = make(ema_decay=(0.9,), dropout=0.5)
     with torch.no_grad():
         for parameter in module.averages[0].parameters():
             parameter.mul_(4)  # the trained network would give another loss
@@ -206,7 +208,7 @@ def test_validation_is_by_the_average_without_randomness():
         for index in range(3):
             draws = StepRandomness(0, -1 - index, 6, 0, 1, "cpu")
             t = 1e-5 + (1 - 1e-5) * draws.uniform(TIMES)
-            losses_here.append(denoiser.error(batch().images, t, draws.normal(NOISE, (1, 8, 8)), batch().labels))
+            losses_here.append(denoiser.error(batch().x0, t, draws.normal(NOISE, (1, 8, 8)), batch().labels))
         assert (torch.stack(losses_here).mean().item() == pytest.approx(losses[0], rel=1e-4)) == same
 
 
@@ -301,7 +303,7 @@ def test_recent_losses_count_more():
 
 def test_the_average_is_updated_with_the_step_that_was_taken(monkeypatch):
     """A checkpoint taken after optimiser step n holds the average after step n."""
-    module, seen = make(ema_decays=(0.9,)), []
+    module, seen = make(ema_decay=(0.9,)), []
     monkeypatch.setattr(DiffusionModule.__mro__[1], "optimizer_step", lambda self, *a, **k: seen.append("stepped"))
     monkeypatch.setattr(
         module.averages[0], "update", lambda network, step: seen.append((network is module.network, step))

@@ -83,16 +83,16 @@ def test_pictures(tiny_run):
 
 def test_config_and_environment(tiny_run):
     config = json.loads((tiny_run / "config.json").read_text())
-    assert config["settings"]["train_steps"] == 150
-    assert config["data"] == {
-        "name": "digits",
+    assert config["recipe"]["train_steps"] == 150
+    assert config["spec"] == {
+        "kind": "image",
         "shape": [1, 8, 8],
-        "num_classes": 10,
-        "range": [0.0, 1.0],
-        "samples": 1500,
+        "value_range": [0.0, 1.0],
         "sample_rate": None,
+        "classes": list("0123456789"),
+        "samples": 1500,
     }
-    assert config["prediction"] in PREDICTIONS  # auto is resolved
+    assert config["model"]["prediction"] in PREDICTIONS  # auto is resolved
     text = (tiny_run / "environment.txt").read_text()
     assert "--train_steps 150" in text.splitlines()[0]
     assert f"torch=={torch.__version__.split('+')[0]}" in text
@@ -192,9 +192,9 @@ def test_variants_train_and_load(tmp_path, flags):
     assert train.main(tiny.command(**{**short, **flags}, output_dir=tmp_path)) == 0
     run = load("latest", output_dir=tmp_path)
     assert run.folder.name.startswith("n_digits_")
-    assert run.config["settings"]["use_ema"] == (run.folder / "model" / "ema_model-final.pth").exists()
-    assert (run.data["num_classes"] is None) == (flags.get("conditioning") is False)
-    assert list((run.folder / "samples").glob("*.png"))
+    assert run.config.recipe.use_ema == (run.folder.path / "model" / "ema_model-final.pth").exists()
+    assert (run.data.num_classes is None) == (flags.get("conditioning") is False)
+    assert list((run.folder.path / "samples").glob("*.png"))
     with torch.no_grad():
         x = run.denoiser(torch.randn(2, 1, 8, 8), torch.tensor([0.3, 0.9]), None)
     assert x.isfinite().all()

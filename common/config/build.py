@@ -1,0 +1,70 @@
+"""From a configuration to its objects."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from common.config.plugins import build
+from common.config.schema import DataConfig, RunConfig
+from common.data import SOURCES, DataOptions, DataSet
+from common.denoiser import Denoiser
+from common.dynamics import LinearDynamics, Prior
+from common.meta import MetaLearned
+from common.refusal import Refusal
+
+
+def build_dynamics(config: RunConfig) -> LinearDynamics:
+    """The dynamics of a run, with the published prior."""
+    dynamics: LinearDynamics = build(config.dynamics, LinearDynamics)
+    return dynamics
+
+
+def build_denoiser(config: RunConfig, prior: dict[str, Tensor] | None = None) -> Denoiser:
+    """Dynamics with its prior, fresh network and prediction of a run.
+
+    Args:
+        config: what the run is.
+        prior: ``mean`` and ``variance`` of the data if they are functions, which stand in no configuration.
+
+    Raises:
+        Refusal: if a part cannot be made.
+    """
+    dynamics = build_dynamics(config)
+    dynamics.prior = Prior(dynamics, **(config.prior_values if prior is None else prior))
+    network: nn.Module = build(config.network, nn.Module)
+    if config.adaptation:
+        network = MetaLearned(network, dynamics.basis, dynamics.metric, **config.adaptation.arguments)
+    return Denoiser(network, dynamics, config.model.prediction)
+
+
+def check_device(device: str) -> torch.device:
+    """The device of ``--device``.
+
+    Raises:
+        Refusal: for cuda without CUDA.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Refusal("cuda: torch sees no CUDA device here; use --device cpu", "device")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def load_data(config: DataConfig) -> DataSet:
+    """The data set of a run.
+
+    Raises:
+        Refusal: if it is missing (with how to get it) or contradicts a flag.
+    """
+    if config.data_name not in SOURCES:
+        known = ", ".join(SOURCES)
+        raise Refusal(f"{config.data_name} is unknown; there are {known} (own ones come with --plugin)", "data_name")
+    options = DataOptions(
+        data_dir=config.data_dir or Path(os.environ.get("DATA_ROOT") or "data"),
+        image_size=config.image_size,
+        channels=config.channels,
+        download=config.download,
+        center_crop=config.center_crop,
+        length=config.length,
+    )
+    return SOURCES[config.data_name]().load(options)

@@ -1,0 +1,242 @@
+"""Command lines: parsers that report in one line, short help, no secrets, and the frame around a whole program."""
+
+import argparse
+import contextlib
+import errno
+import itertools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+from common.config.flags import Flag, boolean
+from common.config.plugins import import_plugins, named_plugins
+from common.config.resolve import Member, arguments_to_flags
+from common.refusal import Refusal
+
+Groups = Mapping[str, tuple[Flag, ...]]
+Values = dict[str, Any]
+PACKAGE = "fractional-functional-diffusion"
+ALL = "all"  # --help all
+VERSION = "version"  # alone it is the program's; with a value, that of weights, if a program has some
+
+# what goes wrong with files and folders that a user named; anything else of the system is a bug, or bad luck
+MENDABLE = {
+    errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENOSPC,
+    errno.EDQUOT, errno.ENAMETOOLONG,
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def reporting(program: str, flags: Callable[[], Mapping[str, str]]) -> Iterator[None]:
+    """The frame around a whole program: what a user can mend becomes one line and exit code 2.
+
+    That is a :class:`~common.refusal.Refusal`, or an error of the operating system about a file or folder. Every other
+    error is a bug, here or in a plugin, and keeps its traceback.
+
+    Args:
+        program: its name.
+        flags: gives names of arguments and the flags that set them; called only if there is something to report.
+    """
+    try:
+        yield
+    except Refusal as error:
+        complain(program, error.line(flags()))
+        raise SystemExit(2) from error
+    except OSError as error:
+        if error.errno not in MENDABLE or error.filename is None:
+            raise
+        complain(program, f"{error.filename}: {error.strerror}")
+        raise SystemExit(2) from error
+
+
+def complain(program: str, message: str) -> None:
+    """Print an error of a program in one line."""
+    print(f"{program}: error: {message}", file=sys.stderr)
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------------
+
+SECRET = re.compile(r"--\w*key\w*")  # --wb_key, and misspellings of it
+
+
+def redacted(words: Sequence[str]) -> list[str]:
+    """A command line whose secrets are not shown."""
+    shown = list(words)
+    for i, word in enumerate(words):
+        name, equals, _ = word.partition("=")
+        if SECRET.fullmatch(name) and equals:
+            shown[i] = f"{name}=***"
+        elif SECRET.fullmatch(name) and i + 1 < len(words):
+            shown[i + 1] = "***"
+    return shown
+
+
+def without_secret(words: Sequence[str]) -> list[str]:
+    """A command line without flags that give secrets."""
+    pairs = zip(["", *words], words, strict=False)
+    return [word for before, word in pairs if not any(SECRET.fullmatch(w) for w in (before, word.partition("=")[0]))]
+
+
+def read_env_file(path: Path = Path(".env")) -> None:
+    """Take ``NAME=value`` lines of a .env file into the environment; what the shell has set wins."""
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            match = re.fullmatch(r"\s*(?:export\s+)?(\w+)=(.*?)\s*", line)
+            if match and match[2]:
+                os.environ.setdefault(match[1], match[2].strip("\"'"))
+
+
+# -- parsers -----------------------------------------------------------------------------------------------------------
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Reports a wrong command line in one line, without secrets."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in argparse; the words are remembered for messages."""
+        self._words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit with 2."""
+        words = getattr(self, "_words", [])
+        for word, shown in zip(words, redacted(words), strict=True):
+            if word != shown:
+                message = message.replace(word.partition("=")[2] or word, "***")
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def add_flag(group: Any, flag: Flag) -> None:
+    """Add a flag to a parser or a group of one."""
+    shown = ",".join(map(str, flag.default)) if isinstance(flag.default, tuple | list) else flag.default
+    default = "" if flag.default is None or "(default" in flag.help else f" (default: {shown})"
+    words = "True|False" if flag.read is boolean else flag.name.upper()
+    switch: dict[str, Any] = {} if flag.alone is None else {"nargs": "?", "const": flag.alone}
+    group.add_argument(
+        f"--{flag.name}",
+        type=flag.read,
+        help=(flag.help + default).replace("%", "%%"),
+        choices=None if flag.choices is None else tuple(flag.choices),
+        metavar=None if flag.choices else words,
+        **switch,
+    )
+
+
+def make_parser(program: str, usage: str, description: str, groups: Groups) -> OneLineParser:
+    """A parser whose namespace holds only what was given.
+
+    Args:
+        program: name of the program.
+        usage: what follows the name in the usage line.
+        description: what the program does.
+        groups: titles to flags, in the order in which help shows them.
+    """
+    parser = OneLineParser(
+        prog=program,
+        usage=f"{program} {usage}",
+        description=description,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    general = parser.add_argument_group("help")
+    general.add_argument("--help", "-h", action="help", help="show this help and exit; --help all shows every flag")
+    if not any(flag.name == VERSION for flags in groups.values() for flag in flags):
+        general.add_argument("--version", action="store_true", help="show the version of the program and exit")
+    for title, flags in groups.items():
+        group = parser.add_argument_group(title)
+        for flag in flags:
+            add_flag(group, flag)
+    return parser
+
+
+def show_version(program: str, words: Sequence[str]) -> None:
+    """Print the program's version and exit, if a command line has --version without a value."""
+    if any(one == f"--{VERSION}" and two.startswith("--") for one, two in itertools.pairwise([*words, "--"])):
+        try:
+            version = metadata.version(PACKAGE)
+        except metadata.PackageNotFoundError:
+            version = "of a source tree that is not installed"
+        print(f"{program} {version}")
+        raise SystemExit(0)
+
+
+def wants_all_help(words: Sequence[str]) -> bool:
+    """Whether a command line asks for ``--help all``."""
+    return any(one in ("--help", "-h") and two == ALL for one, two in itertools.pairwise([*words, ""]))
+
+
+def peek(words: Sequence[str], flags: Sequence[Flag]) -> dict[str, Any]:
+    """Values of a few flags on a command line, before the others can be known; wrong words are left for later."""
+    given: dict[str, Any] = {}
+    names = {flag.name for flag in flags}
+    for word, following in itertools.pairwise([*words, ""]):
+        name, equals, value = word.partition("=")
+        if name.startswith("--") and name[2:] in names:
+            given[name[2:]] = value if equals else "" if following.startswith("--") else following
+    return given
+
+
+# -- command lines -----------------------------------------------------------------------------------------------------
+
+
+def read_words(program: str, argv: Sequence[str] | None) -> list[str]:
+    """The words of a command line, once .env has been read and plugins are imported."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    read_env_file()
+    show_version(program, words)
+    import_plugins(named_plugins(words))
+    return words
+
+
+def without_repeats(groups: Groups) -> Groups:
+    """Groups of flags; of flags with one name the first stays."""
+    first: dict[str, str] = {}
+    for title, flags in groups.items():
+        for flag in flags:
+            first.setdefault(flag.name, title)
+    own = {title: {flag.name: flag for flag in reversed(flags)} for title, flags in groups.items()}
+    return {t: tuple(f for n, f in reversed(flags.items()) if first[n] == t) for t, flags in own.items()}
+
+
+def parse(parser: OneLineParser, words: Sequence[str], choices: Iterable[tuple[Member, Mapping[str, type]]]) -> Values:
+    """The flags that were given.
+
+    Args:
+        parser: knows the flags of the chosen classes.
+        words: the command line.
+        choices: every chosen class (without a name if none was) and its register.
+
+    Raises:
+        Refusal: for a flag of a class that was not chosen.
+    """
+    found, rest = parser.parse_known_args(words)
+    names = [word[2:].partition("=")[0] for word in rest if word.startswith("--")]
+    for name, (member, register) in itertools.product(names, choices):
+        owners = [key for key, kind in register.items() if name in {f.name for f in replace(member, kind=kind).flags}]
+        if owners:
+            why = f"on --{member.flag} {member.name}" if member.name else f"without --{member.flag} {owners[0]}"
+            raise Refusal(f"has no effect {why}; leave it out", name)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return dict(vars(found))
+
+
+def flag_names(groups: Groups, kinds: Iterable[type]) -> dict[str, str]:
+    """Names of arguments to flags, for messages: flags stand for themselves, arguments for the flags that set them."""
+    own = {flag.name: flag.name for flags in groups.values() for flag in flags}
+    return {name: flag for name, flag in arguments_to_flags(*kinds).items() if flag in own} | own
+
+
+def preset_table(presets: Mapping[str, Mapping[str, object]]) -> str:
+    """Presets and their values, for --list_presets, as they can be given."""
+    lines = []
+    for name, values in presets.items():
+        flags = (f"--{k} {','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in values.items())
+        lines.append(f"{name}\n    {' '.join(flags)}")
+    return "\n".join(lines)

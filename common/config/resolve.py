@@ -1,0 +1,258 @@
+"""What follows what: from flags that were given, or stand in a preset, to the configuration of a run."""
+
+import inspect
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from common.config.flags import Flag, flag_name, flags_of
+from common.config.plugins import class_path
+from common.config.schema import SECTIONS, Chosen, RunConfig
+from common.config.stored import ADAPTATION
+from common.data.spec import DataSpec
+from common.dynamics import LinearDynamics
+from common.meta import MetaLearned, starting_rate
+from common.refusal import Refusal
+
+OF_DATA = frozenset({"shape", "image_size", "in_channels", "out_channels", "num_classes"})  # arguments the data fills
+OF_SECTIONS = frozenset(flag.name for section in SECTIONS.values() for flag in flags_of(section))
+ADAPTATION_FLAGS = flags_of(MetaLearned)
+PUBLISHED_STEPS = "inner_steps"
+COSINE_FLAGS = ("warmup_steps", "decay_steps", "lr_end")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A class and its name in a register.
+
+    Attributes:
+        name: its name, e.g. ``fvp``.
+        kind: the class.
+        flag: the flag that chooses it: ``dynamics`` or ``model_name``.
+        more: the flag that gives arguments without a flag of their own; empty if there is none.
+        skip: arguments that have no flag: what the data fills, or a flag of every run is named like.
+    """
+
+    name: str
+    kind: type
+    flag: str
+    more: str = ""
+    skip: frozenset[str] = OF_DATA | OF_SECTIONS
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """Flags of its constructor."""
+        return flags_of(self.kind, skip=self.skip)
+
+    @property
+    def arguments(self) -> Collection[str]:
+        """Names of all arguments of its constructor."""
+        return inspect.signature(self.kind).parameters.keys()
+
+    def given(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Those arguments of the constructor that flags with a value give."""
+        return {flag.argument: values[flag.name] for flag in self.flags if values.get(flag.name) is not None}
+
+    def choose(self, values: Mapping[str, Any]) -> Chosen:
+        """The class with its arguments: those that were given, then its own defaults.
+
+        Raises:
+            Refusal: for a further argument that it does not have.
+        """
+        parameters = inspect.signature(self.kind).parameters
+        further: Mapping[str, Any] = values.get(self.more) or {}
+        for name in further:
+            if name not in parameters:
+                raise Refusal(
+                    f"{name}: {self.kind.__name__} has no such argument; it takes {', '.join(parameters)}", self.more
+                )
+        own = {name: p.default for name, p in parameters.items() if name not in OF_DATA and is_plain(p.default)}
+        return Chosen(self.name, class_path(self.kind), plain({**own, **self.given(values), **further}))
+
+
+def carried_over(values: Mapping[str, Any], own: Member, other: Member) -> dict[str, Any]:
+    """What values that were chosen for one class mean for another: a class keeps its own defaults.
+
+    Args:
+        values: flags of a preset.
+        own: the class that the preset is for.
+        other: the class that is used instead.
+
+    Returns:
+        The values without those of arguments that the other class does not inherit from a common base.
+    """
+    shared = [base for base in own.kind.__mro__ if base in other.kind.__mro__ and "__init__" in vars(base)]
+    inherited = {name for base in shared for name in inspect.signature(base).parameters}
+    lost = {flag.name for flag in own.flags if flag.argument not in inherited}
+    return {name: value for name, value in values.items() if name not in lost}
+
+
+def plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments as JSON gives them back: tuples are lists."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
+
+
+def is_plain(value: Any) -> bool:
+    """Whether JSON can hold a value."""
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True
+
+
+def section(kind: type, values: Mapping[str, Any]) -> Any:
+    """A dataclass of flags from the values that were given; the others take their defaults."""
+    return kind(**{flag.argument: values[flag.name] for flag in flags_of(kind) if flag.name in values})
+
+
+def resolve(values: Mapping[str, Any], given: Collection[str], dynamics: Member, network: Member) -> RunConfig:
+    """The configuration of a run.
+
+    Args:
+        values: flags with their values, from the preset and the command line; what is missing takes its default.
+        given: those out of them that were given on the command line.
+        dynamics: the chosen process.
+        network: the chosen backbone.
+
+    Raises:
+        Refusal: for flags that contradict each other or have no effect.
+    """
+    sections = {name: section(kind, values) for name, kind in SECTIONS.items()}
+    process: type[LinearDynamics] = dynamics.kind
+    model, recipe = sections["model"], sections["recipe"]
+    if model.prior is None:
+        sections["model"] = replace(model, prior=process.default_prior)
+    following: dict[str, Any] = {}
+    if recipe.ema_decay is None:
+        following["ema_decay"] = (process.default_ema_decay,)
+    if recipe.time_sampling is None:
+        following["time_sampling"] = process.default_time_sampling
+    sections["recipe"] = replace(recipe, **following)
+    chosen = dynamics.choose(values)
+    config = RunConfig(
+        dynamics=chosen,
+        network=network.choose(values),
+        adaptation=choose_adaptation(values, network),
+        label=process.run_label.format_map({**chosen.arguments, "dynamics": dynamics.name, "model": network.name}),
+        **sections,
+    )
+    check(config, given, network)
+    return config
+
+
+def choose_adaptation(values: Mapping[str, Any], network: Member) -> Chosen | None:
+    """How the network adapts to every sample; None if it does not."""
+    steps = values.get(PUBLISHED_STEPS)
+    steps = getattr(network.kind, "default_inner_steps", 0) if steps is None else steps
+    if not steps:
+        return None
+    given = {flag.argument: values[flag.name] for flag in ADAPTATION_FLAGS if values.get(flag.name) is not None}
+    own = {flag.argument: flag.default for flag in ADAPTATION_FLAGS}
+    arguments = {**own, **given, "steps": steps}
+    learned = arguments["learned_rates"]
+    rate, paper = arguments["rate"] or starting_rate(learned), arguments["paper"] and learned
+    return Chosen("meta", ADAPTATION, {**arguments, "rate": rate, "paper": paper})
+
+
+def check(config: RunConfig, given: Collection[str], network: Member) -> None:
+    """Refuse what was given without effect.
+
+    Raises:
+        Refusal: naming it.
+    """
+    own = {flag.name for flag in network.flags}
+    recipe, adaptation = config.recipe, config.adaptation
+    if recipe.label_dropout and not config.data.conditioning:
+        raise Refusal("and --conditioning False exclude each other: there are no labels to leave out", "label_dropout")
+    if "ema_decay" in given and not recipe.use_ema:
+        raise Refusal("and --use_ema False exclude each other; leave one of them out", "ema_decay")
+    if recipe.lr_schedule != "warmup_cosine":
+        for name in COSINE_FLAGS:
+            if name in given and getattr(recipe, name):
+                raise Refusal(f"has no effect on --lr_schedule {recipe.lr_schedule}; leave it out", name)
+    if adaptation is None:
+        for flag in ADAPTATION_FLAGS:
+            if flag.name in given and flag.name not in own | {PUBLISHED_STEPS}:
+                raise Refusal(
+                    f"has no effect on --model_name {config.network.name} without --{PUBLISHED_STEPS}; leave it out",
+                    flag.name,
+                )
+        switch = getattr(network.kind, "input_switch", None)
+        if switch and not config.network.arguments[switch]:
+            raise Refusal(
+                f"0 and --{switch} False exclude each other: the network would not see the noisy data", PUBLISHED_STEPS
+            )
+        return
+    learned = adaptation.arguments["learned_rates"]
+    if learned and "inner_clip" in given:
+        raise Refusal("has no effect with --learned_rates True; leave it out", "inner_clip")
+    if "paper" in given and "paper" not in own and not learned:
+        raise Refusal(
+            f"has no effect on --model_name {config.network.name} without --learned_rates True; leave it out", "paper"
+        )
+
+
+def fit_to_data(config: RunConfig, spec: DataSpec, dynamics: type, network: type[nn.Module]) -> RunConfig:
+    """The configuration once the data is known: its shape and classes go into the arguments of the classes.
+
+    Args:
+        config: as :func:`resolve` made it.
+        spec: what a sample is.
+        dynamics: class of the process.
+        network: class of the backbone.
+
+    Raises:
+        Refusal: if a flag contradicts the data, or the network does not work on such data.
+    """
+    data = config.data
+    for flag, found in (("channels", spec.channels), ("num_classes", spec.num_classes)):
+        wanted = getattr(data, flag)
+        if wanted not in (None, found):
+            raise Refusal(f"{wanted} contradicts --data_name {data.data_name}, which has {found}", flag)
+    spec = spec if data.conditioning else spec.unlabelled()
+    if config.recipe.label_dropout and spec.num_classes is None:
+        raise Refusal(
+            f"{config.recipe.label_dropout}: --data_name {data.data_name} has no labels to leave out", "label_dropout"
+        )
+    if "image_size" in inspect.signature(network).parameters and (not spec.is_image or len(set(spec.grid)) > 1):
+        sides = "x".join(map(str, spec.grid))
+        raise Refusal(
+            f"{config.network.name} works on square images; --data_name {data.data_name} has samples of {sides}"
+            + ("; give --image_size" if spec.is_image else ""),
+            "model_name",
+        )
+    values = {
+        "shape": list(spec.grid),
+        "image_size": spec.grid[-1],
+        "in_channels": spec.channels,
+        "out_channels": spec.channels,
+        "num_classes": spec.num_classes,
+    }
+    process: type[LinearDynamics] = dynamics
+    backbone = filled(config.network, network, values)
+    if config.adaptation and "checkpointing" in backbone.arguments:
+        # it is the inner steps that are computed again; blocks inside them cannot be
+        backbone = replace(backbone, arguments={**backbone.arguments, "checkpointing": False})
+    return replace(
+        config,
+        spec=spec,
+        dynamics=filled(config.dynamics, dynamics, {**values, **plain(process.defaults_for(spec.grid))}),
+        network=backbone,
+    )
+
+
+def filled(chosen: Chosen, kind: type, values: Mapping[str, Any]) -> Chosen:
+    """A class with those of its arguments that the data gives, in the order of its constructor."""
+    known = {**values, **chosen.arguments}
+    return replace(
+        chosen, arguments={name: known[name] for name in inspect.signature(kind).parameters if name in known}
+    )
+
+
+def arguments_to_flags(*kinds: type) -> dict[str, str]:
+    """Names of arguments to flags, for messages; the last class wins."""
+    return {name: flag_name(kind, name) for kind in kinds for name in inspect.signature(kind).parameters}

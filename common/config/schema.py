@@ -1,0 +1,305 @@
+"""What a run is: frozen dataclasses whose fields are the flags of train.py, and classes chosen with their arguments.
+
+Defaults are the published ones of GFDM (arXiv 2310.17638). A field marked :data:`FREE` may differ between the parts of
+a run that is stopped and resumed; everything else is part of what is being trained.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from common.config.flags import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    Checked,
+    Mark,
+    Range,
+    at_least,
+    flag_name,
+    marked,
+    run_name,
+    several,
+)
+from common.data import BUILT_IN
+from common.data.spec import DataSpec
+from common.meta import MetaLearned
+from common.refusal import Refusal
+
+FREE = Mark("may change when a run is resumed")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A class of a register with all its arguments, as config.json keeps them.
+
+    Attributes:
+        name: its name in the register, e.g. ``fvp``.
+        path: where it is defined, ``module:Class``.
+        arguments: arguments of its constructor by name, plain values.
+    """
+
+    name: str
+    path: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DataConfig(Checked):
+    """What is learned from.
+
+    Attributes:
+        data_name: data set; the default is built in
+        data_dir: where the data is: a folder with data sets in torchvision's layout, a folder of files, or a file
+            (default: $DATA_ROOT, else ./data)
+        download: fetch the data set if it is missing
+        channels: channels of the images (default: those of the data, 3 for colour pictures in files)
+        image_size: side of the images; others are resized (default: that of the data, or the published one)
+        center_crop: side of the central square that is cut out before resizing, as a share of the shorter side
+            (default: 1, or the published one)
+        length: points of functions and sounds, which are cut or padded (default: that of the data)
+        num_classes: number of classes, checked against the data (default: that of the data)
+        conditioning: give the network class labels, if the data has some
+        flip: mirror training images left to right at random
+        val_samples: number of held-out samples that validation uses
+        num_workers: processes that read data (default: as many as help; 0 for sets held on the device)
+    """
+
+    data_name: str = BUILT_IN
+    data_dir: Annotated[Path | None, FREE] = None
+    download: Annotated[bool, FREE] = False
+    channels: Annotated[int | None, at_least(1)] = None
+    image_size: Annotated[int | None, at_least(1)] = None
+    center_crop: Annotated[float | None, Range(0, 1, open_low=True)] = None
+    length: Annotated[int | None, at_least(1)] = None
+    num_classes: Annotated[int | None, at_least(1)] = None
+    conditioning: bool = True
+    flip: bool = False
+    val_samples: Annotated[int, at_least(1), FREE] = 1000
+    num_workers: Annotated[int | None, at_least(0), FREE] = None
+
+
+@dataclass(frozen=True)
+class ModelConfig(Checked):
+    """What the network predicts, and where sampling starts.
+
+    Attributes:
+        prediction: what the network predicts (default: auto, which is what suits the dynamics: eps, or x0 if the data
+            vanishes at T)
+        prior: start of sampling: zero is N(0, S(T)) as published; data adds the data's mean and variance or, for a
+            dynamics with modes, its mean function and spectrum (default: what suits the dynamics)
+    """
+
+    prediction: str = "auto"
+    prior: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe(Checked):
+    """How a network is trained.
+
+    Attributes:
+        train_steps: optimiser steps
+        batch_size: samples per device and micro-step
+        accumulate_grad_batches: micro-steps per optimiser step
+        lr: peak learning rate
+        optimizer: optimiser; adam was published for GFDM, adamw and adabelief for FDP
+        weight_decay: weight decay of the optimiser
+        lr_schedule: course of the learning rate; onecycle was published for GFDM, warmup_cosine for FDP
+        warmup_steps: steps in which the learning rate rises from 0 to --lr, with --lr_schedule warmup_cosine
+        decay_steps: step at which --lr_end is reached, with --lr_schedule warmup_cosine; 0 is the last step
+        lr_end: last learning rate, with --lr_schedule warmup_cosine
+        clip_grad: largest norm or element of the gradient; 0 does not clip
+        clip_by: what --clip_grad limits; value (every element) was published for FDP
+        t_min: smallest training time (published: 1e-5, for FDP 1e-3)
+        time_warmup: steps over which the range of training times grows, to 63 % of it
+        time_sampling: law of the training times; uniform was published (default: what suits the dynamics)
+        loss_weight: error that is averaged; own, the error of the network's own output, was published
+        loss_reduction: how the squared error is reduced over the grid; under sum the loss grows with the grid
+        label_dropout: share of the labels that is left out in training, for guidance in generation
+        use_ema: keep an exponential moving average of the weights, and sample from it
+        ema_decay: decay of the average; several, e.g. 0.9999,0.999, keep one average each and use the first one
+            (default: that of the dynamics, 0.9999 or 0.999)
+        ema_every: optimiser steps between updates of the average
+        init_from: run (id or folder name) or file of weights to start from (default: fresh weights)
+        seed: seed of initial weights, times, noise, order and dropout
+        log_every: optimiser steps between log lines
+    """
+
+    train_steps: Annotated[int, at_least(2)] = 1000000
+    batch_size: Annotated[int, at_least(1)] = 128
+    accumulate_grad_batches: Annotated[int, at_least(1)] = 1
+    lr: Annotated[float, POSITIVE] = 2e-4
+    optimizer: str = "adam"
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 0.0
+    lr_schedule: str = "onecycle"
+    warmup_steps: Annotated[int, at_least(0)] = 0
+    decay_steps: Annotated[int, at_least(0)] = 0
+    lr_end: Annotated[float, NOT_NEGATIVE] = 0.0
+    clip_grad: Annotated[float, NOT_NEGATIVE] = 1.0
+    clip_by: Annotated[str, ("norm", "value")] = "norm"
+    t_min: Annotated[float, Range(1e-6, 1, open_high=True)] = 1e-5
+    time_warmup: Annotated[int, at_least(0)] = 0
+    time_sampling: str | None = None
+    loss_weight: str = "own"
+    loss_reduction: str = "mean"
+    label_dropout: Annotated[float, SHARE] = 0.0
+    use_ema: bool = True
+    ema_decay: Annotated[tuple[float, ...] | None, several(SHARE)] = None
+    ema_every: Annotated[int, at_least(1)] = 10
+    init_from: Annotated[str | None, FREE] = None
+    seed: Annotated[int, at_least(0)] = 0
+    log_every: Annotated[int, at_least(1)] = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr_end > self.lr:
+            raise Refusal(f"{self.lr_end:g} is above --lr {self.lr:g}, where it ends", "lr_end")
+        if self.lr_schedule == "warmup_cosine" and self.warmup_steps >= (self.decay_steps or self.train_steps):
+            raise Refusal(
+                f"{self.warmup_steps} must be below --decay_steps or, without it, --train_steps", "warmup_steps"
+            )
+
+    @property
+    def averages(self) -> tuple[float, ...]:
+        """Largest decay of each average; the first one is used for sampling. Empty trains without."""
+        return (self.ema_decay or ()) if self.use_ema else ()
+
+
+@dataclass(frozen=True)
+class Keeping(Checked):
+    """What a run is called, and what is kept of it.
+
+    Attributes:
+        wb_id: id of the run (default: six random digits)
+        name: word added to the folder's name (default: none)
+        output_dir: folder that holds the runs
+        val_check_interval: optimiser steps between validations, each with a sample grid
+        num_sanity_val_steps: validation batches that are tried before training starts
+        log_model_every_n: optimiser steps between kept weights (model-v0.pth, ..)
+        checkpoint_every: optimiser steps between checkpoints
+        keep: number of checkpoints kept beside last.ckpt
+        logger: where else figures go; metrics.csv is always written
+        wb_project: project at Weights & Biases
+    """
+
+    wb_id: Annotated[str | None, run_name, FREE] = None
+    name: Annotated[str | None, run_name] = None
+    output_dir: Annotated[Path, FREE] = Path("runs")
+    val_check_interval: Annotated[int, at_least(1), FREE] = 10000
+    num_sanity_val_steps: Annotated[int, at_least(0), FREE] = 0
+    log_model_every_n: Annotated[int, at_least(1), FREE] = 100000
+    checkpoint_every: Annotated[int, at_least(1), FREE] = 1000
+    keep: Annotated[int, at_least(1), FREE] = 2
+    logger: Annotated[str, FREE] = "csv"
+    wb_project: Annotated[str, run_name, FREE] = "diffusion"
+
+
+@dataclass(frozen=True)
+class Hardware(Checked):
+    """Where a run computes; names of strategies and precisions are Lightning's.
+
+    Attributes:
+        device: where to compute
+        devices: devices per node (default: every visible GPU; 1 on a CPU)
+        num_nodes: number of nodes
+        strategy: how several devices work together
+        precision: numerical precision of the network
+        tf32: let CUDA multiply float32 matrices in TF32, which is faster
+        compile: compile the network with torch.compile
+        deterministic: give bit-identical results on CUDA too
+    """
+
+    device: Annotated[str, ("auto", "cpu", "cuda"), FREE] = "auto"
+    devices: Annotated[int | None, at_least(1), FREE] = None
+    num_nodes: Annotated[int, at_least(1), FREE] = 1
+    strategy: Annotated[str, ("auto", "ddp"), FREE] = "auto"
+    precision: Annotated[str, ("32-true", "bf16-mixed", "16-mixed")] = "32-true"
+    tf32: Annotated[bool, FREE] = True
+    compile: Annotated[bool, FREE] = False
+    deterministic: Annotated[bool, FREE] = False
+
+
+SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "recipe": Recipe,
+    "keeping": Keeping,
+    "hardware": Hardware,
+}
+FREE_FLAGS = frozenset[str]().union(*(marked(section, FREE) for section in SECTIONS.values()))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run: the classes it is made of, its data, recipe, keeping and hardware.
+
+    Attributes:
+        dynamics: the forward process.
+        network: the backbone.
+        adaptation: how the network adapts to every sample before it answers (``MetaLearned``); None if it does not.
+        label: last part of the folder's name.
+        spec: what a sample is; None until the data has been looked at.
+        prior_values: mean and variance of the data that sampling starts from: numbers, or the name of the file with
+            the functions.
+    """
+
+    dynamics: Chosen
+    network: Chosen
+    adaptation: Chosen | None
+    data: DataConfig
+    model: ModelConfig
+    recipe: Recipe
+    keeping: Keeping
+    hardware: Hardware
+    label: str
+    spec: DataSpec | None = None
+    prior_values: Mapping[str, Any] = field(default_factory=lambda: {"mean": 0.0, "variance": 0.0})
+
+    @property
+    def sample(self) -> DataSpec:
+        """What a sample is.
+
+        Raises:
+            RuntimeError: before the data has been looked at.
+        """
+        if self.spec is None:
+            raise RuntimeError("the data of this run has not been looked at yet")
+        return self.spec
+
+    @property
+    def folder_name(self) -> str:
+        """``{id}[_{name}]_{data}_{label}``."""
+        parts = (self.keeping.wb_id, self.keeping.name, self.data.data_name, self.label)
+        return "_".join(part for part in parts if part is not None)
+
+    def named(self, wb_id: str, output_dir: Path) -> "RunConfig":
+        """The same run under an id, in a folder of runs."""
+        return replace(self, keeping=replace(self.keeping, wb_id=wb_id, output_dir=output_dir))
+
+    def flags(self, class_of: Callable[[Chosen], type]) -> dict[str, Any]:
+        """Every flag of the run with its value; what the flags left to the data is what was found there.
+
+        Args:
+            class_of: gives the class of a :class:`Chosen`.
+        """
+        values: dict[str, Any] = {"dynamics": self.dynamics.name, "model_name": self.network.name, "inner_steps": 0}
+        for chosen in (self.adaptation, self.network, self.dynamics):
+            if chosen:
+                kind = MetaLearned if chosen is self.adaptation else class_of(chosen)
+                for name, value in chosen.arguments.items():
+                    flag = flag_name(kind, name)  # a switch of two classes is on if one has it on
+                    values[flag] = bool(value or values.get(flag)) if isinstance(value, bool) else value
+        for name in SECTIONS:
+            section = getattr(self, name)
+            values |= {f.name: getattr(section, f.name) for f in fields(section)}
+        if self.spec:
+            side: dict[str, Any] = {
+                "channels": self.spec.channels,
+                "image_size": self.spec.shape[-1],
+                "length": self.spec.shape[-1],
+            }
+            side["num_classes"] = self.spec.num_classes
+            values |= {name: value for name, value in side.items() if values.get(name) is None}
+        return values

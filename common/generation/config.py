@@ -1,0 +1,223 @@
+"""How samples are drawn: the flags of generate.py, and what tells one set of samples from another."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from common.config.flags import SHARE, Checked, Mark, Range, at_least, integers, marked, ranges
+from common.config.resolve import Member, section
+from common.config.schema import RunConfig
+from common.data.spec import DataSpec
+from common.dynamics import LinearDynamics
+from common.guidance import GUIDANCE
+from common.refusal import Refusal
+from common.runs import RunFolder
+from common.samplers import MODES, SOLVERS, default_solver
+
+SAMPLES = 100
+RUNTIME = Mark("changes no sample")
+OF_MODE = "stochastic"  # the argument of a solver that --mode gives
+GIVEN_TO_WRAPPERS = frozenset({"denoiser", "dynamics", "spec", "run"})  # arguments that no flag gives
+
+
+@dataclass(frozen=True)
+class Opening(Checked):
+    """Which weights samples are drawn from.
+
+    Attributes:
+        run_id: id or folder name of the run, or latest (required, unless --pretrained is given)
+        pretrained: model of GFDM's authors that is fetched and sampled from (default: none)
+        version: version of the weights: final, v0, v1, .. (default: final, else the newest)
+        use_ema: use the averaged weights (default: if the run kept them)
+        ema_decay: which average to use, if the run kept several (default: its first)
+        output_dir: folder that holds the runs
+    """
+
+    run_id: str | None = None
+    pretrained: str | None = None
+    version: str | None = None
+    use_ema: bool | None = None
+    ema_decay: Annotated[float | None, SHARE] = None
+    output_dir: Path = Path("runs")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pretrained is None and self.run_id is None:
+            raise Refusal("is required: the id or folder name of a run, or latest", "run_id")
+        for name in ("run_id", "version"):
+            if self.pretrained is not None and getattr(self, name) is not None:
+                raise Refusal(f"and --{name} exclude each other: --pretrained names a {name} of its own", "pretrained")
+        if self.ema_decay is not None and self.use_ema is False:
+            raise Refusal("and --use_ema False exclude each other; leave one of them out", "ema_decay")
+
+
+@dataclass(frozen=True)
+class SampleConfig(Checked):
+    """How samples are drawn. Every field tells one set of samples from another, except those marked ``RUNTIME``.
+
+    Attributes:
+        n_samples: number of samples (default: 100, or as many as --seeds names)
+        seeds: seeds, one per sample, e.g. 0-63,100 (default: 0 to n_samples - 1)
+        labels: classes, repeated in turn, e.g. 3,3,7 (default: all classes in turn)
+        mode: published samplers: sde reverses the SDE by Euler-Maruyama, ode follows the probability-flow ODE by Euler;
+            a solver that has both takes it too
+        solver: solver (default: the best one measured; that of --mode sde for weights of the published code)
+        steps: solver steps (default: those of the solver, 20 to 1000)
+        grid: time grid (default: the solver's own)
+        t_end: time at which sampling ends (default: that of the dynamics, mostly 1e-3)
+        denoise_last: give x0_hat at t_end instead of the state there (default: that of the solver)
+        prior: start of sampling: as published, or the data's (default: that of the run)
+        clip_x0: clip x0_hat to [-1, 1] (default: on images, if the solver gains by it)
+        guidance: denoiser wrapper that steers what is drawn (default: none; classifier_free with --guidance_scale)
+        batch_size: samples computed together, in fixed blocks, so that results do not depend on restarts
+        trajectory: also draw how the first samples come out of the noise (trajectory.png)
+        device: where to compute
+        solver_arguments: arguments of the solver.
+        guidance_arguments: arguments of the wrapper.
+    """
+
+    n_samples: Annotated[int | None, at_least(1), RUNTIME] = None
+    seeds: Annotated[tuple[int, ...] | None, ranges] = None
+    labels: Annotated[tuple[int, ...] | None, integers] = None
+    mode: Annotated[str | None, RUNTIME] = None
+    solver: str | None = None
+    steps: Annotated[int | None, at_least(1)] = None
+    grid: str | None = None
+    t_end: Annotated[float | None, Range(1e-6, 1, open_high=True)] = None
+    denoise_last: bool | None = None
+    prior: str | None = None
+    clip_x0: bool | None = None
+    guidance: str | None = None
+    batch_size: Annotated[int, at_least(1)] = 100
+    trajectory: Annotated[bool, RUNTIME] = False
+    device: Annotated[str, ("auto", "cpu", "cuda")] = "auto"
+    solver_arguments: Mapping[str, Any] = field(default_factory=dict)
+    guidance_arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.solver is not None and self.mode is not None and OF_MODE not in solver_member(self.solver).arguments:
+            names = ", ".join(f"--mode {mode} is --solver {solver}" for mode, solver in MODES.items())
+            raise Refusal(f"and --solver exclude each other: {names}", "mode")
+        if self.seeds is not None and self.n_samples not in (None, len(self.seeds)):
+            raise Refusal(
+                f"{self.n_samples} contradicts --seeds, which names {len(self.seeds)}; leave it out", "n_samples"
+            )
+
+    def settled(self, dynamics: LinearDynamics, spec: DataSpec, *, published: bool, device: str) -> "SampleConfig":
+        """The same with every default filled in.
+
+        Args:
+            dynamics: what is reversed.
+            spec: what a sample is.
+            published: whether the weights are the published code's, which are sampled as published.
+            device: ``cpu`` or ``cuda``: they draw other noise from the same seed.
+        """
+        solver = self.solver or (MODES[self.mode] if self.mode else default_solver(dynamics, published=published))
+        kind, arguments = SOLVERS[solver], dict(self.solver_arguments)
+        if OF_MODE in solver_member(solver).arguments:
+            arguments[OF_MODE] = self.mode != "ode"
+        seeds = self.seeds or tuple(range(self.n_samples or SAMPLES))
+        return replace(
+            self,
+            mode=None,
+            n_samples=len(seeds),
+            seeds=seeds,
+            solver=solver,
+            solver_arguments=arguments,
+            steps=self.steps or kind.default_steps,
+            t_end=dynamics.default_t_end if self.t_end is None else self.t_end,
+            denoise_last=kind.denoise_last if self.denoise_last is None else self.denoise_last,
+            clip_x0=kind.clips and spec.is_image if self.clip_x0 is None else self.clip_x0,
+            device=device,
+        )
+
+    @property
+    def folder_name(self) -> str:
+        """``{mode}{steps}`` for the published samplers, ``{solver}-{steps}`` for others."""
+        modes = {solver: mode for mode, solver in MODES.items()}
+        return f"{modes[self.solver]}{self.steps}" if self.solver in modes else f"{self.solver}-{self.steps}"
+
+    def identity(self, made_from: Mapping[str, Any]) -> dict[str, Any]:
+        """What tells these samples from others: every field that differs from its default, but those of runtime.
+
+        Args:
+            made_from: what the network is made from: the SHA-256 of its weights, ..
+        """
+        found, of_runtime = dict(made_from), marked(type(self), RUNTIME)
+        for f in fields(self):
+            value = getattr(self, f.name)
+            default = f.default_factory() if f.default_factory is not MISSING else f.default
+            if f.name not in of_runtime and value != default:
+                found[f.name] = value
+        plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+        return plain
+
+
+@dataclass(frozen=True)
+class GenerateOrder:
+    """A command line of generate.py.
+
+    Attributes:
+        opening: which weights.
+        sample: how samples are drawn.
+        claims: what published command lines repeat of the run, which must agree with it.
+        describe: gives the configuration of a folder of the published code from the flags that were given.
+        describing: flags that only such a folder takes and that were given.
+    """
+
+    opening: Opening
+    sample: SampleConfig
+    claims: Mapping[str, Any]
+    describe: Callable[[RunFolder], RunConfig]
+    describing: tuple[str, ...]
+
+
+def solver_member(name: str) -> Member:
+    """A solver and its flags."""
+    return Member(name, SOLVERS[name], "solver", skip=frozenset({OF_MODE, *(f.name for f in fields(SampleConfig))}))
+
+
+def guidance_member(name: str) -> Member:
+    """A denoiser wrapper and its flags."""
+    skip = GIVEN_TO_WRAPPERS | {f.name for f in fields(SampleConfig)}
+    return Member(name, GUIDANCE[name], "guidance", skip=frozenset(skip))
+
+
+def solver_of(seen: Mapping[str, str]) -> Member:
+    """The solver that a command line names, by --solver or --mode; without a name if none, or an unknown one."""
+    name = seen.get("solver") or MODES.get(seen.get("mode", ""), "")
+    return solver_member(name) if name in SOLVERS else replace(solver_member(next(iter(SOLVERS))), name="")
+
+
+def guidance_of(seen: Mapping[str, str]) -> Member:
+    """The wrapper that a command line names; the flags of the first one are known without."""
+    name = seen.get("guidance", next(iter(GUIDANCE)))
+    return guidance_member(name) if name in GUIDANCE else replace(guidance_member(next(iter(GUIDANCE))), name="")
+
+
+def sample_config(values: Mapping[str, Any], solver: Member, wrapper: Member) -> SampleConfig:
+    """How samples are drawn.
+
+    Args:
+        values: flags that were given.
+        solver: the solver that was named, if it has a name.
+        wrapper: the wrapper whose flags are known; it is taken if it was named, or a flag of it is not at its default.
+
+    Raises:
+        Refusal: for arguments of the solver without effect.
+    """
+    of_solver, of_wrapper = solver.given(values), wrapper.given(values)
+    if solver.name:
+        SOLVERS[solver.name].refuse_idle(of_solver)
+    plain = {flag.argument: flag.default for flag in wrapper.flags}
+    wanted = "guidance" in values or any(value != plain[name] for name, value in of_wrapper.items())
+    config: SampleConfig = section(SampleConfig, values)
+    return replace(
+        config,
+        guidance=wrapper.name if wanted else None,
+        solver_arguments=of_solver,
+        guidance_arguments=of_wrapper if wanted else {},
+    )

@@ -1,0 +1,152 @@
+"""From a command line of generate.py to what samples are drawn with: the run, its prior, its denoiser with wrappers."""
+
+import inspect
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from common.config.build import check_device
+from common.config.flags import flag_name
+from common.config.plugins import resolve_class
+from common.config.schema import Chosen, RunConfig
+from common.config.stored import CONFIG, to_json
+from common.denoiser import Clipped
+from common.dynamics import Prior
+from common.files import sha256, write_json
+from common.generation.blocks import Job
+from common.generation.config import GenerateOrder, Opening, SampleConfig
+from common.guidance import GUIDANCE
+from common.refusal import Refusal
+from common.runs import Run, RunFolder, SampleFolder, find, load_folder
+from common.runs.pretrained import PRETRAINED, fetch
+from common.samplers import GRIDS, SOLVERS, path_of
+
+
+def open_run(opening: Opening, describe: Callable[[RunFolder], RunConfig], describing: tuple[str, ...]) -> Run:
+    """The run of --run_id or --pretrained.
+
+    Args:
+        opening: which weights.
+        describe: gives the configuration of a folder of the published code.
+        describing: flags that were given and that only such a folder takes.
+
+    Raises:
+        Refusal: if it cannot be found, fetched or read.
+    """
+    version = opening.version
+    if opening.pretrained:
+        folder, version = fetch(opening.pretrained, opening.output_dir), PRETRAINED[opening.pretrained].version
+    else:
+        folder = find(str(opening.run_id), opening.output_dir)
+    if describing and not folder.is_released:
+        raise Refusal(f"is for folders of the published code; {folder.name} has its own {CONFIG}", describing[0])
+    return load_folder(
+        folder,
+        version or folder.newest_version(),
+        averaged=opening.use_ema,
+        decay=opening.ema_decay,
+        config=describe(folder) if folder.is_released else None,
+    )
+
+
+def class_of(chosen: Chosen) -> type:
+    """The class that a configuration names."""
+    return resolve_class(chosen.path, object)
+
+
+def check_claims(run: Run, claims: dict[str, Any]) -> None:
+    """Published command lines repeat what the run knows: it must agree.
+
+    Raises:
+        Refusal: naming the flag that does not.
+    """
+    known = run.config.flags(class_of)
+    for flag, value in claims.items():
+        if known.get(flag) != value:
+            raise Refusal(f"{value} contradicts the run {run.folder.name}, which has {known.get(flag)}", flag)
+
+
+def open_job(order: GenerateOrder) -> tuple[Run, Job]:
+    """The run, and what a block of its samples is made with.
+
+    Raises:
+        Refusal: for whatever does not fit together.
+    """
+    device = check_device(order.sample.device)
+    run = open_run(order.opening, order.describe, order.describing)
+    check_claims(run, dict(order.claims))
+    choose_prior(run, order.sample.prior)
+    published = run.folder.is_released
+    config = order.sample.settled(run.dynamics, run.data, published=published, device=device.type)
+    denoiser = wrapped(run, config).to(device)
+    path = path_of(SOLVERS[str(config.solver)], run.dynamics.to(device))
+    solver = partial(SOLVERS[str(config.solver)], **config.solver_arguments)
+    solver().check(path)
+    job = Job(path, denoiser, run.data, solver, GRIDS[config.grid] if config.grid else None, config)
+    job.check()
+    return run, job
+
+
+def choose_prior(run: Run, prior: str | None) -> None:
+    """Start sampling as the run does, or as published.
+
+    Raises:
+        Refusal: for the data's moments, of a run that does not know them.
+    """
+    if prior == "data" and not run.dynamics.prior.variance.any():
+        raise Refusal(
+            f"data: {run.folder.name} was trained with --prior zero: it does not know its data's mean", "prior"
+        )
+    if prior == "zero":
+        run.dynamics.prior = Prior(run.dynamics)
+
+
+def wrapped(run: Run, config: SampleConfig) -> nn.Module:
+    """The run's denoiser with guidance and clipping as asked for; clipping comes last.
+
+    Raises:
+        Refusal: for guidance of a network that was not trained for it.
+    """
+    denoiser: nn.Module = run.denoiser
+    if config.guidance:
+        kind = GUIDANCE[config.guidance]
+        if getattr(kind, "needs_null_labels", False) and not (run.data.num_classes and run.config.recipe.label_dropout):
+            flags = {flag_name(kind, name): value for name, value in config.guidance_arguments.items()}
+            flag, value = next(iter(flags.items()), ("guidance", config.guidance))
+            raise Refusal(
+                f"{value}: {run.folder.name} was trained without --label_dropout, so it knows no sample without a "
+                "label",
+                flag,
+            )
+        given = {"dynamics": run.dynamics, "spec": run.data, "run": run}
+        taken = {name: given[name] for name in inspect.signature(kind).parameters if name in given}
+        denoiser = kind(denoiser, **taken, **config.guidance_arguments)
+    return Clipped(denoiser) if config.clip_x0 else denoiser
+
+
+def made_from(run: Run) -> dict[str, Any]:
+    """What the network is made from: its weights and, if no config.json holds them, its classes and arguments."""
+    found: dict[str, Any] = {"weights": run.weights.name, "sha256": sha256(run.weights)}
+    if run.folder.is_released:
+        whole = to_json(run.config)
+        found |= {"dynamics": whole["dynamics"], "network": whole["network"]}
+    return found
+
+
+def target_folder(run: Run, config: SampleConfig) -> Path:
+    """Where samples go: a folder named after the solver, or a numbered neighbour if that one holds other samples."""
+    wanted = config.identity(made_from(run))
+    base, number = run.folder.generated(run.version), 1
+    while True:
+        folder = base / (config.folder_name if number == 1 else f"{config.folder_name}-{number}")
+        file = SampleFolder(folder).settings
+        if not file.exists():
+            write_json(file, wanted)
+            return folder
+        if json.loads(file.read_text()) == wanted:
+            return folder
+        number += 1

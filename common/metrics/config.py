@@ -1,0 +1,68 @@
+"""What evaluate.py is asked for."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+from common.config.flags import Checked, several
+from common.config.resolve import Member
+from common.metrics import METRICS
+from common.refusal import Refusal
+from common.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Checked):
+    """Which samples, and which figures about them.
+
+    Attributes:
+        run_id: id or folder name of the run, or latest (required)
+        version: version of the weights (default: that of the newest generated data)
+        samples: folder under generated_data/model-{version}, e.g. sde1000 (default: the newest)
+        metrics: metrics separated by commas (default: all)
+        output_dir: folder that holds the runs
+        data_dir: where the data lies now (default: where the run found it)
+    """
+
+    run_id: str | None = None
+    version: str | None = None
+    samples: str | None = None
+    metrics: Annotated[tuple[str, ...] | None, several(str)] = None
+    output_dir: Path = Path("runs")
+    data_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.run_id is None:
+            raise Refusal("is required: the id or folder name of a run, or latest", "run_id")
+        unknown = [name for name in self.metrics or () if name not in METRICS]
+        if unknown:
+            raise Refusal(f"{unknown[0]!r} is unknown; there are {', '.join(METRICS)}", "metrics")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The metrics that are wanted."""
+        return self.metrics or tuple(METRICS)
+
+    def samples_folder(self, run: RunFolder) -> Path:
+        """The folder of samples that was asked for, or the newest.
+
+        Raises:
+            Refusal: if there is none, listing what there is.
+        """
+        folders = run.sample_sets()
+        fitting = [
+            folder
+            for folder in folders
+            if self.version in (None, folder.parent.name.removeprefix("model-")) and self.samples in (None, folder.name)
+        ]
+        if not fitting:
+            known = ", ".join(f"{folder.parent.name}/{folder.name}" for folder in folders) or "none"
+            raise Refusal(
+                f"no such samples in {run.path}; there are: {known}. Draw some with generate.py --run_id {run.name}"
+            )
+        return fitting[-1]
+
+
+def metric_member(name: str) -> Member:
+    """A metric and its flags."""
+    return Member(name, METRICS[name], "metrics", skip=frozenset(f.name for f in fields(EvaluateConfig)))

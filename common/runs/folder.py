@@ -1,0 +1,265 @@
+"""A run folder: every name in it, once, and how a run is found by its id."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config.stored import CONFIG
+from common.refusal import Refusal
+
+PLAIN, AVERAGED = "model", "ema_model"  # kinds of weights; further averages are ema{decay:g}_model
+WEIGHTS = re.compile(r"(model|ema[\d.e-]*_model)-(.+)\.(?:pth|safetensors)")
+FINAL, LATEST = "final", "latest"
+
+
+class RunNotFound(Refusal):
+    """No such run or version; the message lists what there is."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Its name, as ``--run_id`` takes it."""
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        """What the run is."""
+        return self.path / CONFIG
+
+    @property
+    def prior(self) -> Path:
+        """Mean function and spectrum of the data, if sampling starts from those."""
+        return self.path / "prior.safetensors"
+
+    @property
+    def environment(self) -> Path:
+        """Command lines and versions of packages."""
+        return self.path / "environment.txt"
+
+    @property
+    def metrics(self) -> Path:
+        """The log lines."""
+        return self.path / "metrics.csv"
+
+    @property
+    def loss_picture(self) -> Path:
+        """Loss curve, and loss by noise level."""
+        return self.path / "loss.png"
+
+    @property
+    def samples(self) -> Path:
+        """Sample grids drawn while training."""
+        return self.path / "samples"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Whole states of training."""
+        return self.path / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The newest whole state."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def model(self) -> Path:
+        """Kept weights, ``[ema_]model-{version}.pth``."""
+        return self.path / "model"
+
+    def weights(self, kind: str, version: str) -> Path:
+        """One file of weights."""
+        return self.model / f"{kind}-{version}.pth"
+
+    def generated(self, version: str) -> Path:
+        """What was drawn from a version of the weights, one folder per way of drawing."""
+        return self.path / "generated_data" / f"model-{version}"
+
+    def sample_sets(self) -> list[Path]:
+        """All folders of drawn samples, oldest first."""
+        data = self.path.glob("generated_data/model-*/*/data")
+        return [path.parent for path in sorted(data, key=lambda path: path.stat().st_mtime)]
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it has a configuration."""
+        return self.config.is_file()
+
+    @property
+    def is_released(self) -> bool:
+        """Whether it is in the layout of the published code: weights, but no configuration."""
+        return not self.is_ours and bool(self._weight_paths())
+
+    def _weight_paths(self) -> list[Path]:
+        return [path for path in self.model.glob("*model-*") if WEIGHTS.fullmatch(path.name)]
+
+    @property
+    def age(self) -> float:
+        """When it was begun or, for released ones, last written; seconds since the epoch."""
+        files = [self.config] if self.is_ours else self._weight_paths()
+        return max(file.stat().st_mtime for file in files)
+
+    def weight_files(self) -> dict[str, dict[str, Path]]:
+        """Files of weights by version and kind, versions in the order they were written.
+
+        A kind is ``model``, ``ema_model`` or, for further averages, ``ema{decay:g}_model``; an exported .safetensors
+        counts if there is no .pth.
+        """
+        files: dict[str, dict[str, Path]] = {}
+        for path in sorted(self._weight_paths(), key=lambda path: (path.suffix != ".pth", path.stat().st_mtime)):
+            match = WEIGHTS.fullmatch(path.name)
+            assert match  # that is how they were chosen
+            files.setdefault(match[2], {}).setdefault(match[1], path)
+        return files
+
+    def versions(self) -> list[str]:
+        """Versions of the kept weights, in the order they were written."""
+        return list(self.weight_files())
+
+    def newest_version(self) -> str:
+        """``final`` if it is there, else the version written last; ``final`` too if there is none."""
+        versions = self.versions()
+        return FINAL if FINAL in versions or not versions else versions[-1]
+
+    def choose_weights(
+        self, version: str, averaged: bool | None, decay: float | None, decays: tuple[float, ...]
+    ) -> tuple[bool, Path]:
+        """Whether averaged weights are to be used, and the file.
+
+        Args:
+            version: version of the weights.
+            averaged: use averaged weights; None takes them if they are there.
+            decay: decay of the average to use; None takes the main one.
+            decays: decays of the averages that the run was to keep, the main one first.
+
+        Raises:
+            RunNotFound: for what is not there, listing what there is.
+            Refusal: for a decay together with ``averaged=False``.
+        """
+        there = self.weight_files()
+        if version not in there:
+            known = ", ".join(there) or "none yet (training has not reached its first version)"
+            raise RunNotFound(f"{version}: not in {self.model}. Versions there: {known}", "version")
+        files = there[version]
+        if decay is not None:
+            if averaged is False:
+                raise Refusal(f"{decay:g} asks for averaged weights, --use_ema False for the others", "ema_decay")
+            kinds = [AVERAGED, *(f"ema{further}_model" for further in decays[1:])]
+            kept = {kept: files[kind] for kept, kind in zip(decays, kinds, strict=False) if kind in files}
+            if decay not in kept:
+                known = ", ".join(f"{kept:g}" for kept in kept) or "none"
+                raise RunNotFound(
+                    f"{decay:g}: no such average of version {version}. Decays there: {known}", "ema_decay"
+                )
+            return True, kept[decay]
+        use = AVERAGED in files if averaged is None else averaged
+        kind = AVERAGED if use else PLAIN
+        if kind not in files:
+            known = ", ".join(file.name for file in files.values())
+            raise RunNotFound(f"{use}: {self.weights(kind, version)} is missing; this version has {known}", "use_ema")
+        return use, files[kind]
+
+
+@dataclass(frozen=True)
+class SampleFolder:
+    """One set of drawn samples: arrays in blocks, what they were drawn with, and what is looked at.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """What the samples were drawn with."""
+        return self.path / "settings.json"
+
+    @property
+    def figures(self) -> Path:
+        """Figures about them."""
+        return self.path / "metrics.json"
+
+    @property
+    def grid(self) -> Path:
+        """The first of them as a picture."""
+        return self.path / "grid.png"
+
+    @property
+    def trajectory(self) -> Path:
+        """How the first of them came out of the noise."""
+        return self.path / "trajectory.png"
+
+    @property
+    def audio(self) -> Path:
+        """Sounds as .wav files."""
+        return self.path / "audio"
+
+    @property
+    def data(self) -> Path:
+        """Arrays, one per block."""
+        return self.path / "data"
+
+    def block(self, start: int) -> Path:
+        """The array of the block that begins with a sample's index."""
+        return self.data / f"data_{start:06d}.npy"
+
+    def labels_of(self, block: Path) -> Path:
+        """The labels of a block."""
+        return self.path / "label" / block.name.replace("data_", "label_")
+
+    @staticmethod
+    def start_of(block: Path) -> int:
+        """Index of the first sample of a block."""
+        return int(block.stem.removeprefix("data_"))
+
+    def blocks(self) -> list[Path]:
+        """The arrays that are there, in order of index."""
+        return sorted(self.data.glob("data_*.npy"), key=self.start_of)
+
+
+def run_folders(output_dir: Path) -> list[RunFolder]:
+    """Run folders under a directory, oldest first; released ones also one level deeper (people unzip by hand)."""
+    visible = [RunFolder(path) for path in output_dir.glob("*") if not path.name.startswith(".")]  # being unpacked
+    found = [folder for folder in visible if folder.is_ours or folder.is_released]
+    rest = [folder for folder in visible if folder not in found]
+    deeper = [RunFolder(path.parent) for folder in rest for path in folder.path.glob("*/model")]
+    return sorted([*found, *(folder for folder in deeper if folder.is_released)], key=lambda folder: folder.age)
+
+
+def find(run_id: str, output_dir: Path, flag: str = "run_id") -> RunFolder:
+    """The folder of a run: by id, by folder name, or ``latest``.
+
+    Args:
+        run_id: what to look for.
+        output_dir: folder that holds the runs.
+        flag: the flag a message names.
+
+    Raises:
+        RunNotFound: with the runs there are.
+    """
+    folders = {folder.path.relative_to(output_dir).as_posix(): folder for folder in run_folders(output_dir)}
+    if Path(run_id).resolve().parent == output_dir.resolve():  # a path, as a shell completes it
+        run_id = Path(run_id).name
+    if run_id == LATEST and folders:
+        return [*folders.values()][-1]
+    matches = (
+        [name for name in folders if name == run_id]
+        or [name for name, folder in folders.items() if folder.name == run_id]
+        or [name for name, folder in folders.items() if run_id and folder.name.startswith(f"{run_id}_")]
+    )
+    if len(matches) == 1:
+        return folders[matches[0]]
+    if matches:
+        raise RunNotFound(f"{run_id} fits several runs: {', '.join(matches)}. Give the whole name of one.", flag)
+    known = ", ".join(folders) or "none"
+    raise RunNotFound(f"{run_id}: no such run under {output_dir}. Runs there: {known}", flag)

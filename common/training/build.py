@@ -1,0 +1,125 @@
+"""From a run's configuration to what trains it: module, data module, trainer."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from common.config.build import build_denoiser, build_dynamics
+from common.config.schema import RunConfig
+from common.config.stored import read_config
+from common.data.module import DataModule
+from common.data.source import DataSet
+from common.refusal import Refusal
+from common.runs import RunFolder, RunNotFound, find, load_weights
+from common.samplers import default_solver
+from common.training.callbacks import SampleGrid
+from common.training.csv_log import CsvLog
+from common.training.module import DiffusionModule
+from common.training.trainer import make_trainer
+
+RELEASED_PREDICTION = "eps"  # of the published code's networks
+
+
+def build_module(config: RunConfig, weights: Path | None, prior: dict[str, Tensor] | None) -> DiffusionModule:
+    """The network with its training recipe.
+
+    Args:
+        config: what the run is.
+        weights: a file of weights to start from.
+        prior: mean function and spectrum of the data, if sampling starts from those.
+
+    Raises:
+        Refusal: if parts do not fit together, or the weights do not fit the network.
+    """
+    torch.manual_seed(config.recipe.seed)
+    denoiser = build_denoiser(config, prior)
+    if weights is not None:
+        load_weights(denoiser.backbone, weights)
+    module = DiffusionModule(denoiser, config.recipe)
+    if config.hardware.compile:
+        module.network.compile()  # in place: names in checkpoints stay those of the plain network
+    return module
+
+
+def build_data(config: RunConfig, dataset: DataSet) -> DataModule:
+    """The batches of a run.
+
+    Raises:
+        Refusal: if samples that are no images shall be mirrored.
+    """
+    data = config.data
+    if data.flip and not dataset.spec.is_image:
+        raise Refusal(f"True mirrors images; --data_name {data.data_name} holds 1-D functions", "flip")
+    return DataModule(
+        dataset,
+        batch_size=config.recipe.batch_size,
+        seed=config.recipe.seed,
+        flip=data.flip,
+        val_samples=data.val_samples,
+        num_workers=data.num_workers,
+    )
+
+
+def with_prior(config: RunConfig, dataset: DataSet, file: str) -> tuple[RunConfig, dict[str, Tensor] | None]:
+    """Put what sampling starts from into the configuration: numbers, or the name of the file the functions go to.
+
+    Args:
+        config: what the run is.
+        dataset: what to learn from.
+        file: that name.
+
+    Returns:
+        The configuration, and mean function and spectrum if the dynamics has modes, else None.
+    """
+    if config.model.prior != "data":
+        return config, None
+    basis = build_dynamics(config).basis
+    if basis.modes:
+        functions = dict(zip(("mean", "variance"), dataset.spectral_statistics(basis), strict=True))
+        return replace(config, prior_values={"file": file}), functions
+    mean, variance = dataset.statistics()
+    return replace(config, prior_values={"mean": mean, "variance": variance}), None
+
+
+def initial_weights(config: RunConfig) -> Path | None:
+    """The file that --init_from names: a file itself, or the newest weights of a run, averaged if it has those.
+
+    Raises:
+        Refusal: if there is none, or a run's network predicts something else.
+    """
+    source = config.recipe.init_from
+    if source is None or Path(source).is_file():
+        return None if source is None else Path(source).resolve()
+    folder = find(source, config.keeping.output_dir, flag="init_from")
+    learnt = RELEASED_PREDICTION if folder.is_released else read_config(folder.path).model.prediction
+    wanted = config.model.prediction
+    if wanted != learnt and (wanted, learnt) != ("auto", RELEASED_PREDICTION):
+        raise Refusal(f"{source}: its network predicts {learnt}; add --prediction {learnt}", "init_from")
+    if not folder.versions():
+        raise RunNotFound(f"{source}: {folder.model} holds no weights yet", "init_from")
+    return folder.choose_weights(folder.newest_version(), averaged=None, decay=None, decays=())[1].resolve()
+
+
+def build_trainer(
+    config: RunConfig,
+    folder: RunFolder,
+    device: torch.device,
+    module: DiffusionModule,
+    resume_step: int,
+    deadline: float | None,
+) -> pl.Trainer:
+    """Lightning's trainer for the run folder; writes nothing yet.
+
+    Raises:
+        Refusal: for hardware that is not there.
+    """
+    grids = SampleGrid(folder.samples, config.sample, solver=default_solver(module.dynamics))
+    log = CsvLog(folder.metrics, resume_step)
+    try:
+        return make_trainer(folder, log, config, device=device, deadline=deadline, callbacks=[grids])
+    except MisconfigurationException as error:
+        raise Refusal(str(error)) from error

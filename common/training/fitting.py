@@ -1,0 +1,168 @@
+"""Training, from a command line's order to weights."""
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from common.config.build import check_device, load_data
+from common.config.parser import redacted
+from common.config.resolve import fit_to_data
+from common.config.schema import Keeping, RunConfig
+from common.config.stored import to_json, write_config
+from common.data import DataUnavailable
+from common.data.module import DataModule
+from common.data.source import DataSet
+from common.files import save_safetensors
+from common.refusal import Refusal
+from common.runs import RunFolder, read_prior
+from common.runs.folder import FINAL
+from common.training.build import build_data, build_module, build_trainer, initial_weights, with_prior
+from common.training.callbacks import Stopped, write_weights
+from common.training.loggers import close_loggers, make_loggers
+from common.training.module import DiffusionModule, NonFiniteLoss
+from common.training.resume import TrainOrder, check_same_data, checkpoint_step, class_of, plan
+from common.training.session import PROGRAM, complain, hide_key, is_first_process, note_environment, say, set_tf32
+
+
+def train(order: TrainOrder) -> int:
+    """Do what a command line of train.py asks for; returns the exit code.
+
+    Raises:
+        Refusal: for whatever a user can mend.
+    """
+    started = time.monotonic()
+    hide_key(order.command.wb_key)
+    found = plan(order)
+    config, folder, checkpoint = found.config, found.folder, found.checkpoint
+    device = check_device(config.hardware.device)
+    if config.hardware.precision == "16-mixed" and device.type == "cpu":
+        raise Refusal("16-mixed needs CUDA; on a CPU use --precision bf16-mixed or 32-true", "precision")
+    set_tf32(device, config.hardware.tf32)
+    dataset = load_data(config.data)
+    fitted = fit_to_data(config, dataset.spec, class_of(config.dynamics), class_of(config.network))
+    if found.is_new:
+        config, prior = with_prior(fitted, dataset, folder.prior.name)
+    else:  # what it is made of stays as it was, also if defaults have changed since
+        check_same_data(config.sample, fitted.sample, folder)
+        config, prior = _stored_prior(config, folder, dataset)
+    weights = None
+    if config.recipe.init_from is not None and checkpoint is None and is_first_process():
+        weights = initial_weights(config)  # DDP gives the other processes the same ones
+        config = replace(config, recipe=replace(config.recipe, init_from=str(weights)))
+    module, data = build_module(config, weights, prior), build_data(config, dataset)
+    config = replace(config, model=replace(config.model, prediction=module.prediction))
+    resume_step = checkpoint_step(checkpoint, module.state_dict()) if checkpoint else 0
+    introduce(config, module, device)
+    if order.command.dry_run:
+        return dry_run(module, data, device)
+
+    say(f"run       {folder.path}" + (f", resumed from {checkpoint}" if checkpoint else ""))
+    if checkpoint and resume_step >= config.recipe.train_steps:
+        say(f"already finished at step {resume_step}")
+        return keep_final_weights(module, checkpoint, folder)
+    deadline = None if order.command.max_time is None else started + order.command.max_time
+    trainer = build_trainer(config, folder, device, module, resume_step, deadline)
+    if data.val_samples < trainer.world_size:
+        raise Refusal(
+            f"leaves {data.val_samples} held-out samples for {trainer.world_size} processes, and each needs one: give "
+            "more, or lower --devices",
+            "val_samples",
+        )
+    loggers = make_loggers(
+        config.keeping.logger,
+        folder.path,
+        run_name=folder.name,
+        config=to_json(config),
+        project=config.keeping.wb_project,
+    )
+    trainer.loggers += loggers
+    code = 1
+    try:
+        if is_first_process():
+            if prior and not folder.prior.exists():
+                save_safetensors(folder.prior, prior, {"format": "pt"})
+            if not folder.is_ours:
+                write_config(folder.path, config)
+            note_environment(folder.environment, [PROGRAM, *redacted(order.words)])
+        code = fit(trainer, module, data, checkpoint, folder, order.command.plugin)
+    finally:
+        close_loggers(loggers, code)
+    return code
+
+
+def _stored_prior(config: RunConfig, folder: RunFolder, dataset: DataSet) -> tuple[RunConfig, dict[str, Tensor] | None]:
+    """What a run that goes on starts sampling from; a file of it that was lost is made again."""
+    names_file = dict(config.prior_values) == {"file": folder.prior.name}
+    if names_file and not folder.prior.is_file():
+        return with_prior(config, dataset, folder.prior.name)
+    return config, read_prior(folder, config)
+
+
+def introduce(config: RunConfig, module: DiffusionModule, device: torch.device) -> None:
+    """Say what is trained."""
+    recipe, spec = config.recipe, config.sample
+    batch = recipe.batch_size * recipe.accumulate_grad_batches
+    say(f"dynamics  {module.dynamics}, {module.prediction}-prediction")
+    say(f"network   {config.network.name}, {module.parameter_count:,} parameters, on {device}")
+    say(f"data      {config.data.data_name}, {spec.samples:,} samples of {'x'.join(map(str, spec.shape))}")
+    say(f"training  {recipe.train_steps:,} steps of {batch} samples per device")
+    for name, steps in (("warmup_steps", recipe.warmup_steps), ("time_warmup", recipe.time_warmup)):
+        if steps >= recipe.train_steps:
+            say(f"note      --{name} {steps:,} is not over when training ends; lower it, or train longer")
+
+
+def keep_final_weights(module: DiffusionModule, checkpoint: Path, folder: RunFolder) -> int:
+    """Write the final weights of a run that was cut off between its last checkpoint and them; returns the exit code."""
+    if FINAL not in folder.versions() and is_first_process():
+        module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+        write_weights(folder.model, module, FINAL)
+        say(f"weights   {folder.model}")
+    return 0
+
+
+def dry_run(module: DiffusionModule, data: DataModule, device: torch.device) -> int:
+    """One forward and backward pass on one batch; nothing is written."""
+    module.to(device)
+    x0, labels, _ = data.transfer_batch_to_device(next(iter(data.val_dataloader())), device, 0)
+    t = module.times(torch.linspace(0, 1, len(x0), dtype=torch.float64, device=device))
+    loss = module.errors(module.denoiser, x0, t, torch.randn_like(x0), labels).mean()
+    loss.backward()
+    say(f"dry run   one step on {len(x0)} samples, loss {loss.item():.4f}; nothing written")
+    return 0
+
+
+def fit(
+    trainer: pl.Trainer,
+    module: DiffusionModule,
+    data: DataModule,
+    checkpoint: Path | None,
+    folder: RunFolder,
+    plugins: Sequence[str],
+) -> int:
+    """Train to the end, or to a signal; returns the exit code."""
+    output_dir = folder.path.parent
+    plugin = ["--plugin", ",".join(plugins)] if plugins else []
+    again = shlex.join(["python", PROGRAM, "--resume", folder.name, "--output_dir", str(output_dir), *plugin])
+    elsewhere = [] if output_dir == Keeping.output_dir else ["--output_dir", str(output_dir)]
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except Stopped as stop:
+        say(f"{stop}\ngo on with: {again}")
+        return 0 if stop.planned else 130
+    except NonFiniteLoss as error:
+        last = folder.last_checkpoint
+        good = f"last good checkpoint: {last}" if last.exists() else "no checkpoint was written yet"
+        complain(f"{error}; {good}")
+        return 1
+    except DataUnavailable as error:
+        complain(f"{error.line({name: name for name in (error.argument,) if name})}; go on with: {again}")
+        return 2
+    say(f"weights   {folder.model}\npictures  {folder.loss_picture}, {folder.samples}")
+    say(f"next      {shlex.join(['python', 'generate.py', '--run_id', folder.name, *elsewhere, *plugin])}")
+    return 0

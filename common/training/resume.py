@@ -1,0 +1,230 @@
+"""Which run a command line of train.py starts or goes on with, and what may change when it goes on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+
+from common.config.flags import Alone, Checked, duration, several
+from common.config.plugins import resolve_class
+from common.config.resolve import section
+from common.config.schema import FREE_FLAGS, SECTIONS, Chosen, Keeping, RunConfig
+from common.config.stored import CONFIG, read_config
+from common.data.spec import DataSpec
+from common.files import UNREADABLE
+from common.refusal import Refusal
+from common.runs.folder import RunFolder, find
+from common.training.session import fresh_id, is_first_process
+
+AUTO = "auto"
+WHOLE = ("optimizer_states", "lr_schedulers", "loops")  # what a checkpoint of training holds beside the weights
+
+
+@dataclass(frozen=True)
+class Command(Checked):
+    """What train.py is asked to do, beside what a run is.
+
+    Attributes:
+        preset: values for the flags below; a flag that is given wins
+        list_presets: print the presets and their values, and exit
+        dry_run: build everything, take one step, and write nothing
+        resume: go on with a run: its id or a checkpoint; auto takes --wb_id, and starts afresh if there is nothing
+        max_time: stop, resumably, so long after the start: 90s, 30m, 3.5h, 23:50:00 (default: never)
+        wb_key: key of Weights & Biases; implies --logger wandb (default: $WANDB_API_KEY)
+        plugin: own module (name or .py file) that adds to the registers; see docs/extending.md (default: none)
+    """
+
+    preset: str | None = None
+    list_presets: bool = False
+    dry_run: bool = False
+    resume: Annotated[str | None, Alone(AUTO)] = None
+    max_time: Annotated[float | None, duration] = None
+    wb_key: str | None = None
+    plugin: Annotated[tuple[str, ...], several(str)] = ()
+
+    @property
+    def starts(self) -> bool:
+        """Whether the flags describe a run; otherwise they name one."""
+        return self.resume in (None, AUTO)
+
+
+@dataclass(frozen=True)
+class TrainOrder:
+    """A command line of train.py.
+
+    Attributes:
+        command: what to do.
+        config: the run it describes, before its data is known; None if it names a run to resume.
+        given: flags of a run that were given, those of a preset among them.
+        words: the command line.
+    """
+
+    command: Command
+    config: RunConfig | None
+    given: Mapping[str, Any]
+    words: tuple[str, ...]
+
+    @property
+    def output_dir(self) -> Path:
+        """The folder of runs."""
+        folder: Path = section(Keeping, self.given).output_dir
+        return folder
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that is started or gone on with.
+
+    Attributes:
+        config: what it is; before its data is known, if it is started.
+        folder: where it is kept.
+        checkpoint: the state to go on from; None starts afresh.
+        is_new: whether the folder holds no configuration yet.
+    """
+
+    config: RunConfig
+    folder: RunFolder
+    checkpoint: Path | None
+    is_new: bool
+
+
+def plan(order: TrainOrder) -> Plan:
+    """The run that a command line asks for.
+
+    Raises:
+        Refusal: for a run that exists already, cannot be found, or is contradicted by a flag.
+    """
+    command, output_dir = order.command, order.output_dir
+    if output_dir.exists() and not output_dir.is_dir():
+        raise Refusal(f"{output_dir} is a file, not a folder", "output_dir")
+    if order.config is None:
+        return _named(order, str(command.resume), output_dir)
+    wb_id = order.config.keeping.wb_id
+    if command.resume == AUTO and wb_id is None:
+        raise Refusal("auto needs --wb_id, the id it looks for; or name a run: --resume ID", "resume")
+    config = order.config.named(wb_id or fresh_id(), output_dir)
+    folder = RunFolder(output_dir / config.folder_name)
+    exists = wb_id is not None and folder.is_ours
+    if exists and command.resume is None and not command.dry_run and is_first_process():
+        raise Refusal(f"{wb_id}: {folder.path} exists; add --resume auto or take another id", "wb_id")
+    if command.resume is None or not exists or command.dry_run:
+        return Plan(config, folder, None, True)
+    return _go_on(order, folder, folder.last_checkpoint)
+
+
+def _named(order: TrainOrder, name: str, output_dir: Path) -> Plan:
+    """The run or checkpoint that --resume names."""
+    if Path(name).suffix != ".ckpt":
+        folder = find(name, output_dir, flag="resume")
+        return _go_on(order, folder, folder.last_checkpoint)
+    checkpoint = Path(name).resolve()
+    folder = RunFolder(checkpoint.parent.parent)
+    if not checkpoint.exists():
+        raise Refusal(f"{name}: no such file", "resume")
+    if not folder.is_ours:
+        raise Refusal(f"{name}: {folder.path} is no run folder ({CONFIG} is missing)", "resume")
+    return _go_on(order, folder, checkpoint)
+
+
+def _go_on(order: TrainOrder, folder: RunFolder, checkpoint: Path) -> Plan:
+    config = resumed(order.given, folder)
+    return Plan(config, folder, checkpoint if checkpoint.exists() else None, False)
+
+
+def class_of(chosen: Chosen) -> type:
+    """The class that a configuration names."""
+    return resolve_class(chosen.path, object)
+
+
+def resumed(given: Mapping[str, Any], folder: RunFolder) -> RunConfig:
+    """The stored configuration of a run, with those given flags that may change.
+
+    Raises:
+        Refusal: if a given flag differs and may not.
+    """
+    if folder.is_released:
+        raise Refusal(
+            f"{folder.name} holds weights only and cannot go on; start from them with --init_from {folder.name}",
+            "resume",
+        )
+    config = read_config(folder.path)
+    known = config.flags(class_of)
+    for name, value in given.items():
+        if name in FREE_FLAGS or value == AUTO:
+            continue
+        found = known.get(name)
+        if plain(found) != plain(value):
+            longer = "; to train longer, start a new run with --init_from" if name == "train_steps" else ""
+            raise Refusal(
+                f"{shown(value)} contradicts the run {folder.name}, which has {shown(found)}; leave it out{longer}",
+                name,
+            )
+    changed = {
+        name: replace(
+            getattr(config, name),
+            **{f.name: given[f.name] for f in fields(kind) if f.name in given and f.name in FREE_FLAGS},
+        )
+        for name, kind in SECTIONS.items()
+    }
+    return replace(config, **changed).named(str(config.keeping.wb_id), folder.path.parent)
+
+
+def plain(value: Any) -> Any:
+    """A value as flags and config.json have it in common."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def shown(value: Any) -> str:
+    """A value as it is written on a command line."""
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def check_same_data(stored: DataSpec, found: DataSpec, folder: RunFolder) -> None:
+    """Refuse to go on with other data: labels would mean something else, samples would have another scale.
+
+    Args:
+        stored: what the run has learned from; classes of earlier versions have numbers instead of names.
+        found: what is there now.
+        folder: the run folder.
+
+    Raises:
+        Refusal: naming what differs.
+    """
+    for f in fields(DataSpec):
+        before, now = getattr(stored, f.name), getattr(found, f.name)
+        same = now is not None and found.names_classes_like(stored) if f.name == "classes" else before == now
+        if before is not None and not same:
+            raise Refusal(
+                f"does not hold what {folder.name} was trained on: {f.name} is {now}, was {before}", "data_dir"
+            )
+
+
+def checkpoint_step(checkpoint: Path, expected: Mapping[str, torch.Tensor]) -> int:
+    """The step a checkpoint was taken at.
+
+    Args:
+        checkpoint: the file.
+        expected: state dict of the module that goes on.
+
+    Raises:
+        Refusal: if it is no checkpoint of this network by this program.
+    """
+    try:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        step, state = int(saved["global_step"]), saved["state_dict"]
+        found = {name: tuple(value.shape) for name, value in state.items()}
+        whole = all(part in saved for part in WHOLE)
+    except (*UNREADABLE, IndexError) as error:
+        raise Refusal(
+            f"{checkpoint} is no readable checkpoint of train.py (truncated or foreign); "
+            f"try another of {checkpoint.parent}",
+            "resume",
+        ) from error
+    shapes = {name: tuple(value.shape) for name, value in expected.items()}
+    wrong = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
+    if wrong or not whole:
+        detail = f"{wrong[0]} is {found.get(wrong[0])}, expected {shapes.get(wrong[0])}" if wrong else "parts missing"
+        raise Refusal(f"{checkpoint} does not fit this run: {detail}", "resume")
+    return step
