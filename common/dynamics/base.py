@@ -102,6 +102,7 @@ class LinearDynamics(nn.Module, ABC):
         default_t_end: where sampling ends unless one says otherwise.
         default_time_sampling: law of training times that suits the process.
         default_prediction: what a network predicts by default; None is eps, or x0 if the scale vanishes at T.
+        default_grid: time grid of solvers that take Euler steps, a name of ``GRIDS``: uniform if time is a schedule.
         default_ema_decay: decay of the averaged weights.
         default_prior: start of sampling, ``zero`` as published or ``data``.
         run_label: last part of a run folder's name; arguments of the class, ``dynamics`` and ``model`` fill it in.
@@ -115,6 +116,7 @@ class LinearDynamics(nn.Module, ABC):
     default_t_end: ClassVar[float] = 1e-3
     default_time_sampling: ClassVar[str] = "uniform"
     default_prediction: ClassVar[str | None] = None
+    default_grid: ClassVar[str] = "uniform"
     default_ema_decay: ClassVar[float] = 0.9999
     default_prior: ClassVar[str] = "zero"
     run_label: ClassVar[str] = "{dynamics}_{model}"

@@ -18,7 +18,7 @@ from common.dynamics import LinearDynamics
 from common.refusal import Refusal
 from common.samplers.base import Posterior, Solver
 from common.samplers.exponential import BLOCK
-from common.samplers.grids import Grid, uniform
+from common.samplers.grids import GRIDS, Grid
 
 
 def symmetric_root(cov: Tensor) -> Tensor:
@@ -359,8 +359,8 @@ class PredictorCorrector(Solver):
         return self.corrector.draws + sum(self.predictor.draws(components))
 
     def default_grid(self, dynamics: LinearDynamics) -> Grid:
-        """Uniform in time, as published; log_time serves fine modes better: small times decide them."""
-        return uniform
+        """Uniform in time, as published, or what the dynamics says; log_time serves fine modes better."""
+        return GRIDS[dynamics.default_grid]
 
     def prepare(self, dynamics: LinearDynamics, times: Tensor) -> None:
         """Lay out the predictor's stages."""
