@@ -177,6 +177,11 @@ class LinearDynamics(nn.Module, ABC):
             ("scale", scale, scale.isfinite() & (scale > 0)),
             ("noise level", log_sigma, log_sigma.isfinite()),
         ):
+            if values.shape != (len(inside), *self.basis.modes):
+                raise Refusal(
+                    f"{type(self).__name__}: the {name} of {len(inside)} times must be of shape "
+                    f"{(len(inside), *self.basis.modes)}, got {tuple(values.shape)}"
+                )
             wrong = (~ok).reshape(len(inside), -1)
             if bool(wrong.any()):
                 where = int(wrong.any(1).nonzero()[0])

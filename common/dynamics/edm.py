@@ -12,9 +12,8 @@ from common.refusal import require
 class EDM(ClosedForm):
     """m = 1, sigma = sigma_max t on (0, 1].
 
-    EDM samples from sigma = 80 down to .002, and trains at log-normal levels with its own scalings of the network. Equal
-    steps in t would be equal steps in sigma, the last of 1,000 from .08 to .002 at once: Euler steps are laid in log
-    sigma.
+    EDM samples from sigma = 80 down to .002, and trains at log-normal levels with its own scalings of the network.
+    Euler steps are laid in log sigma: equal steps in t are equal in sigma, the last of 1,000 from .08 to .002 at once.
 
     Args:
         sigma_max: noise level at t = 1, above 0.

@@ -32,6 +32,17 @@ def symmetric_root(cov: Tensor) -> Tensor:
 # -- between two times -------------------------------------------------------------------------------------------------
 
 
+def check_law(dynamics: LinearDynamics, times: Tensor) -> None:
+    """Refuse times (N,), beyond T, at which a dynamics has no law."""
+    known = torch.stack([part.isfinite().reshape(len(times), -1).all(1) for part in dynamics._level(times)]).all(0)
+    if not bool(known.all()):
+        raise Refusal(
+            f"True adds noise again up to t = {float(times[~known][0]):.4g}, where {dynamics} has no law; take "
+            "paper=False, more steps, or a smaller factor",
+            "paper",
+        )
+
+
 class ExactMoves:
     """The forward process between two times of every step, exactly and in either direction.
 
@@ -167,7 +178,10 @@ class Predictor:
         self._first = self.stage(dynamics, t, s, self.stochastic)
         if self.factor:
             again = s + self.factor * (t - s)
-            again = again if self.paper else again.clamp_max(dynamics.horizon)
+            if self.paper:
+                check_law(dynamics, again)
+            else:
+                again = again.clamp_max(dynamics.horizon)
             self._renoise = ExactMoves(dynamics, s, again)
             self._second = self.stage(dynamics, again, s, self.stochastic)
 
