@@ -15,6 +15,7 @@ The law, with M the mean factor and S the covariance (both per mode):
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property, wraps
 from typing import Any, ClassVar
 
@@ -30,6 +31,18 @@ BISECTIONS = 64  # halvings of log t: past double precision for any interval of 
 ADMISSION_TIMES = 9  # at which a law is looked at when a dynamics is made
 LAW_TIMES, LAW_TOLERANCE = 8, 1e-6  # at which two laws are compared, and how closely
 VANISHING_SCALE = 1e-3  # below this share of the data left at T, dividing by the scale amplifies a network's error
+
+
+def then_admit(construct: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that has what it made admitted, unless that of a subclass called it, which goes on."""
+
+    @wraps(construct)
+    def construct_and_admit(self: "LinearDynamics", *args: Any, **arguments: Any) -> None:
+        construct(self, *args, **arguments)
+        if getattr(type(self), construct.__name__) is construct_and_admit:
+            self.admit()
+
+    return construct_and_admit
 
 
 class Moments:
@@ -123,6 +136,7 @@ class LinearDynamics(nn.Module, ABC):
     flag_names: ClassVar[dict[str, str]] = {}
     _place: Tensor
 
+    @then_admit
     def __init__(self) -> None:
         super().__init__()
         self.basis = Pixel()
@@ -150,20 +164,9 @@ class LinearDynamics(nn.Module, ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.admit_when_made()
-
-    @classmethod
-    def admit_when_made(cls) -> None:
-        """Let every object of this very class be admitted once its constructor is through."""
-        construct = cls.__init__
-
-        @wraps(construct)
-        def construct_and_admit(self: LinearDynamics, *args: Any, **arguments: Any) -> None:
-            construct(self, *args, **arguments)
-            if type(self) is cls:
-                self.admit()
-
-        cls.__init__ = construct_and_admit  # type: ignore[method-assign]
+        for name in ("__init__", "__post_init__"):  # the second of dataclasses, whose __init__ is made after this
+            if name in vars(cls):
+                setattr(cls, name, then_admit(vars(cls)[name]))
 
     def admit(self) -> None:
         """Check that the law is a law: scale and noise level are finite, and the scale above 0, from t_min to T.

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,40 @@ def test_the_first_slope_of_a_process_says_nothing():
     code = "import torch; from common.dynamics import Flow; Flow().drift(torch.ones(1).double() / 2)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stderr == ""
+
+
+@dataclass(eq=False, repr=False)
+class Decaying(ClosedForm):
+    """An ordinary dataclass: arguments are fields, and its constructor is made after the class."""
+
+    rate: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def scale(self, t: Tensor) -> Tensor:
+        return 1 - self.rate * t
+
+    def std(self, t: Tensor) -> Tensor:
+        return t
+
+
+@dataclass(eq=False, repr=False)
+class DecayingLater(Decaying):
+    """Another field, and a constructor around that of its base."""
+
+    delay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.rate /= 1 + self.delay
+
+
+def test_an_ordinary_dataclass_is_admitted_once_it_is_whole(monkeypatch):
+    assert Decaying(rate=0.5).drift(torch.ones(1, dtype=torch.float64)).item() == pytest.approx(-1)
+    with pytest.raises(Refusal, match="Decaying: the scale is 0 at t = 1"):
+        Decaying(rate=1.0)
+    admitted = []
+    monkeypatch.setattr(ClosedForm, "admit", lambda self: admitted.append(self.rate))
+    DecayingLater(rate=1.0, delay=1.0)
+    assert admitted == [0.5]
