@@ -15,13 +15,13 @@ The law, with M the mean factor and S the covariance (both per mode):
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from functools import cached_property, wraps
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from common.dynamics.admission import then_admit
 from common.dynamics.basis import Basis, Pixel, apply, times
 from common.dynamics.prior import Prior
 from common.dynamics.propagator import propagate
@@ -31,18 +31,6 @@ BISECTIONS = 64  # halvings of log t: past double precision for any interval of 
 ADMISSION_TIMES = 9  # at which a law is looked at when a dynamics is made
 LAW_TIMES, LAW_TOLERANCE = 8, 1e-6  # at which two laws are compared, and how closely
 VANISHING_SCALE = 1e-3  # below this share of the data left at T, dividing by the scale amplifies a network's error
-
-
-def then_admit(construct: Callable[..., None]) -> Callable[..., None]:
-    """A constructor that has what it made admitted, unless that of a subclass called it, which goes on."""
-
-    @wraps(construct)
-    def construct_and_admit(self: "LinearDynamics", *args: Any, **arguments: Any) -> None:
-        construct(self, *args, **arguments)
-        if getattr(type(self), construct.__name__) is construct_and_admit:
-            self.admit()
-
-    return construct_and_admit
 
 
 class Moments:
