@@ -6,14 +6,13 @@ at the data, so M = m e_x and the network sees v = X - alpha . Y.
 
 import math
 from abc import abstractmethod
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from common.dynamics.classic import LinearBeta, check_range
-from common.dynamics.fields import arguments_from_fields
 from common.dynamics.propagator import propagate
 from common.dynamics.tabulated import Tabulated
 from common.refusal import Refusal, require
@@ -22,7 +21,7 @@ from gfdm.ma_fbm import gamma_grid, optimal_omega
 Marginals = Literal["exact", "paper"]
 
 
-@arguments_from_fields
+@dataclass(eq=False, repr=False)
 class Fractional(Tabulated):
     """Base of FVP and FVE. A member gives mu, g, the variance X starts with, and how omega is normalised.
 
@@ -109,7 +108,7 @@ class Fractional(Tabulated):
         return f"hurst={self.hurst}, num_aug={self.num_aug}, marginals={self.marginals}, normalize={self.normalize}"
 
 
-@arguments_from_fields
+@dataclass(eq=False, repr=False)
 class FVP(Fractional):
     """Fractional variance preserving dynamics: mu = -beta/2, g = sqrt(beta), beta linear; K = 0 is VP.
 
@@ -137,7 +136,7 @@ class FVP(Fractional):
         return 1 / math.sqrt(variance)
 
 
-@arguments_from_fields
+@dataclass(eq=False, repr=False)
 class FVE(Fractional):
     """Fractional variance exploding dynamics: mu = 0, g = sigma_min r^t sqrt(2 log r), r = sigma_max / sigma_min.
 

@@ -15,12 +15,13 @@ The law, with M the mean factor and S the covariance (both per mode):
 
 import math
 from abc import ABC, abstractmethod
-from functools import cached_property, wraps
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from common.dynamics.admission import then_admit
 from common.dynamics.basis import Basis, Pixel, apply, times
 from common.dynamics.prior import Prior
 from common.dynamics.propagator import propagate
@@ -102,6 +103,7 @@ class LinearDynamics(nn.Module, ABC):
         default_t_end: where sampling ends unless one says otherwise.
         default_time_sampling: law of training times that suits the process.
         default_prediction: what a network predicts by default; None is eps, or x0 if the scale vanishes at T.
+        default_grid: time grid of solvers that take Euler steps, a name of ``GRIDS``: uniform if time is a schedule.
         default_ema_decay: decay of the averaged weights.
         default_prior: start of sampling, ``zero`` as published or ``data``.
         run_label: last part of a run folder's name; arguments of the class, ``dynamics`` and ``model`` fill it in.
@@ -115,12 +117,14 @@ class LinearDynamics(nn.Module, ABC):
     default_t_end: ClassVar[float] = 1e-3
     default_time_sampling: ClassVar[str] = "uniform"
     default_prediction: ClassVar[str | None] = None
+    default_grid: ClassVar[str] = "uniform"
     default_ema_decay: ClassVar[float] = 0.9999
     default_prior: ClassVar[str] = "zero"
     run_label: ClassVar[str] = "{dynamics}_{model}"
     flag_names: ClassVar[dict[str, str]] = {}
     _place: Tensor
 
+    @then_admit
     def __init__(self) -> None:
         super().__init__()
         self.basis = Pixel()
@@ -148,20 +152,9 @@ class LinearDynamics(nn.Module, ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.admit_when_made()
-
-    @classmethod
-    def admit_when_made(cls) -> None:
-        """Let every object of this very class be admitted once its constructor is through."""
-        construct = cls.__init__
-
-        @wraps(construct)
-        def construct_and_admit(self: LinearDynamics, *args: Any, **arguments: Any) -> None:
-            construct(self, *args, **arguments)
-            if type(self) is cls:
-                self.admit()
-
-        cls.__init__ = construct_and_admit  # type: ignore[method-assign]
+        for name in ("__init__", "__post_init__"):  # the second of dataclasses, whose __init__ is made after this
+            if name in vars(cls):
+                setattr(cls, name, then_admit(vars(cls)[name]))
 
     def admit(self) -> None:
         """Check that the law is a law: scale and noise level are finite, and the scale above 0, from t_min to T.
@@ -175,6 +168,11 @@ class LinearDynamics(nn.Module, ABC):
             ("scale", scale, scale.isfinite() & (scale > 0)),
             ("noise level", log_sigma, log_sigma.isfinite()),
         ):
+            if values.shape != (len(inside), *self.basis.modes):
+                raise Refusal(
+                    f"{type(self).__name__}: the {name} of {len(inside)} times must be of shape "
+                    f"{(len(inside), *self.basis.modes)}, got {tuple(values.shape)}"
+                )
             wrong = (~ok).reshape(len(inside), -1)
             if bool(wrong.any()):
                 where = int(wrong.any(1).nonzero()[0])

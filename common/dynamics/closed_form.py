@@ -1,11 +1,12 @@
 """One-component dynamics with a law in closed form: two functions of time say it all."""
 
+import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from common.dynamics.base import LinearDynamics
+from common.dynamics.base import ADMISSION_TIMES, LinearDynamics
 from common.refusal import Refusal
 
 # A drift and a diffusion that a member writes are compared with the slopes of its law
@@ -13,6 +14,8 @@ CHECKED = 5  # at so many times between t_min and T,
 STEP = 1e-4  # found from differences over this share of the time (torch.func.jvp takes two seconds when first used),
 AGREEMENT = 1e-5  # and must agree this closely,
 FAINT = -200.0  # unless the log scale is lower: such a mode is gone, and may be cut off
+
+FALL_TOLERANCE = 1e-8  # of log sigma, what rounding leaves of a level that stands still
 
 
 class ClosedForm(LinearDynamics):
@@ -46,11 +49,12 @@ class ClosedForm(LinearDynamics):
 
     def drift(self, t: Tensor) -> Tensor:
         """Drift rate f in dX = f X dt + g dW."""
-        return slope(self.log_scale, t)
+        return slope(self.log_scale, t.clamp_min(self.t_min))
 
     def diffusion(self, t: Tensor) -> Tensor:
         """Diffusion g in dX = f X dt + g dW."""
-        return self.std(t) * (2 * slope(self.noise_level, t)).sqrt()
+        t = t.clamp_min(self.t_min)
+        return self.std(t) * (2 * slope(self.noise_level, t).clamp_min(0)).sqrt()
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -60,12 +64,20 @@ class ClosedForm(LinearDynamics):
         raise TypeError(f"{cls.__name__} must define log_scale and noise_level, or scale and std")
 
     def admit(self) -> None:
-        """As in the base class; a drift or diffusion that a member writes must belong to its law.
+        """As in the base class; sigma must not fall, and a drift or diffusion that is written must belong to the law.
 
         Raises:
-            Refusal: naming the one that does not, and where.
+            Refusal: naming what is wrong, and where.
         """
         super().admit()
+        times = torch.linspace(self.t_min, self.horizon, ADMISSION_TIMES, dtype=torch.float64)
+        falls = (self.noise_level(times).diff(dim=0) < -FALL_TOLERANCE).reshape(ADMISSION_TIMES - 1, -1).any(1)
+        if bool(falls.any()):
+            begin, end = times[int(falls.nonzero()[0]) :][:2].tolist()
+            raise Refusal(
+                f"{type(self).__name__}: the noise level falls between t = {begin:.3g} and {end:.3g}, and no diffusion "
+                "takes noise away. std over scale must grow with t"
+            )
         share = torch.arange(1, CHECKED + 1, dtype=torch.float64) / (CHECKED + 1)
         t = torch.lerp(torch.tensor(self.t_min, dtype=torch.float64), torch.tensor(self.horizon).double(), share)
         alive = self.log_scale(t) > FAINT
@@ -77,13 +89,14 @@ class ClosedForm(LinearDynamics):
             if getattr(type(self), name) is getattr(ClosedForm, name):
                 continue
             written, derived = getattr(self, name)(t), rate()
-            apart = ((written - derived).abs() > AGREEMENT * (derived.abs() + AGREEMENT)) & alive
+            # so written that NaN is apart too
+            apart = ~((written - derived).abs() <= AGREEMENT * (derived.abs() + AGREEMENT)) & alive
             if bool(apart.any()):
-                where = int(apart.reshape(CHECKED, -1).any(1).nonzero()[0])
+                first = tuple(apart.nonzero()[0].tolist())  # time and mode
                 raise Refusal(
-                    f"{type(self).__name__}: {name} does not belong to its law: at t = {float(t[where]):.3g} it is "
-                    f"{float(written[where].flatten()[0]):.6g}, and that of log_scale and noise_level is "
-                    f"{float(derived[where].flatten()[0]):.6g}. Leave {name} out, and it follows from them"
+                    f"{type(self).__name__}: {name} does not belong to its law: at t = {float(t[first[0]]):.3g} it is "
+                    f"{float(written[first]):.6g}, and that of log_scale and noise_level is "
+                    f"{float(derived[first]):.6g}. Leave {name} out, and it follows from them"
                 )
 
     def drift_matrix(self, t: Tensor) -> Tensor:
@@ -128,7 +141,12 @@ class ClosedForm(LinearDynamics):
 
 def slope(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """Derivative of a function of times (B,) to (B, *modes), by forward differentiation; also under inference_mode."""
-    derivative: Tensor = torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
+    # torch.func before torch 2.13 gives zeros in inference mode (its issue 177318), and the first call of a process
+    # loads code of torch that warns of itself
+    with torch.inference_mode(False), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
+        t = t.clone() if t.is_inference() else t
+        derivative: Tensor = torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
     return derivative
 
 

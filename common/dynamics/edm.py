@@ -13,6 +13,7 @@ class EDM(ClosedForm):
     """m = 1, sigma = sigma_max t on (0, 1].
 
     EDM samples from sigma = 80 down to .002, and trains at log-normal levels with its own scalings of the network.
+    Euler steps are laid in log sigma: equal steps in t are equal in sigma, the last of 1,000 from .08 to .002 at once.
 
     Args:
         sigma_max: noise level at t = 1, above 0.
@@ -24,6 +25,7 @@ class EDM(ClosedForm):
     default_t_end = 2.5e-5  # sigma = .002
     default_time_sampling = "lognormal"
     default_prediction = "edm"
+    default_grid = "log_sigma"
 
     def __init__(self, sigma_max: float = 80.0) -> None:
         super().__init__()

@@ -157,6 +157,10 @@ class Tabulated(LinearDynamics):
         return self if self.num_components == 1 else ScalarPath(self)
 
 
+# what a process says about its law holds for its scalar path too, which has the same one
+OF_THE_LAW = ("t_min", "horizon", "default_t_end", "default_time_sampling", "default_prediction", "default_grid")
+
+
 class ScalarPath(ClosedForm):
     """The statistic v = w . Z as a diffusion of its own: same scale and std as its parent, no auxiliary component.
 
@@ -166,8 +170,8 @@ class ScalarPath(ClosedForm):
     def __init__(self, parent: Tabulated) -> None:
         super().__init__()
         self.parent = parent
-        self.t_min, self.horizon = parent.t_min, parent.horizon
-        self.default_t_end = parent.default_t_end  # type: ignore[misc]  # of the process, not of the class
+        for name in OF_THE_LAW:
+            setattr(self, name, getattr(parent, name))
         self.prior = Prior(self, parent.prior.mean, parent.prior.variance)
 
     def admit(self) -> None:

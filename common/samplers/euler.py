@@ -5,7 +5,7 @@ from torch import Tensor
 from common.broadcast import align
 from common.dynamics import LinearDynamics
 from common.samplers.base import Posterior, Solver
-from common.samplers.grids import Grid, uniform
+from common.samplers.grids import GRIDS, Grid
 
 
 class Euler(Solver):
@@ -14,8 +14,8 @@ class Euler(Solver):
     order = 1
 
     def default_grid(self, dynamics: LinearDynamics) -> Grid:
-        """Uniform in time, as published."""
-        return uniform
+        """Uniform in time, as published, or what the dynamics says, whose time may be no schedule."""
+        return GRIDS[dynamics.default_grid]
 
     def step(
         self, dynamics: LinearDynamics, posterior: Posterior, z: Tensor, t: Tensor, s: Tensor, noise: Tensor | None

@@ -18,7 +18,7 @@ from common.dynamics import LinearDynamics
 from common.refusal import Refusal
 from common.samplers.base import Posterior, Solver
 from common.samplers.exponential import BLOCK
-from common.samplers.grids import Grid, uniform
+from common.samplers.grids import GRIDS, Grid
 
 
 def symmetric_root(cov: Tensor) -> Tensor:
@@ -30,6 +30,17 @@ def symmetric_root(cov: Tensor) -> Tensor:
 
 
 # -- between two times -------------------------------------------------------------------------------------------------
+
+
+def check_law(dynamics: LinearDynamics, times: Tensor) -> None:
+    """Refuse times (N,), beyond T, at which a dynamics has no law."""
+    known = torch.stack([part.isfinite().reshape(len(times), -1).all(1) for part in dynamics._level(times)]).all(0)
+    if not bool(known.all()):
+        raise Refusal(
+            f"True adds noise again up to t = {float(times[~known][0]):.4g}, where {dynamics} has no law; take "
+            "paper=False, more steps, or a smaller factor",
+            "paper",
+        )
 
 
 class ExactMoves:
@@ -167,7 +178,10 @@ class Predictor:
         self._first = self.stage(dynamics, t, s, self.stochastic)
         if self.factor:
             again = s + self.factor * (t - s)
-            again = again if self.paper else again.clamp_max(dynamics.horizon)
+            if self.paper:
+                check_law(dynamics, again)
+            else:
+                again = again.clamp_max(dynamics.horizon)
             self._renoise = ExactMoves(dynamics, s, again)
             self._second = self.stage(dynamics, again, s, self.stochastic)
 
@@ -359,8 +373,8 @@ class PredictorCorrector(Solver):
         return self.corrector.draws + sum(self.predictor.draws(components))
 
     def default_grid(self, dynamics: LinearDynamics) -> Grid:
-        """Uniform in time, as published; log_time serves fine modes better: small times decide them."""
-        return uniform
+        """Uniform in time, as published, or what the dynamics says; log_time serves fine modes better."""
+        return GRIDS[dynamics.default_grid]
 
     def prepare(self, dynamics: LinearDynamics, times: Tensor) -> None:
         """Lay out the predictor's stages."""
