@@ -157,7 +157,7 @@ def no_host_libraries(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", guarded)
 
 
-STEPPED = ["vp", "subvp", "ve", "cld", "fvp-0.9-2", "fve-0.3-3", "fvp-0.9-2-path", "heat-5x7"]
+STEPPED = ["vp", "subvp", "ve", "cld", "edm", "flow", "fvp-0.9-2", "fve-0.3-3", "fvp-0.9-2-path", "heat-5x7"]
 
 
 class Still(torch.nn.Module):

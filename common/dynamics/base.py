@@ -305,7 +305,7 @@ class LinearDynamics(nn.Module, ABC):
 
     def _attraction(self, z: Tensor, t: Tensor, x0_hat: Tensor) -> Tensor:
         """As :meth:`attraction`, from and to coefficients of the basis."""
-        g = self.diffusion_vector(t)
+        g = self.diffusion_vector(t.double())
         return apply(g.unsqueeze(2), apply(g.unsqueeze(1), self._score(z, t, x0_hat)))
 
     # -- the reverse process -----------------------------------------------------------------------------------------
