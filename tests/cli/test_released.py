@@ -375,7 +375,7 @@ def test_processes_that_cannot_be_known(cli, small, num_aug):
         ("--use_ema False", "--use_ema False: .*model-v5.pth is missing; this version has ema_model-v5.pth"),
         ("--ema_decay 0.5", "--ema_decay 0.5: no such average of version v5. Decays there: 0.9999"),
         ("--run_id 13", "--run_id 13: no such run under runs. Runs there: 1299582_cifar10_H0.9_K2"),
-        ("--channel_mult 1,2", r"--attn_resolutions must be .* got \[8\]"),
+        ("--channel_mult 1,2", r"--attn_resolutions must be .* got \(8,\)"),
     ],
 )
 def test_what_does_not_fit(cli, small, change, pattern):
