@@ -298,6 +298,10 @@ def parse_evaluate(argv: Sequence[str] | None) -> tuple[EvaluateConfig, list[Met
     parser = make_parser("evaluate.py", "--run_id ID [flags]", EVALUATE_HELP, evaluate_groups())
     values = parse(parser, words, ())
     config: EvaluateConfig = section(EvaluateConfig, values)
+    wanted = {flag.name for name in config.names for flag in metric_member(name).flags}
+    for name in METRICS:
+        for idle in {flag.name for flag in metric_member(name).flags} & values.keys() - wanted:
+            raise Refusal(f"has no effect without {name} among --metrics; leave it out", idle)
     return config, [METRICS[name](**metric_member(name).given(values)) for name in config.names]
 
 

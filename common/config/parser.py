@@ -83,9 +83,17 @@ def without_secret(words: Sequence[str]) -> list[str]:
 
 
 def read_env_file(path: Path = Path(".env")) -> None:
-    """Take ``NAME=value`` lines of a .env file into the environment; what the shell has set wins."""
+    """Take ``NAME=value`` lines of a .env file into the environment; what the shell has set wins.
+
+    Raises:
+        Refusal: if it is no text.
+    """
     if path.is_file():
-        for line in path.read_text().splitlines():
+        try:
+            text = path.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise Refusal(f"{path.absolute()} is no text in UTF-8; save it as one, or remove it") from error
+        for line in text.splitlines():
             match = re.fullmatch(r"\s*(?:export\s+)?(\w+)=(.*?)\s*", line)
             if match and match[2]:
                 os.environ.setdefault(match[1], match[2].strip("\"'"))

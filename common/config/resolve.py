@@ -19,9 +19,11 @@ from common.meta import MetaLearned, starting_rate
 from common.refusal import Refusal
 
 OF_DATA = frozenset({"shape", "image_size", "in_channels", "out_channels", "num_classes"})  # arguments the data fills
-OF_SECTIONS = frozenset(flag.name for section in SECTIONS.values() for flag in flags_of(section))
 ADAPTATION_FLAGS = flags_of(MetaLearned)
 INNER_STEPS = "inner_steps"
+OF_EVERY_RUN = frozenset(flag.name for section in SECTIONS.values() for flag in flags_of(section)).union(
+    {INNER_STEPS}, (flag.name for flag in ADAPTATION_FLAGS)
+)
 COSINE_FLAGS = ("warmup_steps", "decay_steps", "lr_end")
 
 
@@ -41,7 +43,7 @@ class Member:
     kind: type
     flag: str
     more: str = ""
-    skip: frozenset[str] = OF_DATA | OF_SECTIONS
+    skip: frozenset[str] = OF_DATA | OF_EVERY_RUN
 
     @property
     def flags(self) -> tuple[Flag, ...]:

@@ -14,11 +14,12 @@ from common.dynamics import LinearDynamics
 from common.guidance import GUIDANCE
 from common.refusal import Refusal
 from common.runs import RunFolder
-from common.samplers import MODES, SOLVERS, default_solver
+from common.samplers import MODES, SOLVERS, default_solver, ending
 
 SAMPLES = 100
 RUNTIME = Mark("is not what tells samples apart")
 OF_MODE = "stochastic"  # the argument of a solver that --mode gives
+OF_PROGRAM = frozenset({"dynamics", "data_name", "hurst", "num_aug", "plugin", "wb_key"})  # flags of every command line
 GIVEN_TO_WRAPPERS = frozenset({"denoiser", "dynamics", "spec", "run"})  # arguments that no flag gives
 
 
@@ -48,7 +49,9 @@ class Opening(Checked):
             raise Refusal("is required: the id or folder name of a run, or latest", "run_id")
         for name in ("run_id", "version"):
             if self.pretrained is not None and getattr(self, name) is not None:
-                raise Refusal(f"and --{name} exclude each other: --pretrained names a {name} of its own", "pretrained")
+                raise Refusal(
+                    f"and --{name} exclude each other: it has its own {name}; leave --{name} out", "pretrained"
+                )
         if self.ema_decay is not None and self.use_ema is False:
             raise Refusal("and --use_ema False exclude each other; leave one of them out", "ema_decay")
 
@@ -124,12 +127,13 @@ class SampleConfig(Checked):
         return replace(
             self,
             mode=None,
+            labels=self.labels or None,
             n_samples=len(seeds),
             seeds=seeds,
             solver=solver,
             solver_arguments=arguments,
             steps=self.steps or kind.default_steps,
-            t_end=dynamics.default_t_end if self.t_end is None else self.t_end,
+            t_end=ending(dynamics, self.t_end),
             denoise_last=kind.denoise_last if self.denoise_last is None else self.denoise_last,
             clip_x0=kind.clips and spec.is_image if self.clip_x0 is None else self.clip_x0,
             device=device,
@@ -176,15 +180,19 @@ class GenerateOrder:
     describing: tuple[str, ...]
 
 
+def taken_names() -> frozenset[str]:
+    """Names of flags that are there whichever solver or wrapper is chosen, so that an argument of theirs gets none."""
+    return OF_PROGRAM | {f.name for kind in (Opening, SampleConfig) for f in fields(kind)}
+
+
 def solver_member(name: str) -> Member:
     """A solver and its flags."""
-    return Member(name, SOLVERS[name], "solver", skip=frozenset({OF_MODE, *(f.name for f in fields(SampleConfig))}))
+    return Member(name, SOLVERS[name], "solver", skip=taken_names() | {OF_MODE})
 
 
 def guidance_member(name: str) -> Member:
     """A denoiser wrapper and its flags."""
-    skip = GIVEN_TO_WRAPPERS | {f.name for f in fields(SampleConfig)}
-    return Member(name, GUIDANCE[name], "guidance", skip=frozenset(skip))
+    return Member(name, GUIDANCE[name], "guidance", skip=taken_names() | GIVEN_TO_WRAPPERS)
 
 
 def solver_of(seen: Mapping[str, str]) -> Member:

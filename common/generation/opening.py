@@ -132,6 +132,14 @@ def made_from(run: Run) -> dict[str, Any]:
     return found
 
 
+def kept_identity(file: Path) -> Any:
+    """What the samples of a folder are; None if its settings.json cannot be read, so that they are left alone."""
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except ValueError:
+        return None
+
+
 def target_folder(run: Run, config: SampleConfig) -> Path:
     """Where samples go: a folder named after the solver, or a numbered neighbour if that one holds other samples."""
     wanted = config.identity(made_from(run))
@@ -142,6 +150,6 @@ def target_folder(run: Run, config: SampleConfig) -> Path:
         if not file.exists():
             write_json(file, wanted)
             return folder
-        if json.loads(file.read_text()) == wanted:
+        if kept_identity(file) == wanted:
             return folder
         number += 1

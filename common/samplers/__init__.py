@@ -4,7 +4,7 @@ from common.samplers.base import Posterior, Solver
 from common.samplers.grids import GRIDS, Grid
 from common.samplers.noise import NoiseSource
 from common.samplers.predictor_corrector import CORRECTORS, PREDICTORS, PredictorCorrector
-from common.samplers.sampling import MODES, SOLVERS, SampleResult, default_solver, path_of, sample
+from common.samplers.sampling import MODES, SOLVERS, SampleResult, default_solver, ending, path_of, sample
 
 __all__ = [
     "CORRECTORS",
@@ -19,6 +19,7 @@ __all__ = [
     "SampleResult",
     "Solver",
     "default_solver",
+    "ending",
     "path_of",
     "sample",
 ]

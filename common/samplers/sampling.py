@@ -56,6 +56,19 @@ class SampleResult:
     nfe: int
 
 
+def ending(dynamics: LinearDynamics, t_end: float | None) -> float:
+    """The time at which sampling ends: the given one, or that of the dynamics.
+
+    Raises:
+        Refusal: unless it lies in [dynamics.t_min, T).
+    """
+    if t_end is None:
+        return max(dynamics.default_t_end, dynamics.t_min)
+    if not dynamics.t_min <= t_end < dynamics.horizon:
+        raise Refusal(f"must lie in [{dynamics.t_min}, {dynamics.horizon}), got {t_end}", "t_end")
+    return t_end
+
+
 @torch.no_grad()
 def sample(
     dynamics: LinearDynamics,
@@ -103,11 +116,9 @@ def sample(
         solver = SOLVERS[solver]()
     if not any_process:
         refuse_other_process(dynamics, denoiser)
-    t_end = dynamics.default_t_end if t_end is None else t_end
+    t_end = ending(dynamics, t_end)
     if steps < 1:
         raise Refusal(f"must be at least 1, got {steps}", "steps")
-    if not dynamics.t_min <= t_end < dynamics.horizon:
-        raise Refusal(f"must lie in [{dynamics.t_min}, {dynamics.horizon}), got {t_end}", "t_end")
     if seeds is None:
         seeds = torch.randint(2**62, (shape[0],)).tolist()
     if len(seeds) != shape[0]:

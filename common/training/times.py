@@ -32,10 +32,15 @@ class TimeSampling(nn.Module):
     Args:
         dynamics: the process.
         t_min: smallest time, in [dynamics.t_min, T).
+
+    Raises:
+        Refusal: for another one.
     """
 
     def __init__(self, dynamics: LinearDynamics, t_min: float) -> None:
         super().__init__()
+        if not dynamics.t_min <= t_min < dynamics.horizon:
+            raise Refusal(f"must lie in [{dynamics.t_min}, {dynamics.horizon}), got {t_min}", "t_min")
         self.t_min, self.horizon = t_min, dynamics.horizon
 
     @abstractmethod

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from common.files import save
+from common.metrics import METRICS, Evidence, Metric
 from tests.cli.conftest import Result
 from tests.data.idx import NAMES, write_mnist
 from tests.test_checkpoints import Malicious
@@ -286,6 +287,11 @@ def test_a_folder_called_env_is_no_env_file(cli):
     assert cli("train", *TRAIN, "--dry_run").code == 0
 
 
+def test_an_env_file_that_is_no_text(cli):
+    Path(".env").write_bytes(b"WANDB_MODE=\xff\xfe")
+    refused(cli("train", *TRAIN, "--dry_run"), "train", r"\.env is no text")
+
+
 def test_the_key_is_not_shown_in_a_message(cli):
     for words in (("--wb_key", "SECRET123", "--unknown", "1"), ("--wb_key=SECRET123", "--lr", "x"), ("--wb_kez", "S")):
         result = cli("train", *words)
@@ -463,6 +469,32 @@ def test_generate(cli, run, flags, pattern):
 @pytest.mark.parametrize(("flags", "pattern"), WRONG_EVALUATE, ids=[flags for flags, _ in WRONG_EVALUATE])
 def test_evaluate(cli, run, flags, pattern):
     refused(cli("evaluate", *flags.split()), "evaluate", pattern)
+
+
+def test_a_flag_of_a_metric_that_is_not_wanted(cli, run, monkeypatch):
+    class Sharpness(Metric):
+        def __init__(self, blur: float = 1.0) -> None: ...
+
+        def __call__(self, evidence: Evidence) -> None:
+            return None
+
+    monkeypatch.setitem(METRICS, "sharpness", Sharpness)
+    line = refused(cli("evaluate", "--run_id", "tiny", "--metrics", "nearest", "--blur", "2"), "evaluate", "--blur")
+    assert "without sharpness among --metrics" in line
+
+
+def test_settings_that_cannot_be_read_are_another_set(cli, run):
+    """What a user may have there is neither taken for these samples nor written over."""
+    words = ("--run_id", "tiny", "--n_samples", 1, "--steps", 1)
+    assert cli("generate", *words).code == 0
+    (settings,) = run.glob("generated_data/model-final/*/settings.json")
+    for content in (b"{half", b"\xff\xfe"):
+        settings.write_bytes(content)
+        assert cli("generate", *words, "--labels", "").code == 0
+        assert settings.read_bytes() == content
+    again = cli("generate", *words)
+    assert "samples were there" in again.out  # no labels and an empty list of them are the same
+    assert len(list(run.glob("generated_data/model-final/*/settings.json"))) == 2
 
 
 # -- run folders that are broken, foreign or hostile ------------------------------------------------------------------

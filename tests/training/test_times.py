@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from common.dynamics import VE, VP
+from common.refusal import Refusal
 from common.training.times import TIME_SAMPLINGS, growth
 from fdp.dynamics import HeatSubVP
 from gfdm.dynamics import FVP
@@ -59,6 +60,13 @@ def test_the_ends_are_times(name):
     assert torch.isfinite(t).all()
     assert float(t[0]) == pytest.approx(T_MIN, rel=1e-9)
     assert float(t[1]) == pytest.approx(1, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", TIME_SAMPLINGS)
+@pytest.mark.parametrize("t_min", [0.0, 1e-7, 1.0, math.nan])
+def test_a_smallest_time_outside_the_process_is_refused(name, t_min):
+    with pytest.raises(Refusal, match=r"t_min must lie in \[1e-06, 1.0\), got"):
+        TIME_SAMPLINGS[name](VP(), t_min)
 
 
 def test_a_noise_level_that_falls_is_refused():
