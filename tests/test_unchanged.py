@@ -105,9 +105,9 @@ def test_configurations():
             new = described(case)
             if case.get("refused"):  # ranges of a class's arguments are its own affair
                 build_denoiser(new)
-        except (Refusal, SystemExit):
+        except (Refusal, SystemExit) as error:
             if not case.get("refused") and case["key"] not in REFUSED_NOW:
-                wrong.append((case["key"], "is refused now"))
+                wrong.append((case["key"], "is refused now", str(error)))
             continue
         if case.get("refused") or case["key"] in REFUSED_NOW:
             wrong.append((case["key"], "was refused"))

@@ -21,8 +21,9 @@ from common.refusal import Refusal
 OF_DATA = frozenset({"shape", "image_size", "in_channels", "out_channels", "num_classes"})  # arguments the data fills
 ADAPTATION_FLAGS = flags_of(MetaLearned)
 INNER_STEPS = "inner_steps"
+# no argument of a class gets these flags; --checkpointing and --paper are for the network and its adaptation alike
 OF_EVERY_RUN = frozenset(flag.name for section in SECTIONS.values() for flag in flags_of(section)).union(
-    {INNER_STEPS}, (flag.name for flag in ADAPTATION_FLAGS)
+    MetaLearned.flag_names.values()
 )
 COSINE_FLAGS = ("warmup_steps", "decay_steps", "lr_end")
 
