@@ -7,7 +7,7 @@ from torch import Tensor
 
 from common.dynamics.basis import Fourier
 from common.dynamics.classic import check_range
-from common.dynamics.closed_form import ClosedForm
+from common.dynamics.closed_form import ClosedForm, log_expm1
 from common.refusal import Refusal
 
 # Constants of the published spectra (its code, sdetools): r is scaled for a 64 x 64 grid, b is bounded below.
@@ -105,12 +105,13 @@ class HeatSubVP(ClosedForm):
 
     def noise_level(self, t: Tensor) -> Tensor:
         # sigma^2 = (r / b) (1 - m^2) / m^2
-        return (self.r / self.b).log() / 2 + self._log_expm1(2 * self._damping(t)) / 2
+        return (self.r / self.b).log() / 2 + log_expm1(2 * self._damping(t)) / 2
 
-    @staticmethod
-    def _log_expm1(x: Tensor) -> Tensor:
-        """log(exp(x) - 1) without overflow: x + log(1 - exp(-x))."""
-        return x + (-torch.expm1(-x)).log()
+    def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """As in the base class: U = exp(-b (B_t - B_s)), Q = (r / b) (1 - U^2), of modes that are gone at s too."""
+        damping = self._per_mode(self.total(t.double()) - self.total(s.double()), self.b).clamp_min(-DAMPED)
+        cov = self.r / self.b * -torch.expm1(-2 * damping)
+        return (-damping).exp().unsqueeze(1).unsqueeze(1), cov.unsqueeze(1).unsqueeze(1)
 
     def representative(self, per_mode: Tensor) -> Tensor:
         """The mode that is damped slowest: the last to lose the data."""

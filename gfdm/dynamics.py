@@ -48,6 +48,7 @@ class Fractional(Tabulated):
 
     run_label: ClassVar[str] = "H{hurst}_K{num_aug}"
     flag_names: ClassVar[dict[str, str]] = {"normalize": "norm"}
+    remedy: ClassVar[tuple[str | None, str]] = ("aug_init_var", "take a value nearer to 1e-4, or a smaller num_aug")
     gamma: Tensor = field(init=False)
     omega: Tensor = field(init=False)
 
@@ -58,12 +59,12 @@ class Fractional(Tabulated):
         require(0 < self.aug_init_var < math.inf, "aug_init_var", "above 0 and finite", self.aug_init_var)
         gamma = gamma_grid(self.num_aug, self.gamma_max)
         omega = optimal_omega(gamma, self.hurst)
-        super().__init__(num_components=self.num_aug + 1, rate=float(gamma.max()) if self.num_aug else 0.0)
+        super().__init__(num_components=self.num_aug + 1, rate=max([self.schedule_rate, *gamma.tolist()]))
         self.register_buffer("gamma", gamma, persistent=False)
         self.register_buffer("omega", omega, persistent=False)
         if self.num_aug and self.normalize:
             zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-            noise = propagate(self.drift_matrix, self.diffusion_vector, zero, one)[1][0, 0, 0]
+            noise = propagate(self.drift_matrix, self.diffusion_vector, zero, one, self.rate)[1][0, 0, 0]
             self.omega *= self.normaliser(float(noise))
         self.tabulate()
 
@@ -71,6 +72,11 @@ class Fractional(Tabulated):
     @abstractmethod
     def data_var(self) -> float:
         """Variance of X_0 around the data."""
+
+    @property
+    @abstractmethod
+    def schedule_rate(self) -> float:
+        """Fastest rate at which X is damped, or g changes."""
 
     @abstractmethod
     def mu(self, t: Tensor) -> Tensor:
@@ -126,6 +132,10 @@ class FVP(Fractional):
         self.beta = LinearBeta(self.beta_min, self.beta_max)
         super().__post_init__()
 
+    @property
+    def schedule_rate(self) -> float:
+        return self.beta_max / 2
+
     def mu(self, t: Tensor) -> Tensor:
         return -self.beta(t) / 2
 
@@ -160,6 +170,10 @@ class FVE(Fractional):
     @property
     def data_var(self) -> float:
         return self.sigma_min**2
+
+    @property
+    def schedule_rate(self) -> float:
+        return self.log_ratio
 
     def mu(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.refusal import Refusal
 
+GAMMA_LIMIT = 1e4  # of the rates: steps of integration grow with them
 CONDITION_LIMIT = 1e12  # of the weights' normal equations: beyond it only a few digits of them are left
 
 
@@ -18,18 +19,18 @@ def gamma_grid(num_aug: int, gamma_max: float = 20.0) -> Tensor:
 
     Args:
         num_aug: K, at least 0.
-        gamma_max: largest rate, above 1 (its inverse is the smallest); without effect for K <= 1.
+        gamma_max: largest rate, above 1 (its inverse is the smallest), at most 1e4; without effect for K <= 1.
 
     Returns:
         (K,) float64, increasing.
 
     Raises:
-        Refusal: for K < 0 or gamma_max <= 1.
+        Refusal: for K < 0, or gamma_max out of range.
     """
     if num_aug < 0:
         raise Refusal(f"must be at least 0, got {num_aug}", "num_aug")
-    if not 1 < gamma_max < float("inf"):
-        raise Refusal(f"must be above 1 and finite, got {gamma_max}", "gamma_max")
+    if not 1 < gamma_max <= GAMMA_LIMIT:
+        raise Refusal(f"must be above 1 and at most {GAMMA_LIMIT:g}, got {gamma_max}", "gamma_max")
     if num_aug <= 1:
         return torch.ones(num_aug, dtype=torch.float64)
     k = torch.arange(1, num_aug + 1, dtype=torch.float64)

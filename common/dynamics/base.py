@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from common.dynamics.admission import then_admit
 from common.dynamics.basis import Basis, Pixel, apply, times
 from common.dynamics.prior import Prior
-from common.dynamics.propagator import propagate
+from common.dynamics.propagator import RATE, propagate
 from common.refusal import Refusal
 
 BISECTIONS = 64  # halvings of log t: past double precision for any interval of times
@@ -100,6 +100,7 @@ class LinearDynamics(nn.Module, ABC):
         basis: the spatial basis in which F and G are per-mode numbers.
         t_min: the smallest time at which the law is known; smaller times are read as this one.
         horizon: T.
+        rate: fastest rate of F, which sets in how many steps transitions are solved.
         default_t_end: where sampling ends unless one says otherwise.
         default_time_sampling: law of training times that suits the process.
         default_prediction: what a network predicts by default; None is eps, or x0 if the scale vanishes at T.
@@ -114,6 +115,7 @@ class LinearDynamics(nn.Module, ABC):
     basis: Basis
     t_min: float = 1e-6
     horizon: float = 1.0
+    rate: float = RATE
     default_t_end: ClassVar[float] = 1e-3
     default_time_sampling: ClassVar[str] = "uniform"
     default_prediction: ClassVar[str | None] = None
@@ -347,7 +349,7 @@ class LinearDynamics(nn.Module, ABC):
             (U, Q), each (B, A, A, *modes), with Z_t = U Z_s + N(0, Q) forward in time. Backward (t < s) U is the
             inverse map and Q = S_t - U S_s U' is negative semi-definite: the noise that is taken out again.
         """
-        return propagate(self.drift_matrix, self.diffusion_vector, s.double(), t.double())
+        return propagate(self.drift_matrix, self.diffusion_vector, s.double(), t.double(), self.rate)
 
     # -- noise level and time ----------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from common.dynamics.closed_form import ClosedForm
+from common.dynamics.closed_form import ClosedForm, log_expm1
 from common.dynamics.tabulated import Tabulated
 from common.refusal import Refusal
 
@@ -21,12 +21,15 @@ def check_range(low: float, high: float, *, low_name: str, high_name: str, stric
         )
 
 
+MOST_DAMPED = 700.0  # -log m at T, up to which m is a float64 number
+
+
 class LinearBeta:
     """The linear schedule beta(t) = beta_min + (beta_max - beta_min) t on [0, 1].
 
     Args:
         beta_min: rate at t = 0, at least 0.
-        beta_max: rate at t = 1, at least ``beta_min`` and above 0.
+        beta_max: rate at t = 1, at least ``beta_min`` and above 0; both together at most 2800.
 
     Raises:
         Refusal: for bounds out of order.
@@ -36,6 +39,12 @@ class LinearBeta:
         check_range(beta_min, beta_max, low_name="beta_min", high_name="beta_max", strict=False)
         if beta_max == 0:
             raise Refusal("must be above 0, got 0", "beta_max")
+        if beta_min + beta_max > 4 * MOST_DAMPED:
+            raise Refusal(
+                f"and beta_min together must be at most {4 * MOST_DAMPED:g}, got {beta_min + beta_max:g}: data is then "
+                f"damped to exp(-{MOST_DAMPED:g})",
+                "beta_max",
+            )
         self.beta_min, self.beta_max = beta_min, beta_max
 
     def __call__(self, t: Tensor) -> Tensor:
@@ -72,7 +81,7 @@ class VP(ClosedForm):
         return -self.beta.integral(t) / 2
 
     def noise_level(self, t: Tensor) -> Tensor:
-        return torch.expm1(self.beta.integral(t)).log() / 2
+        return log_expm1(self.beta.integral(t)) / 2
 
     def extra_repr(self) -> str:
         return f"beta_min={self.beta.beta_min}, beta_max={self.beta.beta_max}"
@@ -134,14 +143,15 @@ class CLD(Tabulated):
     with friction = 2 sqrt(mass) and V_0 ~ N(0, initial_share * mass).
 
     Args:
-        beta: overall rate, above 0.
+        beta: overall rate, above 0, at most 700 sqrt(mass).
         mass: mass of the velocity, above 0.
         initial_share: share of its stationary variance that the velocity starts with, above 0.
 
     Raises:
-        Refusal: for a value that is not above 0.
+        Refusal: for a value that is not above 0, or that would leave nothing of the data at T.
     """
 
+    remedy = ("initial_share", "take a smaller one, a larger beta or a smaller mass")
     matrix: Tensor
     column: Tensor
 
@@ -150,7 +160,14 @@ class CLD(Tabulated):
             if not 0 < value < math.inf:
                 raise Refusal(f"must be above 0 and finite, got {value}", name)
         friction = 2 * math.sqrt(mass)
-        super().__init__(num_components=2, rate=beta * friction / mass)
+        damping = beta / math.sqrt(mass)  # both eigenvalues of -F
+        if damping > MOST_DAMPED:
+            raise Refusal(
+                f"over the root of mass must be at most {MOST_DAMPED:g}, got {damping:g}: data is then damped to "
+                f"exp(-{MOST_DAMPED:g})",
+                "beta",
+            )
+        super().__init__(num_components=2, rate=damping)
         self.beta, self.mass, self.initial_share = beta, mass, initial_share
         self.friction = friction
         rows = [[0.0, 1 / mass], [-1.0, -friction / mass]]

@@ -139,6 +139,11 @@ class ClosedForm(LinearDynamics):
         return self
 
 
+def log_expm1(x: Tensor) -> Tensor:
+    """log(exp(x) - 1) of x > 0 without overflow: x + log(1 - exp(-x))."""
+    return x + (-torch.expm1(-x)).log()
+
+
 def slope(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """Derivative of a function of times (B,) to (B, *modes), by forward differentiation; also under inference_mode."""
     # torch.func before torch 2.13 gives zeros in inference mode (its issue 177318), and the first call of a process

@@ -7,6 +7,9 @@ Gauss-Legendre collocation with five stages (order 10), applied to the joint sys
 Its weights are positive, so Q comes out as a sum of squares: symmetric, positive semi-definite and accurate relative
 to itself even where it is tiny. F and G are linear-algebra-sized (A x A), the equations linear, so the implicit
 stages are one small solve, batched over any number of intervals and modes.
+
+A step must be short against the fastest rate of F, and against the time itself, of which members may be powers near 0
+(the root of beta, the inverse of S). So an interval takes as many steps as it is long in theta = log t + rate t.
 """
 
 import functools
@@ -17,9 +20,11 @@ import torch
 from torch import Tensor
 
 STAGES = 5
-SUBSTEPS = 64
-GRADING = 1e-3  # substeps are graded from here on: members change like log t for small t ..
-RATE = 20.0  # .. and like exp(-20 t) for large t (the published gamma_max)
+RATE = 20.0  # the published gamma_max
+STEP = 0.42  # of a step in theta: 1e-14 of what changes like exp(-rate t), 1e-10 of what changes like a root of t
+ORIGIN = 1e-15  # times below are as good as 0
+NEWTON = 40  # iterations, each e-fold nearer at least; a few are enough unless the rate is high
+CHUNK = 4096  # steps that are solved together, which bounds the memory
 
 
 @functools.cache
@@ -88,40 +93,72 @@ def propagate(
     diffusion: Callable[[Tensor], Tensor],
     s: Tensor,
     t: Tensor,
-    substeps: int = SUBSTEPS,
+    rate: float = RATE,
 ) -> tuple[Tensor, Tensor]:
-    """Map and noise covariance over [s, t], in graded substeps.
+    """Map and noise covariance over [s, t], in as many steps as every interval needs.
 
     Args:
         drift: F, times (N,) to (N, A, A, *modes).
         diffusion: G, times (N,) to (N, A, *modes).
         s: start times (N,) float64 in [0, T].
         t: end times (N,) float64 in [0, T].
-        substeps: collocation steps per interval.
+        rate: fastest rate of F; what is slower than 20 is taken as that.
 
     Returns:
         (U, Q), each (N, A, A, *modes): Z_t = U Z_s + N(0, Q); Q is negative semi-definite where t < s.
     """
-    start, end = _graded(s), _graded(t)
-    fractions = torch.linspace(0, 1, substeps + 1, dtype=torch.float64, device=s.device)
-    edges = _ungraded(start.unsqueeze(1) + (end - start).unsqueeze(1) * fractions)
-    edges[:, 0], edges[:, -1] = s, t
-    phis, covs = gauss_step(drift, diffusion, edges[:, :-1].reshape(-1), edges[:, 1:].reshape(-1))
-    phis, covs = phis.unflatten(0, (-1, substeps)), covs.unflatten(0, (-1, substeps))
-    phi, cov = phis[:, 0], covs[:, 0]
-    for k in range(1, substeps):
-        phi, cov = phis[:, k] @ phi, phis[:, k] @ cov @ phis[:, k].mT + covs[:, k]
+    rate = max(rate, RATE)
+    start, end = _graded(s, rate), _graded(t, rate)
+    groups, parts = plan(start, end), []
+    for where, count in groups:
+        fractions = torch.linspace(0, 1, count + 1, dtype=torch.float64, device=s.device)
+        edges = _ungraded(torch.lerp(start[where].unsqueeze(1), end[where].unsqueeze(1), fractions), rate)
+        edges[:, 0], edges[:, -1] = s[where], t[where]
+        steps = zip(edges[:, :-1].flatten().split(CHUNK), edges[:, 1:].flatten().split(CHUNK), strict=True)
+        solved = [gauss_step(drift, diffusion, a, b) for a, b in steps]
+        phi, cov = (torch.cat(x).unflatten(0, (-1, count)) for x in zip(*solved, strict=True))
+        while phi.shape[1] > 1:
+            phi, cov = compose((phi[:, ::2], cov[:, ::2]), (phi[:, 1::2], cov[:, 1::2]))
+        parts.append((phi.squeeze(1), cov.squeeze(1)))
+    order = torch.cat([where for where, _ in groups]).argsort()
+    phi, cov = (torch.cat(x)[order] for x in zip(*parts, strict=True))
     return _modes_last(phi), _modes_last(cov)
 
 
-def _graded(t: Tensor) -> Tensor:
-    return torch.log1p(t / GRADING) + RATE * t
+def plan(start: Tensor, end: Tensor) -> list[tuple[Tensor, int]]:
+    """Which intervals of theta (N,) take how many steps; all that is read back from a device, before sampling starts.
+
+    Numbers are powers of two: there are few groups of intervals alike, and each is put together by halves.
+    """
+    exponents = ((end - start).abs() / STEP).clamp_min(1).log2().ceil().long()
+    return [(torch.nonzero(exponents == exponent).flatten(), 2**exponent) for exponent in exponents.unique().tolist()]
 
 
-def _ungraded(theta: Tensor) -> Tensor:
-    """Inverse of :func:`_graded` by Newton's method: for a concave function monotone from the second iterate on."""
-    t = theta / RATE
-    for _ in range(60):
-        t = t - (_graded(t) - theta) / (1 / (GRADING + t) + RATE)
-        t = t.clamp_min(0)
-    return t
+def compose(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Map and noise covariance of two intervals in a row, matrices last."""
+    phi, cov = second
+    return phi @ first[0], phi @ first[1] @ phi.mT + cov
+
+
+def accumulate(phi: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps and noise covariances since the first time, from those of intervals in a row, each (N, .., A, A)."""
+    reach = 1
+    while reach < len(phi):
+        ahead = compose((phi[:-reach], cov[:-reach]), (phi[reach:], cov[reach:]))
+        phi, cov = torch.cat([phi[:reach], ahead[0]]), torch.cat([cov[:reach], ahead[1]])
+        reach *= 2
+    return phi, cov
+
+
+def _graded(t: Tensor, rate: float) -> Tensor:
+    """theta = log t + rate t."""
+    return t.clamp_min(ORIGIN).log() + rate * t
+
+
+def _ungraded(theta: Tensor, rate: float) -> Tensor:
+    """Inverse of :func:`_graded` by Newton's method in log t: theta is convex there, so it converges from above."""
+    log_t = torch.minimum(theta, (theta.clamp_min(rate) / rate).log())
+    for _ in range(NEWTON):
+        growth = rate * log_t.exp()
+        log_t = log_t - (log_t + growth - theta) / (1 + growth)
+    return log_t.exp()

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 DEGREE = 5
-CELL = 0.034  # spacing of the nodes in tau = log t + rate t: quintic pieces are then good to 1e-9
+CELL = 0.034  # spacing of the nodes in tau = log t + RATE t: quintic pieces are then good to 1e-9
+RATE = 20.0  # what a faster process changes follows log t: it has settled when its rate is high against 1 / t
 
 
-def time_nodes(t_min: float, t_max: float, rate: float) -> np.ndarray:
+def time_nodes(t_min: float, t_max: float, rate: float = RATE) -> np.ndarray:
     """Nodes uniform in tau = log t + rate t, which resolves t -> 0 and the layer of width 1 / rate before t_max."""
     start, end = math.log(t_min) + rate * t_min, math.log(t_max) + rate * t_max
     tau = np.linspace(start, end, math.ceil((end - start) / CELL) + 1)
@@ -33,7 +34,7 @@ class TimeTable(nn.Module):
 
     coefficients: Tensor
 
-    def __init__(self, t: np.ndarray, values: Tensor, rate: float) -> None:
+    def __init__(self, t: np.ndarray, values: Tensor, rate: float = RATE) -> None:
         from scipy.interpolate import make_interp_spline  # only here: it takes a third of a second to import
 
         super().__init__()

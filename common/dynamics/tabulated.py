@@ -1,6 +1,7 @@
 """Dynamics of any number of components whose law is solved from their SDE once and tabulated."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -8,12 +9,14 @@ from torch import Tensor
 from common.dynamics.base import LinearDynamics
 from common.dynamics.closed_form import ClosedForm
 from common.dynamics.prior import Prior
-from common.dynamics.propagator import gauss_step
+from common.dynamics.propagator import RATE, accumulate, propagate
 from common.dynamics.tables import TimeTable, time_nodes
 from common.refusal import Refusal
 
 # FVP (0.3, 3) and FVE stand still in places (slopes down to 3e-12): what rounding leaves of that is not a fall
 FALL_TOLERANCE = 1e-8
+# relative error that rounding may leave of the variance of v given x0: it is what S_xx keeps once Y is known
+LOSS_LIMIT = 1e-7
 
 
 def complement_basis(mean: Tensor) -> Tensor:
@@ -39,7 +42,7 @@ def schur_form(mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Split S^-1 = psi psi' / sigma^2 + R with M' psi = 1 and R M = 0.
 
     Args:
-        mean: M, (B, A).
+        mean: M, (B, A); M / m gives w in place of psi and sc in place of sigma, without underflow where m is tiny.
         cov: S, (B, A, A).
 
     Returns:
@@ -60,15 +63,19 @@ class Tabulated(LinearDynamics):
 
     A member sets its parameters, then calls :meth:`tabulate` at the end of its constructor.
 
+    Attributes:
+        remedy: the argument to change, and how, if the variance of v given x0 is lost in rounding.
+
     Args:
         num_components: A.
-        rate: fastest rate of F, which sets how finely the end of time is resolved.
+        rate: fastest rate of F, which sets how finely the SDE is solved.
     """
 
-    def __init__(self, num_components: int, rate: float = 20.0) -> None:
+    remedy: ClassVar[tuple[str | None, str]] = (None, "take fewer components")
+
+    def __init__(self, num_components: int, rate: float = RATE) -> None:
         super().__init__()
-        self.num_components = num_components
-        self.rate = max(rate, 20.0)
+        self.num_components, self.rate = num_components, rate
 
     @abstractmethod
     def initial_cov(self) -> Tensor:
@@ -79,33 +86,45 @@ class Tabulated(LinearDynamics):
         return propagator @ self.initial_cov() @ propagator.mT + noise_cov
 
     def tabulate(self) -> None:
-        """Solve the moment equations on a grid of times and fit the tables."""
-        nodes = time_nodes(self.t_min, self.horizon, self.rate)
+        """Solve the moment equations on a grid of times and fit the tables.
+
+        Raises:
+            Refusal: if the variance of v given x0 is lost in rounding.
+        """
+        nodes = time_nodes(self.t_min, self.horizon)
         t = torch.from_numpy(nodes)
-        phi, noise = gauss_step(
-            self.drift_matrix, self.diffusion_vector, torch.cat([torch.zeros(1), t[:-1]]).double(), t
-        )
-        for k in range(1, len(t)):
-            noise[k] += phi[k] @ noise[k - 1] @ phi[k].mT
-            phi[k] = phi[k] @ phi[k - 1]
-        mean = phi[:, :, 0].contiguous()
+        before = torch.cat([torch.zeros(1, dtype=torch.float64), t[:-1]])
+        phi, noise = accumulate(*propagate(self.drift_matrix, self.diffusion_vector, before, t, self.rate))
+        log_scale = phi[:, 0, 0].log()
+        mean = phi[:, :, 0] / phi[:, :1, 0]
         cov = self.marginal_cov(t, phi, noise)
-        psi, log_sigma, complement = schur_form(mean, cov)
-        if not bool(torch.isfinite(log_sigma).all()):
-            raise Refusal(f"{self}: the conditional variance vanishes in float64; use fewer components")
+        weight, log_std, complement = schur_form(mean, cov)
+        self._check_digits(weight, cov, log_std, complement)
+        log_sigma = log_std - log_scale
         deviation = cov.diagonal(dim1=-2, dim2=-1).sqrt()
         pairs = deviation.unsqueeze(-1) * deviation.unsqueeze(-2)
 
         def table(values: Tensor) -> TimeTable:
-            return TimeTable(nodes, values.flatten(1), self.rate)
+            return TimeTable(nodes, values.flatten(1))
 
         self._monotone = bool((log_sigma.diff() >= -FALL_TOLERANCE).all())
-        self.level_table = table(torch.stack([mean[:, 0], log_sigma], dim=1))
+        # the scale falls below any float32 under fast members; everything else is of moderate size
+        self.level_table = table(torch.stack([log_scale, log_sigma], dim=1))
         self.mean_table = table(mean)
         self.deviation_table = table(deviation.log())
         self.correlation_table = table(cov / pairs)
-        self.weight_table = table(mean[:, :1] * psi)
+        self.weight_table = table(weight)
         self.complement_table = table(complement * pairs)
+
+    def _check_digits(self, weight: Tensor, cov: Tensor, log_std: Tensor, complement: Tensor) -> None:
+        """Refuse arguments under which w'S w, or S times R, is a small rest of large terms, at some time (N, ..)."""
+        rest, size = (2 * log_std).exp(), cov.abs()
+        terms = torch.einsum("ni,nij,nj->n", weight.abs(), size, weight.abs())
+        across = (complement.abs() @ size).amax((1, 2))
+        lost = torch.finfo(torch.float64).eps * torch.maximum(terms / rest, across)
+        if not bool((lost < LOSS_LIMIT).all()):
+            argument, cure = self.remedy
+            raise Refusal(f"rounding would leave too few digits of the variance of {self} given x0; {cure}", argument)
 
     @property
     def is_monotone(self) -> bool:
@@ -116,11 +135,11 @@ class Tabulated(LinearDynamics):
         return found
 
     def _level(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        scale, log_sigma = self.level_table(t).unbind(1)
-        return scale, log_sigma
+        log_scale, log_sigma = self.level_table(t).unbind(1)
+        return log_scale.exp(), log_sigma
 
     def _mean(self, t: Tensor) -> Tensor:
-        found: Tensor = self.mean_table(t)
+        found: Tensor = self.mean_table(t) * self._level(t)[0].unsqueeze(1)
         return found
 
     def _pairs(self, t: Tensor) -> Tensor:
@@ -178,8 +197,8 @@ class ScalarPath(ClosedForm):
         """Its parent was admitted."""
 
     def drift(self, t: Tensor) -> Tensor:
-        mean = self.parent._mean(t)
-        return (self.parent.drift_matrix(t)[:, 0] * mean).sum(1) / mean[:, 0]
+        mean: Tensor = self.parent.mean_table(t)  # over the scale
+        return (self.parent.drift_matrix(t)[:, 0] * mean).sum(1)
 
     def diffusion(self, t: Tensor) -> Tensor:
         rate = self.parent.level_table.derivative(t)[:, 1].clamp_min(0)
@@ -187,7 +206,8 @@ class ScalarPath(ClosedForm):
         return scale * log_sigma.exp() * (2 * rate).sqrt()
 
     def log_scale(self, t: Tensor) -> Tensor:
-        return self.parent._level(t)[0].log()
+        log_scale: Tensor = self.parent.level_table(t)[:, 0]
+        return log_scale
 
     def noise_level(self, t: Tensor) -> Tensor:
         return self.parent._level(t)[1]

@@ -19,7 +19,6 @@ from common.dynamics.propagator import propagate
 from common.samplers.base import Posterior, Solver
 from common.samplers.grids import Grid, log_sigma, log_time
 
-BLOCK = 8  # steps whose coefficients are integrated together
 STANDSTILL = 1e-8  # steps in lambda below this carry no slope
 
 
@@ -54,7 +53,7 @@ def augmented_coefficients(dynamics: LinearDynamics, t: Tensor, s: Tensor) -> tu
     def silent(tau: Tensor) -> Tensor:
         return torch.zeros(len(tau), size + 1, dtype=torch.float64, device=tau.device)
 
-    whole = propagate(extended, silent, t, s)[0]
+    whole = propagate(extended, silent, t, s, dynamics.rate)[0]
     here, there = dynamics.moments(t), dynamics.moments(s)
     maps = whole[:, :size, :size]
     constant = there.mean - torch.einsum("bij,bj->bi", maps, here.mean)
@@ -86,10 +85,7 @@ class Exponential1(Solver):
         """Integrate the coefficients of all steps at once if they are no closed form."""
         self._position = 0
         if dynamics.num_components > 1:
-            # a block of steps at a time: the quadrature's memory does not grow with their number
-            intervals = zip(times[:-1].split(BLOCK), times[1:].split(BLOCK), strict=True)
-            blocks = [augmented_coefficients(dynamics, t, s) for t, s in intervals]
-            self._coefficients = tuple(torch.cat(parts) for parts in zip(*blocks, strict=True))
+            self._coefficients = augmented_coefficients(dynamics, times[:-1], times[1:])
 
     def step(
         self, dynamics: LinearDynamics, posterior: Posterior, z: Tensor, t: Tensor, s: Tensor, noise: Tensor | None

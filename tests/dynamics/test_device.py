@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from common.denoiser import PREDICTIONS, Denoiser
+from common.dynamics import propagator
 from common.samplers import SOLVERS, Posterior
 from tests.dynamics.members import build, calls_of_a_step, data_shape
 
@@ -23,10 +24,12 @@ class Still(nn.Module):
 
 
 @pytest.fixture(params=NAMES)
-def moved(request):
+def moved(request, monkeypatch):
     """A member moved to a device that is not there, with x0, t and z on it."""
     dynamics, shape = copy.deepcopy(build(request.param)), (2, 1, *data_shape(request.param))
     _ = dynamics.scale_vanishes  # read once, when a denoiser is made
+    # how many steps a solver's preparation integrates in is read back, once
+    monkeypatch.setattr(propagator, "plan", lambda start, end: [(torch.arange(len(start), device=start.device), 4)])
     with FakeTensorMode(allow_non_fake_inputs=True):
         dynamics.to("cuda")
         z = torch.randn(2, dynamics.num_components, *shape[1:], device="cuda")

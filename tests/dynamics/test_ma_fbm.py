@@ -108,7 +108,7 @@ BAD = [
     (lambda: gamma_grid(-1), r"num_aug must be at least 0, got -1"),
     (lambda: gamma_grid(2, 1.0), r"gamma_max must be above 1.*got 1\.0"),
     (lambda: gamma_grid(2, -20.0), r"gamma_max must be above 1.*got -20"),
-    (lambda: gamma_grid(2, math.inf), r"gamma_max must be above 1 and finite, got inf"),
+    (lambda: gamma_grid(2, math.inf), r"gamma_max must be above 1 and at most 10000, got inf"),
     (lambda: gamma_grid(2, math.nan), r"gamma_max must be above 1.*got nan"),
     (lambda: optimal_omega(gamma_grid(2), 0.0), r"hurst must lie in \(0, 1\), got 0\.0"),
     (lambda: optimal_omega(gamma_grid(2), 1.0), r"hurst must lie in \(0, 1\), got 1\.0"),
