@@ -1,17 +1,19 @@
 """Gaussian random fields with the exact denoiser: the law that each solver returns, mode by mode.
 
-Solvers that are linear are read off their transfer functions, without any sampling error (tests/samplers/fields.py);
-with Langevin corrections, whose steps depend on norms, many fields are drawn.
+Solvers are linear in the state under such data: they are read off their transfer functions, without any sampling error
+(tests/samplers/fields.py).
 """
 
+import copy
 import math
 from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from common.dynamics import LinearDynamics, Prior
-from common.samplers import GRIDS, SOLVERS, PredictorCorrector, Solver, sample
+from common.samplers import GRIDS, SOLVERS, Posterior, PredictorCorrector, Solver, sample
 from fdp.dynamics import HeatSubVP
 from tests import oracles
 from tests.dynamics.members import CLASSICAL, build
@@ -191,6 +193,84 @@ def test_predictors_have_weak_order_1(name, predictor, stochastic, factor, count
         got = returned_law(dynamics, field, solver, steps, t_end=end, grid=GRIDS["uniform"])
         errors.append(distance(got, field.at(dynamics, end))[1])
     assert oracles.slope(list(counts), errors) == pytest.approx(1, abs=tolerance)
+
+
+SNR = 0.16
+
+
+def per_mode(x: Tensor, field: Field, axes: int) -> Tensor:
+    """(1, components on one or two axes, *modes) to (*half spectrum, components)."""
+    moved = x[0].movedim(tuple(range(axes)), tuple(range(-axes, 0)))
+    return moved.expand(*field.spectrum.shape, *moved.shape[-axes:])
+
+
+def transfer(dynamics: LinearDynamics, field: Field, t: Tensor, snr: float) -> tuple[Tensor, Tensor]:
+    """What a correction at t makes of unit states (*half spectrum, A, A) and of its own noise (*half spectrum, A)."""
+    components, origin = dynamics.num_components, (0,) * (1 + field.mean.ndim)
+    z = torch.zeros(2 + components, components, 1, *field.shape, dtype=torch.float64)
+    noise = torch.zeros(2 + components, 1, 1, *field.shape, dtype=torch.float64)
+    noise[(1, 0, *origin)] = 1
+    for a in range(components):
+        z[(2 + a, a, *origin)] = 1
+    corrector = PredictorCorrector(snr=snr).corrector
+    moved = corrector(dynamics, Posterior(dynamics, field.denoiser(dynamics), None), z, t, noise)
+    unit = field.analysis(z[2:3, :1, 0])[0, 0]  # of an impulse, the same in every mode but for its phase
+    response = (field.analysis((moved[1:] - moved[:1])[:, :, 0]) / unit).real
+    return response[1:].movedim((0, 1), (-1, -2)), response[0].movedim(0, -1)
+
+
+@pytest.mark.parametrize("t", [0.9, 0.3])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        *(("heat", shape) for shape in ((32, 32), (5, 6), (512,))),
+        *(("vp", shape) for shape in ((1,), (2, 2), (8, 8))),
+        ("fvp-0.9-2", (4,)),
+        ("cld", (4,)),
+    ],
+)
+def test_corrections_have_the_stationary_law_of_langevins_theory(name, shape, t):
+    # z - e G G'P^-1 z + sqrt(2 e) G xi moves u = G'P^-1 z alone: Var u = a / (1 - e a / 2) with a = G'P^-1 G. Without
+    # drawing anything: a correction is linear, and the law of theory must be the one it leaves as it is
+    field, time = smooth_field(shape), torch.tensor([t], dtype=torch.float64)
+    dynamics = heat(field) if name == "heat" else build(name)
+    law = dynamics.moments(time)
+    g, mean = (per_mode(x, field, 1) for x in (dynamics.diffusion_vector(time), law.mean))
+    given = per_mode(law.cov, field, 2)  # S
+    cov = given + field.spectrum[..., None, None] * mean.unsqueeze(-1) * mean.unsqueeze(-2)  # P
+
+    def strength(matrix: Tensor) -> Tensor:
+        return (g.unsqueeze(-2) @ torch.linalg.solve(matrix, g.unsqueeze(-1)))[..., 0, 0]
+
+    size = 2 * SNR**2 / strength(given)
+    share = size * strength(cov)
+    extra = (1 / (1 - share / 2) - 1) / strength(cov)
+    theory = cov + extra[..., None, None] * g.unsqueeze(-1) * g.unsqueeze(-2)
+    keep, kick = transfer(dynamics, field, time, SNR)
+    left = keep @ theory @ keep.mT + kick.unsqueeze(-1) * kick.unsqueeze(-2)
+    deviation = theory.diagonal(dim1=-2, dim2=-1).sqrt()
+    assert ((left - theory).abs() / deviation.unsqueeze(-1) / deviation.unsqueeze(-2)).max() < 1e-9
+    assert torch.allclose(kick, (2 * size).sqrt().unsqueeze(-1) * g)
+    grown = deviation.square() / cov.diagonal(dim1=-2, dim2=-1)
+    assert 1 + SNR**2 / 10 < grown.max() <= 1 / (1 - SNR**2) + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "grid", "factor"),
+    [
+        ("heat", (5, 6), "log_time", 1.0),
+        ("vp", (4,), "uniform", 1.0),
+        ("fvp-0.9-2", (4,), "uniform", 0.0),  # re-noising costs augmented states accuracy, with and without corrections
+        ("cld", (4,), "uniform", 0.0),
+    ],
+)
+def test_a_corrected_run_has_the_spectrum_of_the_data(name, shape, grid, factor):
+    field = smooth_field(shape)
+    dynamics = copy.deepcopy(build(name)) if name != "heat" else HeatSubVP(shape, x_norm=max(shape))
+    got = returned_law(with_prior(dynamics, field), field, PredictorCorrector(factor=factor), 400, grid=GRIDS[grid])
+    mean, variance = distance(got, field.at(dynamics, 1e-3))
+    assert mean < 0.01
+    assert variance < 0.03
 
 
 @pytest.mark.parametrize(
