@@ -68,7 +68,7 @@ class HeatSubVP(ClosedForm):
         self.basis = Fourier(shape)
         self.shape, self.beta_min, self.beta_max, self.const = shape, beta_min, beta_max, const
         self.x_norm, self.energy_norm = x_norm, energy_norm
-        self.c = math.log((beta_min + beta_max) / 2 / const + 1)
+        self.c = math.log1p((beta_min + beta_max) / 2 / const)
         # cycles per sample times x_norm; on a square even grid the published |fftfreq| * x_norm
         axes = [torch.fft.fftfreq(n, dtype=torch.float64) for n in shape[:-1]]
         axes.append(torch.fft.rfftfreq(shape[-1], dtype=torch.float64))

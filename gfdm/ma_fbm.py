@@ -5,13 +5,16 @@
 type-II (Riemann-Liouville) fractional Brownian motion on [0, horizon]; the weights minimise the mean squared error.
 """
 
+import mpmath
 import torch
 from torch import Tensor
 
 from common.refusal import Refusal
 
 GAMMA_LIMIT = 1e4  # of the rates: steps of integration grow with them
-CONDITION_LIMIT = 1e12  # of the weights' normal equations: beyond it only a few digits of them are left
+DIGITS = 40  # of the normal equations, whose condition grows from 25 at K = 2 to 5e9 at K = 6 and 1e30 at K = 12
+MOST_RATES = 12
+MOST_WEIGHT = 1e6  # larger weights nearly cancel, and float64 keeps less than nine digits of their sum
 
 
 def gamma_grid(num_aug: int, gamma_max: float = 20.0) -> Tensor:
@@ -49,27 +52,32 @@ def optimal_omega(gamma: Tensor, hurst: float, horizon: float = 1.0) -> Tensor:
         (K,) float64.
 
     Raises:
-        Refusal: for H outside (0, 1), a horizon that is not above 0, or so many rates that the solution would
-            keep only a few digits.
+        Refusal: for H outside (0, 1), a horizon that is not above 0, or so many rates that the weights nearly cancel.
     """
     if not 0 < hurst < 1:
         raise Refusal(f"must lie in (0, 1), got {hurst}", "hurst")
     if not 0 < horizon < float("inf"):
         raise Refusal(f"must be above 0 and finite, got {horizon}", "horizon")
-    gamma = gamma.double()
-    if len(gamma) == 0:
-        return gamma
-    pair = gamma.unsqueeze(0) + gamma.unsqueeze(1)
-    matrix = (horizon + torch.expm1(-pair * horizon) / pair) / pair
-    if torch.linalg.cond(matrix) > CONDITION_LIMIT:
+    rates: list[float] = gamma.tolist()
+    if len(rates) > MOST_RATES or len(set(rates)) < len(rates):
+        raise Refusal(f"must be at most {MOST_RATES} with rates that differ, got {len(rates)}", "num_aug")
+    if not rates:
+        return gamma.double()
+    with mpmath.workdps(DIGITS):
+        g, end = [mpmath.mpf(rate) for rate in rates], mpmath.mpf(horizon)
+        low, high = hurst + mpmath.mpf("0.5"), hurst + mpmath.mpf("1.5")
+        matrix = mpmath.matrix([[(end + mpmath.expm1(-(a + b) * end) / (a + b)) / (a + b) for b in g] for a in g])
+        right = [
+            end * a**-low * mpmath.gammainc(low, 0, a * end, regularized=True)
+            - low * a**-high * mpmath.gammainc(high, 0, a * end, regularized=True)
+            for a in g
+        ]
+        weights = [float(weight) for weight in mpmath.lu_solve(matrix, mpmath.matrix(right))]
+    largest = max(map(abs, weights))
+    if largest > MOST_WEIGHT:
         raise Refusal(
-            f"{len(gamma)} is too large: the optimal weights would lose all precision in float64 "
-            "(with gamma_max=20 up to 6 keep six digits or more)",
+            f"{len(rates)} is too large: optimal weights of up to {largest:.0e} nearly cancel; take fewer, or a gamma_max "
+            "that sets their rates apart",
             "num_aug",
         )
-    low, high = hurst + 0.5, hurst + 1.5
-    order = torch.tensor([low, high], dtype=torch.float64)
-    gammainc_low, gammainc_high = (torch.special.gammainc(a, gamma * horizon) for a in order)
-    right = horizon * gamma**-low * gammainc_low - low * gamma**-high * gammainc_high
-    found: Tensor = torch.linalg.solve(matrix, right)
-    return found
+    return torch.tensor(weights, dtype=torch.float64)

@@ -318,9 +318,7 @@ class Langevin(Corrector):
         along = 2 * self.snr**2 * apply(kick.unsqueeze(1), score) + 2 * self.snr * basis.analysis(noise)
         return z + basis.synthesis(apply(kick.unsqueeze(2), along))
 
-    def _published(
-        self, dynamics: LinearDynamics, posterior: Posterior, z: Tensor, t: Tensor, noise: Tensor
-    ) -> Tensor:
+    def _published(self, dynamics: LinearDynamics, posterior: Posterior, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         kick = dynamics.apply_diffusion(noise.squeeze(1), t)
         pull = dynamics.attraction(z, t, posterior(z, t))
         kick_norm, pull_norm = (x.flatten(1).norm(dim=1).mean(0, keepdim=True) for x in (kick, pull))
