@@ -76,8 +76,8 @@ def optimal_omega(gamma: Tensor, hurst: float, horizon: float = 1.0) -> Tensor:
     largest = max(map(abs, weights))
     if largest > MOST_WEIGHT:
         raise Refusal(
-            f"{len(rates)} is too large: optimal weights of up to {largest:.0e} nearly cancel; take fewer, or a gamma_max "
-            "that sets their rates apart",
+            f"{len(rates)} is too large: optimal weights of up to {largest:.0e} nearly cancel; take fewer, or a "
+            "gamma_max that sets their rates apart",
             "num_aug",
         )
     return torch.tensor(weights, dtype=torch.float64)
