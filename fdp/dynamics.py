@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from common.dynamics.basis import Fourier
-from common.dynamics.classic import check_range
+from common.dynamics.classic import MOST_DAMPED, check_range
 from common.dynamics.closed_form import ClosedForm, log_expm1
 from common.refusal import Refusal
 
@@ -15,7 +15,7 @@ NOISE_SCALE = 4096 / 23.27
 NOISE_FLOOR = 2.0
 DAMPING_FLOOR = 0.3
 DAMPING_SCALE = 33.0**2
-DAMPED = 300.0  # exponent from which on a mode counts as gone: sigma stays a float64 number
+MOST_REGAINED = 300.0  # exponent up to which the inverse of damping is a float64 number, and its square
 
 
 class HeatSubVP(ClosedForm):
@@ -78,6 +78,13 @@ class HeatSubVP(ClosedForm):
         )
         self.register_buffer("r", NOISE_SCALE / (squared + NOISE_FLOOR) / energy_norm, False)
         self._slowest = int(self.b.argmin())
+        most = float(self.b.max()) * (beta_min + beta_max) / 2
+        if most > MOST_DAMPED:
+            raise Refusal(
+                f"{beta_max} is too large: a mode is damped to exp(-{most:.0f}), and the least that can be told "
+                f"from 0 is exp(-{MOST_DAMPED:g}); take a smaller one, or a smaller x_norm",
+                "beta_max",
+            )
 
     def beta(self, t: Tensor) -> Tensor:
         """Overall rate, (B,)."""
@@ -101,15 +108,15 @@ class HeatSubVP(ClosedForm):
 
     def _damping(self, t: Tensor) -> Tensor:
         """b B(t), (B, *modes)."""
-        return self._per_mode(self.total(t), self.b).clamp_max(DAMPED)
+        return self._per_mode(self.total(t), self.b)
 
     def noise_level(self, t: Tensor) -> Tensor:
         # sigma^2 = (r / b) (1 - m^2) / m^2
         return (self.r / self.b).log() / 2 + log_expm1(2 * self._damping(t)) / 2
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """As in the base class: U = exp(-b (B_t - B_s)), Q = (r / b) (1 - U^2), of modes that are gone at s too."""
-        damping = self._per_mode(self.total(t.double()) - self.total(s.double()), self.b).clamp_min(-DAMPED)
+        """As in the base class: U = exp(-b (B_t - B_s)), Q = (r / b) (1 - U^2)."""
+        damping = self._per_mode(self.total(t.double()) - self.total(s.double()), self.b).clamp_min(-MOST_REGAINED)
         cov = self.r / self.b * -torch.expm1(-2 * damping)
         return (-damping).exp().unsqueeze(1).unsqueeze(1), cov.unsqueeze(1).unsqueeze(1)
 

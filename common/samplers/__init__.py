@@ -1,9 +1,10 @@
 """Solvers of the reverse process, time grids and reproducible noise."""
 
 from common.samplers.base import Posterior, Solver
+from common.samplers.correctors import CORRECTORS
 from common.samplers.grids import GRIDS, Grid
 from common.samplers.noise import NoiseSource
-from common.samplers.predictor_corrector import CORRECTORS, PREDICTORS, PredictorCorrector
+from common.samplers.predictor_corrector import PREDICTORS, PredictorCorrector
 from common.samplers.sampling import MODES, SOLVERS, SampleResult, default_solver, ending, path_of, sample
 
 __all__ = [

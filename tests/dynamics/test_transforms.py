@@ -89,7 +89,7 @@ STEPS = {  # of a step that is not the first, without those of the denoiser
     "euler": (2, 1),
     "exp1": (2, 1),
     "exp2": (2, 1),
-    "pc": (11, 8),  # the kick and pull of a correction, two Euler stages, and re-noising between
+    "pc": (11, 7),  # a correction, two Euler stages, and re-noising between
 }
 
 
