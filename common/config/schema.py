@@ -124,7 +124,7 @@ class Recipe(Checked):
             (default: that of the dynamics, 0.9999 or 0.999)
         ema_every: optimiser steps between updates of the average
         init_from: run (id or folder name) or file of weights to start from (default: fresh weights)
-        seed: seed of initial weights, times, noise, order and dropout
+        seed: seed of initial weights, times, noise, order and dropout, below 2^32
         log_every: optimiser steps between log lines
     """
 
