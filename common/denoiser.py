@@ -7,6 +7,7 @@ A network is trained on v = m x0 + sc eps and may predict the noise, the data, o
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,24 @@ from common.refusal import Refusal
 LossWeight = Callable[[Tensor], Tensor]
 X0Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 SIGMA_DATA = 0.5  # deviation of the data that EDM's scalings assume
+
+
+@dataclass(frozen=True)
+class InMetric:
+    """A loss weight beside the metric of the dynamics: under heat every mode counts b / r more.
+
+    Without it a weight says all of how modes are weighed. Most should: sigma of a mode holds sqrt(r / b) already, so
+    that 1 / sigma^2 has the metric in it.
+
+    Attributes:
+        weight: from log sigma to the weight.
+    """
+
+    weight: LossWeight
+
+    def __call__(self, log_sigma: Tensor) -> Tensor:
+        """The weight, without the metric."""
+        return self.weight(log_sigma)
 
 
 class Prediction(ABC):
@@ -192,7 +211,7 @@ class Denoiser(nn.Module):
     def error(
         self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None, *, weight: LossWeight | None = None
     ) -> Tensor:
-        """Squared error, mean over entries: (B,); that of x0_hat, or of a network's x0, is in the dynamics' metric.
+        """Squared error, mean over entries: (B,).
 
         Args:
             x0: clean data (B, C, *S).
@@ -200,7 +219,9 @@ class Denoiser(nn.Module):
             noise: white noise (B, C, *S).
             labels: classes (B,) int64, or None.
             weight: None takes the error of the network's own output (under eps-prediction GFDM's loss, arXiv
-                2310.17638, eq. 24); a function takes that of x0_hat, every mode times what it gives for its log sigma.
+                2310.17638, eq. 24), in the dynamics' metric unless the output is normalised. A function takes that of
+                x0_hat, every mode times what it gives for its log sigma, in no metric unless it is an ``InMetric``:
+                the same error whatever the network predicts.
         """
         law, basis = self.dynamics.moments(t), self.dynamics.basis
         v = self.dynamics.perturb_by(law, x0, noise)
@@ -210,7 +231,8 @@ class Denoiser(nn.Module):
             # weight and gain are multiplied in float64: one may overflow float32 where their product is moderate
             factor = self._rule.gain(law) * weight(law.log_sigma).sqrt()
             difference = basis.scale(factor, difference)
-        if basis.modes and (weight is not None or not self._rule.normalised):
+        in_metric = isinstance(weight, InMetric) if weight is not None else not self._rule.normalised
+        if basis.modes and in_metric:
             difference = basis.scale(self.dynamics.metric.sqrt().unsqueeze(0), difference)
         found: Tensor = difference.square().flatten(1).mean(1)
         return found

@@ -1,8 +1,13 @@
-"""Random numbers of training as functions of (seed, step, stream, position): nothing to save, nothing to resume."""
+"""Random numbers of training as functions of (seed, step, stream, position): nothing to save, nothing to resume.
+
+Torch's generator on a CPU takes the low 32 bits of what it is seeded with, that of CUDA all 64. So a seed that somebody
+chooses lies below ``SEEDS``; the keys of :func:`mix`, one per step and stream, may repeat on a CPU as chance has it.
+"""
 
 import torch
 from torch import Tensor
 
+SEEDS = 2**32  # of seeds from here on, or below 0, a CPU would make the stream of another seed
 _MASK = 2**64 - 1
 
 # one stream per use, so that adding one never shifts another

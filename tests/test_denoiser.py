@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from common.denoiser import PREDICTIONS, Clipped, Denoiser
 from common.guidance import ClassifierFree
+from common.training.weights import LOSS_WEIGHTS
 from tests import oracles
 from tests.dynamics.members import EVERY, HEATS, build, data_shape
 
@@ -105,10 +106,10 @@ def test_scaled_predictions_have_no_metric_of_their_own(name, prediction):
     denoiser = Denoiser(Recorder(output), dynamics, prediction)
     own = (output - rule.target(dynamics, law, x0, noise)).square().flatten(1).mean(1)
     assert torch.allclose(denoiser.error(x0, t, noise), own, rtol=1e-6)
-    # with a weight it is the error of x0_hat that counts, and so its metric
+    # by the weight x0 it is the error of x0_hat that counts, and so its metric
     x0_hat = denoiser(dynamics.perturb(x0, t, noise), t)
     as_data = Denoiser(Recorder(x0_hat), dynamics, "x0").error(x0, t, noise)
-    assert torch.allclose(denoiser.error(x0, t, noise, weight=torch.ones_like), as_data, rtol=1e-5)
+    assert torch.allclose(denoiser.error(x0, t, noise, weight=LOSS_WEIGHTS["x0"]), as_data, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["vp", "ve", "fvp-0.9-2"])

@@ -9,6 +9,7 @@ from common.data.spec import DataSpec
 from common.dynamics import VP
 from common.generation.blocks import Job, blocks, generate, grid_columns, labels_for, not_finite, read_samples
 from common.generation.config import SampleConfig
+from common.refusal import Refusal
 from common.samplers import SOLVERS
 
 SHAPE = (2, 3, 4)
@@ -43,6 +44,20 @@ def draw(folder, denoiser=None, shape=SHAPE, *, num_classes=10, value_range=(0.0
 
 def files(folder) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**64, 1.5])
+def test_seeds_that_are_none_are_refused_however_they_are_given(seed):
+    with pytest.raises(Refusal, match="must be whole numbers from 0 to 4294967295") as refused:
+        SampleConfig(seeds=(0, seed))
+    assert refused.value.argument == "seeds"
+
+
+@pytest.mark.parametrize("count", [0, 10**8 + 1, 2**63])
+def test_more_samples_than_a_list_of_seeds_holds_are_refused(count):
+    with pytest.raises(Refusal, match="must be at least 1 and at most 100000000") as refused:
+        SampleConfig(n_samples=count)
+    assert refused.value.argument == "n_samples"
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,13 @@ def test_mix_never_collides_where_training_uses_it():
     assert len({mix(*numbers) for numbers in tuples}) == len(tuples)
 
 
+def test_the_32_bits_that_a_cpu_takes_repeat_as_seldom_as_chance():
+    """Of n steps n^2 / 2^33 pairs share their noise on a CPU (CUDA takes all 64 bits): 10.5 of 300,000."""
+    count = 300_000
+    taken = {mix(0, step, NOISE) % 2**32 for step in range(count)}
+    assert count - len(taken) < 30  # a Poisson number of mean 10.5 is above with probability 1e-7
+
+
 @pytest.mark.parametrize("position", [0, 1, 2])
 def test_mix_avalanche(position):
     """One flipped bit of any number flips half of the 64 bits."""

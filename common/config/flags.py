@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 from common.refusal import Refusal
+from common.seeding import SEEDS
 
 LARGEST = 2**63 - 1
+MOST = 10**8  # numbers of a list: it stands in memory and in settings.json
 Read = Callable[[str], Any]
 
 # -- values from texts -----------------------------------------------------------------------------------------------
@@ -53,7 +55,7 @@ class Range:
 
     def __str__(self) -> str:
         if self.whole:
-            return f"be at least {self.low} and below 2^63"
+            return f"be at least {self.low} and {'below 2^63' if self.high == LARGEST else f'at most {self.high}'}"
         closing = ")" if self.open_high or self.high == math.inf else "]"
         return f"lie in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}{closing}"
 
@@ -101,15 +103,18 @@ def integers(text: str) -> tuple[int, ...]:
 
 
 def ranges(text: str) -> tuple[int, ...]:
-    """Integers and ranges separated by commas, e.g. 0-63,100."""
+    """Seeds: integers below 2^32 and ranges of them separated by commas, e.g. 0-63,100."""
     numbers: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not match or (match[2] and int(match[2]) < int(match[1])):
             raise argparse.ArgumentTypeError(f"{part!r} is no number and no rising range like 0-63")
-        if int(match[2] or match[1]) > LARGEST:
-            raise argparse.ArgumentTypeError(f"{part!r} is not below 2^63")
-        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+        named = range(int(match[1]), int(match[2] or match[1]) + 1)
+        if named.stop > SEEDS:
+            raise argparse.ArgumentTypeError(f"{part!r} is not below 2^32")
+        if len(numbers) + len(named) > MOST:
+            raise argparse.ArgumentTypeError(f"{text!r} names more than {MOST} numbers")
+        numbers += named
     return tuple(numbers)
 
 

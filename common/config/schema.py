@@ -115,8 +115,10 @@ class Recipe(Checked):
         t_min: smallest training time (published: 1e-5, for FDP 1e-3)
         time_warmup: steps in which the range of training times grows to 63 % of it; 0 has all times from the start
         time_sampling: law of the training times; uniform was published (default: what suits the dynamics)
-        loss_weight: weight of the error: own is the plain error of the network's output, as published; the others
-            weight that of x0_hat
+        loss_weight: what error is learned from: own is that of the network's output, as published; the others are
+            that of x0_hat, whatever the network predicts: x0 in the metric of the dynamics (b/r under heat, else 1),
+            min_snr and edm with every mode weighed by its noise level and no metric; x0 and edm are what own is for
+            those predictions
         loss_reduction: how the squared error is reduced over the grid; under sum the loss grows with the grid
         label_dropout: share of the labels that is left out in training, for guidance in generation
         use_ema: keep an exponential moving average of the weights, and sample from it
@@ -124,7 +126,7 @@ class Recipe(Checked):
             (default: that of the dynamics, 0.9999 or 0.999)
         ema_every: optimiser steps between updates of the average
         init_from: run (id or folder name) or file of weights to start from (default: fresh weights)
-        seed: seed of initial weights, times, noise, order and dropout
+        seed: seed of initial weights, times, noise, order and dropout, below 2^32
         log_every: optimiser steps between log lines
     """
 

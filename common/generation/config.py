@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from common.config.flags import SHARE, Checked, Mark, Range, at_least, integers, marked, ranges
+from common.config.flags import MOST, SHARE, Checked, Mark, Range, at_least, integers, marked, ranges
 from common.config.resolve import Member, section
 from common.config.schema import RunConfig
 from common.data.spec import DataSpec
@@ -14,7 +14,7 @@ from common.dynamics import LinearDynamics
 from common.guidance import GUIDANCE
 from common.refusal import Refusal
 from common.runs import RunFolder
-from common.samplers import MODES, SOLVERS, default_solver, ending
+from common.samplers import MODES, SOLVERS, check_seeds, default_solver, ending
 
 SAMPLES = 100
 RUNTIME = Mark("is not what tells samples apart")
@@ -62,7 +62,7 @@ class SampleConfig(Checked):
 
     Attributes:
         n_samples: number of samples (default: 100, or as many as --seeds names)
-        seeds: seeds, one per sample, e.g. 0-63,100 (default: 0 to n_samples - 1)
+        seeds: seeds below 2^32, one per sample, e.g. 0-63,100 (default: 0 to n_samples - 1)
         labels: classes, repeated in turn, e.g. 3,3,7 (default: all classes in turn)
         mode: published samplers: sde reverses the SDE by Euler-Maruyama, ode follows the probability-flow ODE by Euler;
             a solver that can do both, like the predictor-corrector, reads it too
@@ -82,7 +82,7 @@ class SampleConfig(Checked):
         guidance_arguments: arguments of the wrapper.
     """
 
-    n_samples: Annotated[int | None, at_least(1), RUNTIME] = None
+    n_samples: Annotated[int | None, Range(1, MOST, whole=True), RUNTIME] = None
     seeds: Annotated[tuple[int, ...] | None, ranges] = None
     labels: Annotated[tuple[int, ...] | None, integers] = None
     mode: Annotated[str | None, RUNTIME] = None
@@ -105,6 +105,7 @@ class SampleConfig(Checked):
         if self.solver is not None and self.mode is not None and OF_MODE not in solver_member(self.solver).arguments:
             names = ", ".join(f"--mode {mode} is --solver {solver}" for mode, solver in MODES.items())
             raise Refusal(f"and --solver exclude each other: {names}", "mode")
+        check_seeds(self.seeds or ())
         if self.seeds is not None and self.n_samples not in (None, len(self.seeds)):
             raise Refusal(
                 f"{self.n_samples} contradicts --seeds, which names {len(self.seeds)}; leave it out", "n_samples"

@@ -3,7 +3,7 @@
 from common.samplers.base import Posterior, Solver
 from common.samplers.correctors import CORRECTORS
 from common.samplers.grids import GRIDS, Grid
-from common.samplers.noise import NoiseSource
+from common.samplers.noise import NoiseSource, check_seeds
 from common.samplers.predictor_corrector import PREDICTORS, PredictorCorrector
 from common.samplers.sampling import MODES, SOLVERS, SampleResult, default_solver, ending, path_of, sample
 
@@ -19,6 +19,7 @@ __all__ = [
     "PredictorCorrector",
     "SampleResult",
     "Solver",
+    "check_seeds",
     "default_solver",
     "ending",
     "path_of",

@@ -13,7 +13,7 @@ from common.samplers.base import Posterior, Solver
 from common.samplers.euler import Euler, EulerMaruyama
 from common.samplers.exponential import Exponential1, Exponential2
 from common.samplers.grids import Grid
-from common.samplers.noise import NoiseSource
+from common.samplers.noise import NoiseSource, fresh_seeds
 from common.samplers.predictor_corrector import PredictorCorrector
 
 Callback = Callable[[int, float, Tensor, Tensor], None]
@@ -94,7 +94,8 @@ def sample(
         shape: data shape (B, C, *S).
         solver: a name of ``SOLVERS`` or a :class:`Solver`.
         steps: number of solver steps, at least 1.
-        seeds: one integer per sample; drawn from torch's global generator where None.
+        seeds: one integer in [0, 2^32) per sample; different ones, from torch's global generator, where None. Of
+            several calls without seeds two samples may be the same: name the seeds, e.g. ``range(100, 200)``.
         init: start state (B, A, C, *S) instead of a draw from the prior.
         labels: classes (B,) int64, or None.
         grid: time grid; the solver's own choice where None.
@@ -120,7 +121,7 @@ def sample(
     if steps < 1:
         raise Refusal(f"must be at least 1, got {steps}", "steps")
     if seeds is None:
-        seeds = torch.randint(2**62, (shape[0],)).tolist()
+        seeds = fresh_seeds(shape[0])
     if len(seeds) != shape[0]:
         raise ValueError(f"seeds must hold one integer per sample ({shape[0]}), got {len(seeds)}")
     if labels is not None and tuple(labels.shape) != (shape[0],):

@@ -14,8 +14,9 @@ from common.config.schema import FREE_FLAGS, SECTIONS, Keeping, RunConfig
 from common.config.stored import CONFIG, read_config
 from common.data.spec import DataSpec
 from common.files import UNREADABLE
-from common.refusal import Refusal
+from common.refusal import Refusal, require
 from common.runs.folder import RunFolder, find, run_folders
+from common.seeding import SEEDS
 from common.training.session import fresh_id, is_first_process
 
 AUTO = "auto"
@@ -98,7 +99,8 @@ def plan(order: TrainOrder) -> Plan:
     """The run that a command line asks for.
 
     Raises:
-        Refusal: for a run that exists already, cannot be found, or is contradicted by a flag.
+        Refusal: for a run that exists already, cannot be found, or is contradicted by a flag; for a new one with a seed
+            that is not its own.
     """
     command, output_dir = order.command, order.output_dir
     if output_dir.exists() and not output_dir.is_dir():
@@ -117,6 +119,8 @@ def plan(order: TrainOrder) -> Plan:
     if exists and command.resume is None and not command.dry_run and is_first_process():
         raise Refusal(f"{wb_id}: {folder.path} exists; add --resume auto or take another id", "wb_id")
     if command.resume is None or not exists or command.dry_run:
+        # here, not in Recipe: a run of an earlier version that has a larger one goes on and is sampled from
+        require(config.recipe.seed < SEEDS, "seed", f"at most {SEEDS - 1}", config.recipe.seed)
         return Plan(config, folder, None, True)
     return _go_on(order, folder, folder.last_checkpoint)
 

@@ -93,6 +93,8 @@ WRONG_TRAIN = [
     ("--ema_every 0", "--ema_every"),
     ("--seed -1", "--seed"),
     ("--seed 18446744073709551616", "--seed"),
+    ("--seed 9223372036854775807", "--seed must be at most 4294967295, got 9223372036854775807"),
+    ("--seed 4294967303", "--seed must be at most 4294967295, got 4294967303"),  # the initial weights of seed 7
     ("--seed 1.5", "--seed"),
     ("--checkpoint_every 0", "--checkpoint_every"),
     ("--keep 0", "--keep"),
@@ -348,6 +350,17 @@ def test_a_flag_that_agrees_with_the_run(cli, run, flags):
     assert "already finished" in result.out
 
 
+def test_a_run_of_an_earlier_version_keeps_its_large_seed(cli, run):
+    """New runs have seeds below 2^32; one that has a larger one draws what it has drawn, and is sampled from."""
+    edit(run, lambda config: config["recipe"].update(seed=2**40))
+    for words in (("--resume", "tiny"), ("--resume", "auto", "--wb_id", "tiny", "--seed", 2**40)):
+        result = cli("train", *words)
+        assert (result.code, result.err) == (0, "")
+        assert "already finished" in result.out
+    refused(cli("train", "--resume", "tiny", "--seed", 0), "train", f"--seed 0 contradicts.*{2**40}")
+    assert cli("generate", "--run_id", "tiny", "--n_samples", 1, "--steps", 2).code == 0
+
+
 def test_an_ambiguous_id(cli, run):
     shutil.copytree(run, run.with_name("tiny_other"))
     for program, flag in (("train", "resume"), ("generate", "run_id"), ("evaluate", "run_id")):
@@ -420,6 +433,10 @@ WRONG_GENERATE = [
     ("--run_id tiny --seeds=", "--seeds"),
     ("--run_id tiny --seeds 1,,2", "--seeds"),
     ("--run_id tiny --seeds 18446744073709551616", "--seeds"),
+    ("--run_id tiny --seeds 0,4294967303", "--seeds.*4294967303.*2\\^32"),  # the sample of seed 7
+    ("--run_id tiny --seeds 0-9223372036854775806", "--seeds.*2\\^32"),
+    ("--run_id tiny --seeds 0-4294967295", "--seeds.*100000000"),
+    ("--run_id tiny --n_samples 1000000000000", "--n_samples.*100000000"),
     ("--run_id tiny --seeds 0-3 --n_samples 5", "--n_samples 5 contradicts --seeds"),
     ("--run_id tiny --n_samples 0", "--n_samples"),
     ("--run_id tiny --steps 0", "--steps"),

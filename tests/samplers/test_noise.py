@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 
+from common.refusal import Refusal
 from common.samplers import NoiseSource
 
 CPU, SHAPE = torch.device("cpu"), (2, 3, 3)
@@ -59,6 +61,28 @@ def test_one_chunk_is_all_that_is_kept():
     assert sum(tensor.numel() for tensor in held) == 2 * 16 * 16
 
 
-@pytest.mark.parametrize("seed", [0, 2**62 - 1, -1])
-def test_any_integer_is_a_seed(seed):
-    assert torch.isfinite(draw([seed], 1)[1]).all()
+@pytest.mark.parametrize("seed", [0, 1, 2**31 - 1, 2**31, 2**32 - 1, np.int64(5), torch.tensor(5)])
+def test_a_whole_number_below_2_to_32_is_a_seed(seed):
+    drawn = draw([seed], 1)
+    generator = torch.Generator().manual_seed(int(seed))
+    assert torch.equal(drawn[0][0], torch.randn((2, *SHAPE), generator=generator))
+
+
+def test_torchs_generator_on_the_cpu_is_mt19937_with_32_bits_of_the_seed():
+    """Why seeds end at 2^32. NumPy's MT19937, seeded by init_genrand, is the same generator written by others."""
+    for seed in (0, 7, 2**32 - 1):
+        bits = np.random.RandomState(seed).randint(0, 2**32, 700, dtype=np.uint32).astype(np.int64)
+        for same in (seed, seed + 2**32, seed - 2**32):
+            generator = torch.Generator().manual_seed(same)
+            assert torch.equal(torch.empty(700).random_(2**24, generator=generator).long(), torch.tensor(bits) % 2**24)
+
+
+@pytest.mark.parametrize(
+    "seed", [-1, 2**32, 7 + 2**32, 2**62 - 1, 2**63, 2**64, 10**30, -(2**63) - 1, 1.0, 1.5, math.nan, "7", None]
+)
+def test_any_other_seed_is_refused_by_name(seed):
+    """Each of them would be the sample of another seed, or none."""
+    with pytest.raises(Refusal, match=r"^seeds must be whole numbers from 0 to 4294967295, got ") as refused:
+        draw([3, seed], 1)
+    assert refused.value.argument == "seeds"
+    assert str(seed) in str(refused.value)

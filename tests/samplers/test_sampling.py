@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from common.denoiser import Clipped, Denoiser, X0Denoiser
@@ -21,8 +22,10 @@ from common.samplers import (
     PredictorCorrector,
     Solver,
     default_solver,
+    noise,
     path_of,
     sample,
+    sampling,
 )
 from common.samplers.noise import CHUNK
 from fdp.dynamics import HeatSubVP
@@ -190,6 +193,50 @@ def test_no_seeds_follow_torchs_generator():
     assert not torch.equal(runs[0], runs[2])
 
 
+def seeds_of_a_call(monkeypatch, count: int) -> list[int]:
+    """The seeds that :func:`sample` chooses for ``count`` samples of one point each."""
+    seen = []
+
+    class Silent(noise.NoiseSource):
+        """Keeps its seeds, and makes no generators of them."""
+
+        def __init__(self, seeds, *arguments):
+            seen.extend(seeds)
+            super().__init__([], *arguments)
+
+        def start(self, components):
+            return torch.zeros(count, components, *self.shape)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "NoiseSource", Silent)
+        sample(build("vp"), lambda v, t, labels: v, (count, 1, 1), solver="em", steps=1)
+    return seen
+
+
+def test_no_seeds_repeat_no_sample(monkeypatch):
+    """The CPU's generator tells 2^32 seeds apart: of 200,000 independent draws 4.7 pairs are one sample."""
+    torch.manual_seed(0)
+    seeds = seeds_of_a_call(monkeypatch, 200_000)
+    assert len({seed % 2**32 for seed in seeds}) == 200_000
+    assert stats.kstest(seeds, stats.uniform(0, 2**32).cdf).pvalue > 1e-3
+
+
+def test_no_seeds_end_when_all_are_drawn(monkeypatch):
+    monkeypatch.setattr(noise, "SEEDS", 16)
+    torch.manual_seed(0)
+    assert sorted(seeds_of_a_call(monkeypatch, 16)) == list(range(16))
+
+
+def test_no_seeds_are_what_they_were():
+    """Earlier versions drew 62 bits, of which the CPU took 32: samples by ``torch.manual_seed`` stay."""
+    dynamics, settings = build("vp"), {"solver": "em", "steps": 3}
+    torch.manual_seed(3)
+    found = sample(dynamics, denoise, (4, 1, 2, 2), **settings).x
+    torch.manual_seed(3)
+    seeds = [int(seed) % 2**32 for seed in torch.randint(2**62, (4,))]
+    assert torch.equal(found, sample(dynamics, denoise, (4, 1, 2, 2), seeds=seeds, **settings).x)
+
+
 def test_given_seeds_leave_torchs_generator_alone():
     state = torch.get_rng_state()
     sample(build("fvp-0.9-2"), denoise, (2, 1, 2, 2), solver="em", steps=3, seeds=[0, 1])
@@ -266,6 +313,8 @@ REFUSED = [
     ({"t_end": 1.0}, r"t_end must lie in \[1e-06, 1\.0\), got 1\.0"),
     ({"t_end": math.nan}, r"t_end must lie in .* got nan"),
     ({"seeds": [0, 1, 2]}, r"seeds must hold one integer per sample \(2\), got 3"),
+    ({"seeds": [0, 2**32]}, r"seeds must be whole numbers from 0 to 4294967295, got 4294967296"),
+    ({"seeds": [-1, 0]}, r"seeds must be whole numbers from 0 to 4294967295, got -1"),
     ({"labels": torch.zeros(3, dtype=torch.long)}, r"labels must have shape \(2,\), got \(3,\)"),
     ({"labels": torch.zeros(2, 1, dtype=torch.long)}, r"labels must have shape \(2,\), got \(2, 1\)"),
 ]
