@@ -45,7 +45,6 @@ RISING = 0.05  # slope of log sigma in log t from which on a time can be told fr
 UNDERFLOW = 1e-300  # scales below it are not compared
 PATIENCE = 10  # seconds after which a constructor counts as failed
 MEMORY = 8 * 2**30  # bytes of address space beyond what is in use at the start
-DAMPED = 300.0  # heat modes with a smaller share of the data than exp(-300) are cut off
 
 Arguments = dict[str, Any]
 Array = NDArray[np.float64]
@@ -66,13 +65,13 @@ BUILD: dict[str, Callable[..., LinearDynamics]] = {
 
 FRACTIONAL: dict[str, tuple[Any, ...]] = {  # what each argument is in turn, away from its default
     "hurst": (1e-4, 0.1, 0.5, 1 - 1e-4),
-    "num_aug": (0, 1, 3, 4, 5, 6),
-    "gamma_max": (1.001, 2.0, 100.0, 1e3, 1e6),
+    "num_aug": (0, 1, 3, 4, 5, 6, 7),
+    "gamma_max": (1.001, 2.0, 100.0, 1e3, 1e4, 1e6),
     "normalize": (False,),
     "marginals": ("paper",),
     "aug_init_var": (1e-12, 1e-8, 1.0, 1e4),
 }
-BETA = {"beta_min": (0.0, 1e-6, 20.0), "beta_max": (0.1, 1e-3, 200.0, 1e3, 1e6)}
+BETA = {"beta_min": (0.0, 1e-6, 20.0), "beta_max": (0.1, 1e-3, 200.0, 1e3, 2799.0, 1e6)}
 SIGMA = {"sigma_min": (1e-8, 49.999), "sigma_max": (0.010001, 1e3, 1e8)}
 ENDS = (1e-6, 1e-3, 1e3, 1e6)
 CORNERS: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -94,7 +93,7 @@ def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def draw_beta(rng: np.random.Generator) -> Arguments:
-    high = log_uniform(rng, 1e-3, 1e6)
+    high = log_uniform(rng, 1e-3, 3e3)
     low = 0.0 if rng.random() < 0.2 else log_uniform(rng, min(1e-6, high), high)
     return {"beta_min": low, "beta_max": high}
 
@@ -124,8 +123,8 @@ def draw(member: str, rng: np.random.Generator) -> Arguments:
         }
     return (draw_beta(rng) if member == "fvp" else draw_sigma(rng)) | {
         "hurst": float(rng.uniform(1e-4, 1 - 1e-4)),
-        "num_aug": int(rng.integers(0, 7)),
-        "gamma_max": log_uniform(rng, 1.001, 1e6),
+        "num_aug": int(rng.integers(0, 8)),
+        "gamma_max": log_uniform(rng, 1.001, 1.1e4),
         "normalize": bool(rng.random() < 0.7),
         "marginals": "exact" if rng.random() < 0.7 else "paper",
         "aug_init_var": log_uniform(rng, 1e-12, 1e4),
@@ -215,7 +214,7 @@ def compare(member: str, dynamics: LinearDynamics, arguments: Arguments, times: 
     want, t = reference(member, times, arguments), torch.from_numpy(times)
     law = dynamics.moments(t)
     got = {name: getattr(law, name).numpy() for name in want}
-    alive = want["scale"] > (math.exp(-DAMPED) if member == "heat" else UNDERFLOW)
+    alive = want["scale"] > UNDERFLOW
     relative = {name: got[name] / np.where(alive, want[name], got[name]) - 1 for name in ("scale", "std")}
     deviation = diagonal(want["cov"])
     weight = np.abs(want["weight"]).reshape(len(t), -1).max(1)
