@@ -35,7 +35,10 @@ CASES = {  # published arguments first
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+LONG = {"fvp", "fvp-4", "fvp-paper", "fvp-slow", "fvp-fast", "fve-wide"}  # seconds each, in mpmath
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in CASES])
 def test_law_is_the_exact_one(name):
     member, arguments = CASES[name]
     dynamics = BUILD[member](**arguments)
@@ -62,6 +65,7 @@ def furthest(first: list[exact.Law], second: list[exact.Law]) -> float:
     return float(max(found))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -90,7 +94,7 @@ def test_reference_without_augmentation_is_ve():
     assert furthest(exact.laws("fve", EARLY_AND_LATE, num_aug=0), exact.laws("ve", EARLY_AND_LATE)) < 1e-35
 
 
-@pytest.mark.parametrize("member", ["fvp", "fve", "cld"])
+@pytest.mark.parametrize("member", [pytest.param("fvp", marks=pytest.mark.slow), "fve", "cld"])
 def test_reference_solves_the_moment_equations(member):
     sde = {"fvp": lambda: oracles.fvp(0.7, 3), "fve": lambda: oracles.fve(0.7, 3), "cld": oracles.cld}[member]()
     times = np.array([0.02, 0.5, 1.0])
