@@ -23,7 +23,7 @@ from common.config.parser import (
     wants_all_help,
     without_repeats,
 )
-from common.config.resolve import ADAPTATION_FLAGS, Member, carried_over, resolve, section
+from common.config.resolve import ADAPTATION_FLAGS, Member, carried_over, for_data, resolve, section
 from common.config.schema import DataConfig, Hardware, Keeping, ModelConfig, Recipe
 from common.data import SOURCES
 from common.denoiser import PREDICTIONS
@@ -171,8 +171,9 @@ def train_flag_names() -> dict[str, str]:
 
 
 def base_values(seen: Mapping[str, str]) -> Values:
-    """Values that given flags win over, without those of a class that is not the chosen one."""
+    """Values that given flags win over, without those of a class or data set that is not the chosen one."""
     values: Values = section(Choice, seen).suited
+    values = for_data(values, section(Choice, {**values, **seen}).data_name)
     for own, other in zip(section(Choice, values).members, section(Choice, {**values, **seen}).members, strict=True):
         values = carried_over(values, own, other)
     return values

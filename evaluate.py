@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = find(str(config.run_id), config.output_dir)
         folder = config.samples_folder(run)
         arrays, labels = read_samples(folder)
-        shape = {"channels": arrays.shape[-1], "image_size": arrays.shape[1]}  # a released folder may not say
+        shape = {"channels": arrays.shape[-1], "image_size": arrays.shape[1:-1]}  # a released folder may not say
         trained = released_config(run, shape) if run.is_released else read_config(run.path)
         data = trained.data
         dataset = load_data(replace(data, data_dir=config.data_dir or data.data_dir, download=False))
@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"has the classes {dataset.spec.classes}, but {run.name} was trained on {trained.sample.classes}",
                 "data_dir",
             )
+        if dataset.is_image:
+            print(f"images    {dataset.treatment}")
         figures = evaluate(Evidence.of(arrays, labels, dataset, folder), metrics)
         write_json(SampleFolder(folder).figures, figures)
         print(f"figures   {SampleFolder(folder).figures}\ngrid      {SampleFolder(folder).grid}")

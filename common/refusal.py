@@ -25,11 +25,11 @@ class Refusal(ValueError):
         return " ".join((f"--{name} {self.problem}" if name else str(self)).split())
 
 
-def require(ok: bool, argument: str, allowed: str, given: object) -> None:
+def require(ok: bool, argument: str, allowed: str, given: object, advice: str = "") -> None:
     """Refuse an argument unless ``ok``.
 
     Raises:
-        Refusal: ``{argument} must be {allowed}, got {given}``.
+        Refusal: ``{argument} must be {allowed}, got {given}``, and what to do about it if there is advice.
     """
     if not ok:
-        raise Refusal(f"must be {allowed}, got {given!r}", argument)
+        raise Refusal(f"must be {allowed}, got {given!r}" + (f"; {advice}" if advice else ""), argument)

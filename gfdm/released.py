@@ -12,6 +12,7 @@ from common.data import SOURCES
 from common.data.spec import DataSpec
 from common.refusal import Refusal
 from common.runs import RunFolder, parse_released_name
+from common.sides import Sides
 from gfdm.dynamics import FVE, FVP
 from gfdm.presets import FOR_DATA, PRESETS
 
@@ -76,8 +77,8 @@ def _spec(folder: RunFolder, config: RunConfig) -> DataSpec:
     source = SOURCES.get(config.data.data_name)
     published = source.published_shape if source else None
     channels = config.data.channels or (published and published[0])
-    side = config.data.image_size or (published and published[1])
-    if not channels or not side:
+    size = config.data.image_size or (published and published[1])
+    if not channels or not size:
         raise Refusal(f"and --image_size are needed: {folder.name} does not say what its images are", "channels")
     classes = range(config.data.num_classes or PUBLISHED_CLASSES)
-    return DataSpec("image", (channels, side, side), classes=tuple(map(str, classes)))
+    return DataSpec("image", (channels, *Sides.of(size)), classes=tuple(map(str, classes)))

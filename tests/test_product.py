@@ -83,7 +83,5 @@ def test_any_network_can_adapt_to_its_input(network, more):
 
 
 def test_a_unet_is_refused_on_functions():
-    with pytest.raises(
-        ValueError, match="model_name unet works on square images; --data_name digits has samples of 12"
-    ):
+    with pytest.raises(ValueError, match="model_name unet works on images; --data_name digits has samples of 12"):
         make("heat", "unet", (1, 12))

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from common.backbones.embeddings import LabelEmbedding, sinusoidal_embedding
 from common.refusal import require
+from common.sides import Sides, next_multiples, written
 
 GROUPS = 8
 TIME_SCALE = 999.0
 
 
 class UNet(nn.Module):
-    """Residual UNet on square images of one fixed size.
+    """Residual UNet on images of one fixed size.
 
     Level l works at image_size / 2**l pixels with model_channels * channel_mult[l] channels. A fresh network returns
     zeros, because the last convolution of every residual branch and of the network starts at zero.
@@ -31,7 +32,8 @@ class UNet(nn.Module):
     call the network under ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
 
     Args:
-        image_size: height and width of x, a multiple of 2**(levels - 1) where levels = len(channel_mult).
+        image_size: height H and width W of x, one number if they are equal; each a multiple of 2**(levels - 1) where
+            levels = len(channel_mult).
         in_channels: channels of x, at least 1.
         model_channels: channels of the finest level, a multiple of 8. The time embedding is 4 times as wide. (Take 16
             or more: with one channel per group, the norm removes what the embedding added.)
@@ -52,7 +54,7 @@ class UNet(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
+        image_size: int | Sequence[int],
         in_channels: int,
         model_channels: int = 128,
         out_channels: int | None = None,
@@ -70,10 +72,11 @@ class UNet(nn.Module):
         require(num_res_blocks >= 1, "num_res_blocks", "at least 1", num_res_blocks)
         require(0 <= dropout < 1, "dropout", "in [0, 1)", dropout)
         require(num_classes is None or num_classes >= 1, "num_classes", "at least 1, or None", num_classes)
-        factors = _downsampling_factors(image_size, channel_mult)
+        sides = Sides.of(image_size)
+        factors = _downsampling_factors(sides, channel_mult)
         widths = _level_widths(model_channels, channel_mult)
         _check_attention(attention_resolutions, num_heads, dict(zip(factors, widths, strict=True)))
-        self.image_size, self.in_channels, self.out_channels = image_size, in_channels, out_channels
+        self.image_size, self.in_channels, self.out_channels = sides, in_channels, out_channels
         self.model_channels, self.num_classes = model_channels, num_classes
         emb_width = 4 * model_channels
         deepest = widths[-1]
@@ -122,15 +125,14 @@ class UNet(nn.Module):
         """Evaluate the network.
 
         Args:
-            x: (B, in_channels, image_size, image_size), of the parameters' dtype unless under autocast, in either
-                memory format.
+            x: (B, in_channels, H, W), of the parameters' dtype unless under autocast, in either memory format.
             t: (B,), times in [0, 1], of any floating dtype. Scaled to [0, 999] here.
             labels: (B,) int64 in [0, num_classes), or -1 in a row without a label. None means no label in any row. A
                 row without a label gets no label embedding. An unconditional network ignores labels. Other values are
                 not checked here (that would wait for the device), but the embedding look-up fails on them.
 
         Returns:
-            (B, out_channels, image_size, image_size), in channels_last if the parameters are.
+            (B, out_channels, H, W), in channels_last if the parameters are.
 
         Raises:
             Refusal: if a shape is not as above.
@@ -155,7 +157,7 @@ class UNet(nn.Module):
 
     def _check_shapes(self, x: Tensor, t: Tensor, labels: Tensor | None) -> None:
         # messages are put together only where one is needed: a compiler would trace them
-        expected = (self.in_channels, self.image_size, self.image_size)
+        expected = (self.in_channels, *self.image_size)
         if x.shape[1:] != expected:
             sizes = ", ".join(map(str, expected))
             raise ValueError(f"UNet: x must be of shape (B, {sizes}), got {tuple(x.shape)}")
@@ -279,7 +281,7 @@ def _zero(conv: nn.Conv2d) -> nn.Conv2d:
     return conv
 
 
-def _downsampling_factors(image_size: int, channel_mult: Sequence[int]) -> list[int]:
+def _downsampling_factors(sides: Sides, channel_mult: Sequence[int]) -> list[int]:
     require(
         len(channel_mult) > 0 and min(channel_mult) >= 1,
         "channel_mult",
@@ -288,10 +290,13 @@ def _downsampling_factors(image_size: int, channel_mult: Sequence[int]) -> list[
     )
     factors = [2**level for level in range(len(channel_mult))]
     require(
-        image_size >= 1 and image_size % factors[-1] == 0,
+        all(side >= 1 and side % factors[-1] == 0 for side in sides),
         "image_size",
-        f"a positive multiple of {factors[-1]} = 2**(levels - 1), for the {len(factors)} levels of channel_mult",
-        image_size,
+        f"a positive multiple of {factors[-1]} = 2**(levels - 1) on each side, for the {len(factors)} levels of "
+        "channel_mult",
+        sides.short,
+        f"the next size that would work is {written(next_multiples(sides, factors[-1]))}; or take fewer levels, or "
+        "--model_name uvit with a --patch_size that divides the sides",
     )
     return factors
 

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, Union
 
 from common.refusal import Refusal
 from common.seeding import SEEDS
+from common.sides import Sides
 
 LARGEST = 2**63 - 1
 MOST = 10**8  # numbers of a list: it stands in memory and in settings.json
@@ -102,6 +103,17 @@ def integers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of integers separated by commas") from error
 
 
+def height_by_width(text: str) -> int | Sides:
+    """Height and width, e.g. 48x32; a single number is a square."""
+    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text.strip())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: write height x width, as in 48x32, or 32 for a square")
+    sides = Sides(int(match[1]), int(match[2] or match[1]))
+    if not 1 <= min(sides) <= max(sides) <= LARGEST:
+        raise argparse.ArgumentTypeError(f"must be at least 1 and below 2^63, got {text}")
+    return sides.short
+
+
 def ranges(text: str) -> tuple[int, ...]:
     """Seeds: integers below 2^32 and ranges of them separated by commas, e.g. 0-63,100."""
     numbers: list[int] = []
@@ -165,6 +177,12 @@ def keyword_values(text: str) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             values[name.strip()] = value.strip()
     return values
+
+
+def written(value: Any) -> str:
+    """A value as it is written on a command line."""
+    several_values = isinstance(value, tuple | list) and not isinstance(value, Sides)
+    return ",".join(map(str, value)) if several_values else str(value)
 
 
 # -- flags from signatures -------------------------------------------------------------------------------------------

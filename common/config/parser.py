@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from common.config.flags import Flag, boolean
+from common.config.flags import Flag, boolean, written
 from common.config.plugins import import_plugins, named_plugins
 from common.config.resolve import Member, arguments_to_flags
 from common.refusal import Refusal
@@ -121,8 +121,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def add_flag(group: Any, flag: Flag) -> None:
     """Add a flag to a parser or a group of one."""
-    shown = ",".join(map(str, flag.default)) if isinstance(flag.default, tuple | list) else flag.default
-    default = "" if flag.default is None or "(default" in flag.help else f" (default: {shown})"
+    default = "" if flag.default is None or "(default" in flag.help else f" (default: {written(flag.default)})"
     words = "True|False" if flag.read is boolean else flag.name.upper()
     switch: dict[str, Any] = {} if flag.alone is None else {"nargs": "?", "const": flag.alone}
     group.add_argument(
@@ -245,6 +244,6 @@ def preset_table(presets: Mapping[str, Mapping[str, object]]) -> str:
     """Presets and their values, for --list_presets, as they can be given."""
     lines = []
     for name, values in presets.items():
-        flags = (f"--{k} {','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in values.items())
+        flags = (f"--{flag} {written(value)}" for flag, value in values.items())
         lines.append(f"{name}\n    {' '.join(flags)}")
     return "\n".join(lines)

@@ -11,12 +11,13 @@ from torch import nn
 
 from common.config.flags import Flag, flag_name, flags_of
 from common.config.plugins import class_path
-from common.config.schema import SECTIONS, Chosen, RunConfig
+from common.config.schema import SAMPLE_FLAGS, SECTIONS, Chosen, RunConfig
 from common.config.stored import ADAPTATION
 from common.data.spec import DataSpec
 from common.dynamics import LinearDynamics
 from common.meta import MetaLearned, starting_rate
 from common.refusal import Refusal
+from common.sides import Sides, written
 
 OF_DATA = frozenset({"shape", "image_size", "in_channels", "out_channels", "num_classes"})  # arguments the data fills
 ADAPTATION_FLAGS = flags_of(MetaLearned)
@@ -93,6 +94,17 @@ def carried_over(values: Mapping[str, Any], own: Member, other: Member) -> dict[
     inherited = {name for base in shared for name in inspect.signature(base).parameters}
     lost = {flag.name for flag in own.flags if flag.argument not in inherited}
     return {name: value for name, value in values.items() if name not in lost}
+
+
+def for_data(values: Mapping[str, Any], data_name: str) -> dict[str, Any]:
+    """What values that were chosen for one data set mean for another, whose samples are what they are.
+
+    Args:
+        values: flags of a preset, with the name of its data set if it is for one.
+        data_name: the data set that is used.
+    """
+    same = values.get("data_name", data_name) == data_name
+    return {name: value for name, value in values.items() if same or name not in SAMPLE_FLAGS}
 
 
 def plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,21 +252,20 @@ def fit_to_data(config: RunConfig, spec: DataSpec, dynamics: type, network: type
         raise Refusal(
             f"{config.recipe.label_dropout}: --data_name {data.data_name} has no labels to leave out", "label_dropout"
         )
-    if "image_size" in inspect.signature(network).parameters and (not spec.is_image or len(set(spec.grid)) > 1):
-        sides = "x".join(map(str, spec.grid))
+    if "image_size" in inspect.signature(network).parameters and not spec.is_image:
         raise Refusal(
-            f"{config.network.name} works on square images; --data_name {data.data_name} has samples of {sides}"
-            + ("; give --image_size" if spec.is_image else ""),
+            f"{config.network.name} works on images; --data_name {data.data_name} has samples of {written(spec.grid)}",
             "model_name",
         )
-    values = {
-        "shape": list(spec.grid),
-        "image_size": spec.grid[-1],
+    values: dict[str, Any] = {
+        "shape": spec.grid,
+        "image_size": Sides.of(spec.grid).short if spec.is_image else None,
         "in_channels": spec.channels,
         "out_channels": spec.channels,
         "num_classes": spec.num_classes,
     }
     process: type[LinearDynamics] = dynamics
+    values = plain(values)
     backbone = filled(config.network, network, values)
     if config.adaptation and "checkpointing" in backbone.arguments:
         # it is the inner steps that are computed again; blocks inside them cannot be

@@ -18,6 +18,7 @@ from common.config.flags import (
     Range,
     at_least,
     flag_name,
+    height_by_width,
     marked,
     run_name,
     several,
@@ -26,8 +27,10 @@ from common.data import BUILT_IN
 from common.data.spec import DataSpec
 from common.meta import MetaLearned
 from common.refusal import Refusal
+from common.sides import Sides
 
 FREE = Mark("may change when a run is resumed")
+OF_SAMPLES = Mark("says what samples of one data set are, which means nothing to another one")
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,10 @@ class DataConfig(Checked):
             (default: $DATA_ROOT, else ./data)
         download: fetch the data set if it is missing
         channels: channels of the images (default: those of the data, 3 for colour pictures in files)
-        image_size: side of the images; others are resized (default: that of the data, or the published one)
-        center_crop: side of the central square that is cut out before resizing, as a share of the shorter side
-            (default: 1, or the published one)
+        image_size: height and width of the images, as in 48x32, or one number for squares; others are cropped in
+            their middle and resized (default: that of the data, or the published one)
+        center_crop: sides of the central part that is cut out before resizing, as a share of the largest one of the
+            shape of --image_size, or of the largest square without it (default: 1, or the published one)
         length: points of functions and sounds, which are cut or padded (default: that of the data)
         num_classes: number of classes, checked against the data (default: that of the data)
         conditioning: give the network class labels, if the data has some
@@ -69,15 +73,20 @@ class DataConfig(Checked):
     data_name: str = BUILT_IN
     data_dir: Annotated[Path | None, FREE] = None
     download: Annotated[bool, FREE] = False
-    channels: Annotated[int | None, at_least(1)] = None
-    image_size: Annotated[int | None, at_least(1)] = None
-    center_crop: Annotated[float | None, Range(0, 1, open_low=True)] = None
-    length: Annotated[int | None, at_least(1)] = None
-    num_classes: Annotated[int | None, at_least(1)] = None
+    channels: Annotated[int | None, at_least(1), OF_SAMPLES] = None
+    image_size: Annotated[int | tuple[int, int] | None, height_by_width, OF_SAMPLES] = None
+    center_crop: Annotated[float | None, Range(0, 1, open_low=True), OF_SAMPLES] = None
+    length: Annotated[int | None, at_least(1), OF_SAMPLES] = None
+    num_classes: Annotated[int | None, at_least(1), OF_SAMPLES] = None
     conditioning: bool = True
     flip: bool = False
     val_samples: Annotated[int, at_least(1), FREE] = 1000
     num_workers: Annotated[int | None, at_least(0), FREE] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size is not None:  # config.json has lists
+            object.__setattr__(self, "image_size", Sides.of(self.image_size).short)
 
 
 @dataclass(frozen=True)
@@ -231,6 +240,7 @@ SECTIONS: dict[str, type] = {
     "keeping": Keeping,
     "hardware": Hardware,
 }
+SAMPLE_FLAGS = marked(DataConfig, OF_SAMPLES)
 FREE_FLAGS = frozenset[str]().union(*(marked(section, FREE) for section in SECTIONS.values()))
 
 
@@ -298,11 +308,9 @@ class RunConfig:
             section = getattr(self, name)
             values |= {f.name: getattr(section, f.name) for f in fields(section)}
         if self.spec:
-            side: dict[str, Any] = {
-                "channels": self.spec.channels,
-                "image_size": self.spec.shape[-1],
-                "length": self.spec.shape[-1],
-            }
-            side["num_classes"] = self.spec.num_classes
-            values |= {name: value for name, value in side.items() if values.get(name) is None}
+            found: dict[str, Any] = {"channels": self.spec.channels, "num_classes": self.spec.num_classes}
+            found |= (
+                {"image_size": Sides.of(self.spec.grid).short} if self.spec.is_image else {"length": self.spec.grid[0]}
+            )
+            values |= {name: value for name, value in found.items() if values.get(name) is None}
         return values

@@ -19,8 +19,9 @@ from torch import Tensor
 from common.data.pictures import Form, picture_set
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source, hold_out
 from common.data.trees import open_tree
+from common.sides import Sides
 
-SIZE = 64
+SIZE = Sides(64, 64)
 CENTER_CROP = 140 / 178
 IMAGES, PARTITION = "img_align_celeba", "list_eval_partition.txt"
 TRAIN, VALIDATION, TEST = range(3)  # the numbers of the parts in that list

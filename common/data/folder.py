@@ -20,7 +20,7 @@ HELD_OUT_NAMES = ("test", "val", "valid")
 
 
 class Folder(Source):
-    """Images of any size and format, cropped to their central square and resized."""
+    """Images of any format in the size that all have, or cropped in their middle and resized to one."""
 
     name = "folder"
 

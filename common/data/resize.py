@@ -9,29 +9,30 @@ import torch
 from torch import Tensor
 
 from common.data.reading import Images, is_small
-from common.data.source import DataOptions, DataSet, DataUnavailable, Split
+from common.data.source import DataOptions, DataSet, DataUnavailable, Split, as_they_are
+from common.sides import Sides
 
 AT_ONCE = 1024  # images resized at once: bounds the memory for intermediate results
+SQUARE = Sides(1, 1)
 
 
-def to_square(images: Tensor, size: int | None, center_crop: float = 1.0) -> Tensor:
-    """The central square of every image, resized with antialiasing.
+def to_size(images: Tensor, size: Sides | None, center_crop: float = 1.0) -> Tensor:
+    """The central part of every image that has the shape of the result, resized with antialiasing.
 
     Bilinear: unlike bicubic it never leaves the range of the data. If images grow, there is nothing to smooth, and
     it is plain bilinear interpolation between the centres of pixels.
 
     Args:
         images: (.., H, W) uint8 or float32.
-        size: side of the result; None leaves the square as it is cut out.
-        center_crop: side of the square as a fraction of the shorter side, in (0, 1].
+        size: sides of the result; None leaves the part as it is cut out, a square.
+        center_crop: sides of the part as a fraction of the largest one of that shape, in (0, 1].
 
     Returns:
-        (.., size, size) of the same type.
+        (.., *size) of the same type.
     """
-    side = square_side(images.shape[-2:], center_crop)
     functional = image_functions()
-    square = functional.center_crop(images, [side, side]).contiguous()
-    resized: Tensor = square if size is None else functional.resize(square, [size, size], antialias=True)
+    part = functional.center_crop(images, list(cut_sides(images.shape[-2:], size, center_crop))).contiguous()
+    resized: Tensor = part if size is None else functional.resize(part, list(size), antialias=True)
     return resized
 
 
@@ -40,29 +41,46 @@ def image_functions() -> ModuleType:
     return importlib.import_module("torchvision.transforms.v2.functional")
 
 
-def square_side(sides: Sequence[int], center_crop: float) -> int:
-    """Side of the central square that is cut out of an image of these sides."""
-    return max(1, round(min(sides) * center_crop))
+def cut_sides(sides: Sequence[int], size: Sides | None, center_crop: float) -> Sides:
+    """Sides of the central part that is cut out of an image: as large as fits, times ``center_crop``.
+
+    Args:
+        sides: those of the image.
+        size: what the part shall be resized to, whose shape it has; None for a square.
+        center_crop: fraction of the largest part of that shape.
+    """
+    (height, width), (rows, columns) = sides, size or SQUARE
+    wide = height * columns <= width * rows  # all rows are taken, and columns are left over
+    largest = (height, height * columns / rows) if wide else (width * rows / columns, width)
+    return Sides(*(max(1, round(side * center_crop)) for side in largest))
 
 
-class Squares:
+def treatment(own: Sides, size: Sides | None, center_crop: float) -> str:
+    """What :func:`to_size` makes of images of some sides, in words."""
+    cut = cut_sides(own, size, center_crop)
+    cropped = f", cropped to {cut}" if cut != own else ""
+    resized = f", resized to {size}" if size not in (None, cut) else ""
+    return f"from {own}{cropped}{resized}" if cropped or resized else as_they_are(own)
+
+
+class Resized:
     """Images that are cropped and resized as they are read.
 
     Args:
         images: (N, C, H, W).
-        size: side of the squares; None leaves them as they are cut out.
-        center_crop: side of what is cut out as a fraction of the shorter side.
+        size: sides of the results; None leaves the squares as they are cut out.
+        center_crop: sides of what is cut out as a fraction of the largest part of that shape.
     """
 
-    def __init__(self, images: Images, size: int | None, center_crop: float = 1.0) -> None:
+    def __init__(self, images: Images, size: Sides | None, center_crop: float = 1.0) -> None:
         self._images, self._size, self._center_crop = images, size, center_crop
-        side = square_side(images.shape[-2:], center_crop) if size is None else size
-        self.shape = (*images.shape[:2], side, side)
+        sides = cut_sides(images.shape[-2:], size, center_crop) if size is None else size
+        self.shape = (*images.shape[:2], *sides)
         self.dtype = images.dtype
         image_functions()  # before there are worker processes, which share what has been imported
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        return to_square(self._images[indices], self._size, self._center_crop)
+        return to_size(self._images[indices], self._size, self._center_crop)
 
 
 def fit(data: DataSet, options: DataOptions, name: str) -> DataSet:
@@ -84,20 +102,22 @@ def fit(data: DataSet, options: DataOptions, name: str) -> DataSet:
             "channels",
         )
     refuse_length(options, name)
-    size, center_crop = options.image_size, options.center_crop
-    if size is None and center_crop is None:
+    if options.image_size is None and options.center_crop is None:
         return data
     if not data.spec.is_image:
-        flag, value = ("image_size", size) if size is not None else ("center_crop", center_crop)
+        asked = options.image_size is not None
+        flag, value = ("image_size", options.image_size) if asked else ("center_crop", options.center_crop)
         raise DataUnavailable(
             f"{value}: {name} has samples of shape {data.spec.shape}, which are no images; leave --{flag} out", flag
         )
-    center_crop = center_crop or 1.0
-    if sides == [square_side(sides, center_crop)] * 2 and size in (None, sides[0]):
+    own, size, center_crop = Sides(*sides), options.sides, options.center_crop or 1.0
+    if own == cut_sides(own, size, center_crop) and size in (None, own):
         return data
-
     return replace(
-        data, train=resized(data.train, size, center_crop), held_out=resized(data.held_out, size, center_crop)
+        data,
+        train=resized(data.train, size, center_crop),
+        held_out=resized(data.held_out, size, center_crop),
+        treatment=treatment(own, size, center_crop),
     )
 
 
@@ -114,11 +134,9 @@ def refuse_length(options: DataOptions, name: str) -> None:
         )
 
 
-def resized(part: Split, size: int | None, center_crop: float) -> Split:
-    """The part with square images: made now if they are in memory and stay small, else as they are read."""
-    squares = Squares(part.images, size, center_crop)
-    if not (isinstance(part.images, Tensor) and is_small(squares)):
-        return Split(squares, part.labels)
-    return Split(
-        torch.cat([to_square(images, size, center_crop) for images in part.images.split(AT_ONCE)]), part.labels
-    )
+def resized(part: Split, size: Sides | None, center_crop: float) -> Split:
+    """The part with its images in a size: made now if they are in memory and stay small, else as they are read."""
+    images = Resized(part.images, size, center_crop)
+    if not (isinstance(part.images, Tensor) and is_small(images)):
+        return Split(images, part.labels)
+    return Split(torch.cat([to_size(some, size, center_crop) for some in part.images.split(AT_ONCE)]), part.labels)

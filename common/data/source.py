@@ -1,6 +1,7 @@
 """What a data set is to this program: samples with labels, split into training and held-out parts."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +12,7 @@ from torch import Tensor
 from common.data.reading import Images, chunks, gather, spread
 from common.data.spec import UNIT, DataSpec, kind_of
 from common.refusal import Refusal, require
+from common.sides import Sides, written
 
 HELD_OUT_SHARE = 10  # one sample in ten is held out of a set without a held-out part,
 HELD_OUT_LIMIT = 1000  # but no more than these
@@ -78,29 +80,35 @@ class DataOptions:
 
     Attributes:
         data_dir: folder or file that holds the data.
-        image_size: side of the square images that are wanted; others are cropped and resized. None takes them as they
-            are, or as the source prefers them.
+        image_size: height and width of the images that are wanted, one number for squares; others are cropped and
+            resized. None takes them as they are, or as they were published.
         channels: number of channels that is wanted. None takes what there is, or what the source prefers.
         download: fetch what is missing, if the source can.
-        center_crop: side of the central square that is cut out before resizing, as a share of the shorter side, in
-            (0, 1]. None leaves it to the source, which cuts out the whole square (1) or what was published.
+        center_crop: sides of the central part that is cut out before resizing, as a share of the largest one that has
+            the shape of ``image_size`` (a square without it), in (0, 1]. None leaves it to the source, which takes all
+            of that part (1) or what was published.
         length: number of points of the functions or sounds that are wanted; they are cut or padded with zeros, if the
             source can. None takes them as they are, or as they were published.
     """
 
     data_dir: Path
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     channels: int | None = None
     download: bool = False
     center_crop: float | None = None
     length: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "channels", "length"):
-            value = getattr(self, name)
+        require(self.sides is None or min(self.sides) >= 1, "image_size", "at least 1", self.image_size)
+        for name, value in (("channels", self.channels), ("length", self.length)):
             require(value is None or value >= 1, name, "at least 1", value)
         crop = self.center_crop
         require(crop is None or 0 < crop <= 1, "center_crop", "above 0 and at most 1", crop)
+
+    @property
+    def sides(self) -> Sides | None:
+        """Height and width of the images that are wanted; None takes them as they are."""
+        return None if self.image_size is None else Sides.of(self.image_size)
 
 
 class Spectrum(Protocol):
@@ -122,6 +130,7 @@ class DataSet:
             part, in its own units, for floats.
         sample_rate: points per second, if samples are sounds.
         classes: names of the classes, in the order of the labels; their numbers, if they have no names.
+        treatment: how images came to their size, in words; by default they are as they were.
         spec: all of this that a run must remember.
     """
 
@@ -131,6 +140,7 @@ class DataSet:
     value_range: tuple[float, float] = UNIT
     sample_rate: int | None = None
     classes: tuple[str, ...] | None = None
+    treatment: str = ""
     spec: DataSpec = field(init=False)
 
     def __post_init__(self) -> None:
@@ -147,7 +157,9 @@ class DataSet:
             raise ValueError(f"num_classes is {self.num_classes}, but there are {len(classes)} classes")
         shape, rate = tuple(train.shape[1:]), self.sample_rate
         spec = DataSpec(kind_of(shape, rate), shape, self.value_range, rate, classes, len(self.train.labels))
-        for name, value in (("classes", classes), ("num_classes", spec.num_classes), ("spec", spec)):
+        done = self.treatment or as_they_are(spec.grid)
+        found = (("classes", classes), ("num_classes", spec.num_classes), ("treatment", done), ("spec", spec))
+        for name, value in found:
             object.__setattr__(self, name, value)  # the object is frozen
 
     @property
@@ -213,6 +225,11 @@ class DataSet:
 def power(coefficients: Tensor) -> Tensor:
     """Squared magnitude of real or complex numbers."""
     return coefficients.real**2 + coefficients.imag**2 if coefficients.is_complex() else coefficients**2
+
+
+def as_they_are(sizes: Sequence[int]) -> str:
+    """The words for samples whose grid was left alone."""
+    return f"{written(sizes)} as they are"
 
 
 class Source(ABC):

@@ -59,7 +59,7 @@ def train(order: TrainOrder) -> int:
     module, data = build_module(config, weights, prior), build_data(config, dataset)
     config = replace(config, model=replace(config.model, prediction=module.prediction))
     resume_step = checkpoint_step(checkpoint, module.state_dict()) if checkpoint else 0
-    introduce(config, module, device)
+    introduce(config, module, device, dataset.treatment)
     if order.command.dry_run:
         return dry_run(module, data, device)
 
@@ -105,13 +105,15 @@ def _stored_prior(config: RunConfig, folder: RunFolder, dataset: DataSet) -> tup
     return config, read_prior(folder, config)
 
 
-def introduce(config: RunConfig, module: DiffusionModule, device: torch.device) -> None:
-    """Say what is trained."""
+def introduce(config: RunConfig, module: DiffusionModule, device: torch.device, treatment: str) -> None:
+    """Say what is trained, and how images came to their size."""
     recipe, spec = config.recipe, config.sample
     batch = recipe.batch_size * recipe.accumulate_grad_batches
     say(f"dynamics  {module.dynamics}, {module.prediction}-prediction")
     say(f"network   {config.network.name}, {module.parameter_count:,} parameters, on {device}")
     say(f"data      {config.data.data_name}, {spec.samples:,} samples of {'x'.join(map(str, spec.shape))}")
+    if spec.is_image:
+        say(f"images    {treatment}")
     say(f"training  {recipe.train_steps:,} steps of {batch} samples per device")
     for name, steps in (("warmup_steps", recipe.warmup_steps), ("time_warmup", recipe.time_warmup)):
         if steps >= recipe.train_steps:

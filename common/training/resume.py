@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import torch
 
-from common.config.flags import Alone, Checked, duration, several
+from common.config.flags import Alone, Checked, duration, several, written
 from common.config.plugins import class_of
 from common.config.resolve import plain, section
 from common.config.schema import FREE_FLAGS, SECTIONS, Keeping, RunConfig
@@ -174,7 +174,7 @@ def resumed(given: Mapping[str, Any], of_preset: Mapping[str, Any], folder: RunF
             longer = "; to train longer, start a new run with --init_from" if name == "train_steps" else ""
             source = "" if name in given else " (from --preset)"
             raise Refusal(
-                f"{shown(value)}{source} contradicts the run {folder.name}, which has {shown(found)}; leave it out"
+                f"{written(value)}{source} contradicts the run {folder.name}, which has {written(found)}; leave it out"
                 f"{longer}",
                 name,
             )
@@ -191,11 +191,6 @@ def resumed(given: Mapping[str, Any], of_preset: Mapping[str, Any], folder: RunF
 def as_stored(value: Any) -> Any:
     """A value as flags and config.json have it in common."""
     return plain({"": value})[""]
-
-
-def shown(value: Any) -> str:
-    """A value as it is written on a command line."""
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def check_same_data(stored: DataSpec, found: DataSpec, folder: RunFolder) -> None:

@@ -124,6 +124,24 @@ def small_batch(dtype: torch.dtype = torch.float64, batch: int = 3) -> tuple[Ten
     return x, t, torch.arange(batch) + 1
 
 
+@torch.no_grad()
+def test_height_and_width_are_alike_and_may_differ() -> None:
+    """A network whose kernels are transposed gives the transposed answer to a transposed image."""
+    upright, lying = live_net(image_size=(12, 8)), live_net(image_size=(8, 12))
+    for name, value in upright.state_dict().items():
+        lying.state_dict()[name].copy_(value.mT if value.ndim == 4 else value)
+    _, t, labels = small_batch()
+    x = torch.randn(3, 2, 12, 8, dtype=torch.float64)
+    out = upright(x, t, labels)
+    assert out.shape == (3, 3, 12, 8)
+    assert out.std() > 0.1
+    torch.testing.assert_close(lying(x.mT, t, labels), out.mT, rtol=0, atol=1e-12)
+    square = live_net(image_size=(8, 8))
+    torch.testing.assert_close(square(x[:, :, :8], t, labels), live_net()(x[:, :, :8], t, labels), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"of shape \(B, 2, 12, 8\), got \(3, 2, 8, 12\)"):
+        upright(x.mT, t, labels)
+
+
 # The published network
 
 
@@ -415,9 +433,14 @@ def test_compiles_without_graph_breaks_for_any_batch_size() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": 9}, r"image_size must be a positive multiple of 2 .* got 9"),
-        ({"image_size": 0}, r"image_size must be a positive multiple of 2 .* got 0"),
-        ({"image_size": 28, "channel_mult": (1, 2, 2, 2)}, r"image_size must be a positive multiple of 8 .* got 28"),
+        ({"image_size": 9}, r"image_size must be a positive multiple of 2 .* got 9; .* would work is 10x10; .*uvit.*"),
+        ({"image_size": 0}, r"image_size must be a positive multiple of 2 .* got 0; .* would work is 2x2; .*"),
+        (
+            {"image_size": 28, "channel_mult": (1, 2, 2, 2)},
+            r"image_size must be a positive multiple of 8 .* got 28; .*",
+        ),
+        ({"image_size": (12, 9)}, r"image_size must be a positive multiple of 2 .* got 12x9; .* is 12x10; .*"),
+        ({"image_size": (8,)}, r"image_size must be a number, or height and width, got \(8,\)"),
         ({"in_channels": 0}, r"in_channels must be at least 1, got 0"),
         ({"out_channels": 0}, r"out_channels must be at least 1, got 0"),
         ({"model_channels": 12}, r"model_channels must be a positive multiple of 8.* got 12"),

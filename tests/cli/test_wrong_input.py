@@ -224,14 +224,14 @@ WRONG_DATA = {
     "functions for a UNet": (
         save_npz(x=np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)),
         "arrays --data_dir a.npz",
-        "--model_name unet.*square images",
+        "--model_name unet works on images.*samples of 16",
     ),
     "resized functions": (
         save_npz(x=np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)),
         "arrays --data_dir a.npz --image_size 8",
         "--image_size",
     ),
-    "not square": (save_npz(x=np.zeros((6, 8, 12, 1), np.uint8)), "arrays --data_dir a.npz", "8x12.*--image_size"),
+    "odd sides": (save_npz(x=np.zeros((6, 8, 13, 1), np.uint8)), "arrays --data_dir a.npz", "--image_size.*8x13.*8x14"),
     "other classes": (
         save_npz(x=PIXELS, y=np.arange(6) % 3),
         "arrays --data_dir a.npz --num_classes 10",
@@ -242,7 +242,11 @@ WRONG_DATA = {
         "arrays --data_dir a.npz --label_dropout 0.1",
         "--label_dropout.*no labels",
     ),
-    "no size": (pictures("a.png", "b.png"), "folder --data_dir pictures", "--image_size"),
+    "several sizes": (
+        lambda: [Image.new("L", (8, side)).save(f"{side}.png") for side in (8, 9, 10, 9)],
+        "folder --data_dir .",
+        r"--image_size is needed: .* 3 sizes \(1 of 8x8, 1 of 9x8, 1 of 10x8\); --image_size 8x8 would",
+    ),
     "empty folder": (lambda: Path("pictures").mkdir(), "folder --data_dir pictures --image_size 8", "pictures"),
     "flat and classes": (pictures("a.png", "x/b.png"), "folder --data_dir pictures --image_size 8", "pictures"),
     "no picture": (

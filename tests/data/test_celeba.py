@@ -87,6 +87,9 @@ def test_another_form(tmp_path):
     whole = load(tmp_path, image_size=178, center_crop=1.0).train.images[0]
     assert abs(int(whole[0, 0, 50]) - 20) <= 3  # red is the row: 20 are cut off
     assert abs(int(whole[0, -1, 50]) - 197) <= 3
+    oblong = load(tmp_path, image_size=(218, 178), center_crop=1.0)
+    assert (oblong.shape, oblong.treatment) == ((3, 218, 178), "218x178 as they are")
+    assert load(tmp_path).treatment == "from 218x178, cropped to 140x140, resized to 64x64"
     assert "channels 2" in refused(tmp_path, channels=2)
     assert "length 8: --data_name celeba" in refused(tmp_path, length=8)
 

@@ -11,10 +11,11 @@ from PIL import Image
 
 from common.data import BUILT_IN, SOURCES, DataOptions, DataSet, DataSpec, DataUnavailable, Source, Split, reading
 from common.data.reading import Rows, num_readers
-from common.data.resize import Squares, fit
+from common.data.resize import Resized, fit
 from common.data.source import hold_out
 from common.dynamics.basis import Fourier
 from common.refusal import Refusal
+from common.sides import Sides
 
 
 class Lazy:
@@ -236,6 +237,13 @@ def test_parts_that_do_not_fit_are_refused():
             DataSet(one, Split(other, labels), None)
 
 
+def test_an_image_size_is_one_number_or_two(tmp_path):
+    assert DataOptions(tmp_path, image_size=3).sides == (3, 3)
+    for wrong in ((3,), (3, 4, 5), (3, 0)):
+        with pytest.raises(Refusal, match=r"^image_size must be"):
+            DataOptions(tmp_path, image_size=wrong)
+
+
 @pytest.mark.parametrize("name", ["image_size", "channels", "length"])
 @pytest.mark.parametrize("value", [0, -3])
 def test_sizes_below_one_are_refused(tmp_path, name, value):
@@ -267,6 +275,30 @@ def test_images_are_cropped_and_resized(lazy, channels, height, width, size):
             square = Image.fromarray(given[top : top + side, left : left + side].numpy())
             expected = np.asarray(square.resize((size, size), Image.Resampling.BILINEAR)).astype(int)
             assert np.abs(plane.numpy() - expected).max() <= 1
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(
+    ("own", "size", "center_crop", "cut", "treatment"),
+    [
+        ((48, 32), (48, 32), None, (48, 32), "48x32 as they are"),
+        ((218, 178), (64, 64), None, (178, 178), "from 218x178, cropped to 178x178, resized to 64x64"),
+        ((100, 70), (48, 32), None, (100, 67), "from 100x70, cropped to 100x67, resized to 48x32"),
+        ((20, 30), (30, 20), 0.5, (10, 7), "from 20x30, cropped to 10x7, resized to 30x20"),
+        ((24, 16), (48, 32), None, (24, 16), "from 24x16, resized to 48x32"),
+        ((9, 6), None, 1.0, (6, 6), "from 9x6, cropped to 6x6"),
+    ],
+)
+def test_rectangles_are_cropped_to_their_shape_and_resized(lazy, own, size, center_crop, cut, treatment):
+    images = torch.randint(0, 256, (3, 1, *own), dtype=torch.uint8)
+    data = fit(of(images, lazy=lazy), DataOptions("", image_size=size, center_crop=center_crop), "it")
+    height, width = size or cut
+    assert (data.shape, data.treatment) == ((1, height, width), treatment)
+    top, left = (round((side - part) / 2) for side, part in zip(own, cut, strict=True))
+    for found, image in zip(data.train.read()[0], images, strict=True):
+        part = Image.fromarray(image[0, top : top + cut[0], left : left + cut[1]].numpy())
+        expected = np.asarray(part.resize((width, height), Image.Resampling.BILINEAR)).astype(int)
+        assert np.abs(found[0].numpy() - expected).max() <= 1
 
 
 def test_growing_images_are_interpolated_without_smoothing():
@@ -332,7 +364,7 @@ def test_a_set_that_would_grow_too_large_is_resized_as_it_is_read(monkeypatch):
     at_once = fit(data, DataOptions("", image_size=8), "it")
     monkeypatch.setattr(reading, "RESIDENT_LIMIT", 10 * 16)
     lazily = fit(data, DataOptions("", image_size=8), "it")
-    assert isinstance(lazily.train.images, Squares)
+    assert isinstance(lazily.train.images, Resized)
     assert torch.equal(lazily.train.read()[0], at_once.train.images)
 
 
@@ -404,12 +436,12 @@ def test_a_source_of_ones_own(tmp_path, monkeypatch):
 
 def test_views_are_pickled():
     images = torch.randint(0, 256, (10, 1, 4, 4), dtype=torch.uint8)
-    view = Squares(Rows(Lazy(images), torch.tensor([3, 1, 9])), 2)
-    assert Squares(images, None, 0.5).shape == (10, 1, 2, 2)
+    view = Resized(Rows(Lazy(images), torch.tensor([3, 1, 9])), Sides(2, 2))
+    assert Resized(images, None, 0.5).shape == (10, 1, 2, 2)
     assert view.shape == (3, 1, 2, 2)
     again = pickle.loads(pickle.dumps(view))
     rows = torch.tensor([2, 0])
-    assert torch.equal(again[rows], Squares(images, 2)[torch.tensor([9, 3])])
+    assert torch.equal(again[rows], Resized(images, Sides(2, 2))[torch.tensor([9, 3])])
 
 
 def test_a_message_survives_a_worker_process():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.data import DataOptions, DataUnavailable, reading
+from common.data import DataOptions, DataUnavailable, pictures, reading
 from common.data.folder import Folder
 from common.data.module import DataModule
 from common.data.pictures import Pictures
@@ -302,6 +302,53 @@ def test_levels_of_unknown_range_are_refused(tmp_path, pixels, problem):
     assert str(tmp_path) in message
 
 
+# -- size -------------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_size_images_stay_as_they_are(tmp_path, memory):
+    written = {write(tmp_path / f"{i}.png", noise(6, 4, 3)).tobytes() for i in range(12)}
+    data = load(tmp_path, image_size=None)
+    assert (data.shape, data.treatment) == ((3, 6, 4), "6x4 as they are")
+    assert pixels_of(data.train, data.held_out) == written
+    middle = load(tmp_path, image_size=None, center_crop=1.0)
+    assert (middle.shape, middle.treatment) == ((3, 4, 4), "from 6x4, cropped to 4x4")
+    assert {pixels.tobytes() for pixels in middle.train.read()[0].numpy()} == {
+        pixels.tobytes() for pixels in data.train.read()[0][:, :, 1:5].numpy()
+    }
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_the_size_is_that_of_the_upright_image(tmp_path, ending):
+    upright = Image.Exif()
+    upright[0x0112] = 6  # turned by a quarter
+    for i in range(4):
+        write(tmp_path / f"{i}.{ending}", noise(8, 16, 3), **({"exif": upright} if i else {}))
+    write(tmp_path / f"4.{ending}", noise(16, 8, 3))
+    assert "4 of 16x8, 1 of 8x16" in refused(tmp_path, image_size=None)
+    (tmp_path / f"0.{ending}").unlink()
+    assert load(tmp_path, image_size=None).shape == (3, 16, 8)
+
+
+def test_an_image_that_has_changed_since_is_named(tmp_path, monkeypatch):
+    for i in range(5):
+        write(tmp_path / f"{i}.png")
+    monkeypatch.setattr(reading, "RESIDENT_LIMIT", 0)
+    images = load(tmp_path, image_size=None).train.images
+    for i in range(5):
+        write(tmp_path / f"{i}.png", noise(4, 5, 3))
+    with pytest.raises(DataUnavailable, match=r"[0-4]\.png .*it is 4x5, the others are 4x4"):
+        images[torch.tensor([0])]
+
+
+def test_of_many_images_some_are_looked_at_for_the_message(tmp_path, monkeypatch):
+    for i in range(20):
+        write(tmp_path / f"{i}.png", noise(8, 6, 3))
+    monkeypatch.setattr(pictures, "LOOKED_AT", 10)
+    treatment = load(tmp_path, image_size=(4, 2)).treatment
+    assert treatment == "from 8x6, cropped to 8x4, resized to 4x2 (10 of 20 were looked at)"
+    assert load(tmp_path, image_size=None).treatment == "8x6 as they are"
+
+
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
@@ -367,6 +414,7 @@ def test_a_streamed_image_that_cannot_be_read_is_named(tmp_path, workers, monkey
     bad = tmp_path / "train" / "3.png"
     bad.write_bytes(b"no image")
     monkeypatch.setattr(reading, "RESIDENT_LIMIT", 0)
+    monkeypatch.setattr(pictures, "LOOKED_AT", 1)
     data = load(tmp_path)  # not noticed yet
     module = DataModule(data, batch_size=5, seed=0, flip=False, val_samples=5, num_workers=workers)
     module.trainer = SimpleNamespace(
@@ -384,9 +432,18 @@ def test_a_streamed_image_that_cannot_be_read_is_named(tmp_path, workers, monkey
     assert "\n" not in str(caught.value)
 
 
-def test_image_size_is_needed(tmp_path):
-    write(tmp_path / "a.png")
-    assert "--image_size" in refused(tmp_path, image_size=None)
+def test_images_of_several_sizes_need_one(tmp_path):
+    for i, sides in enumerate([(6, 4)] * 5 + [(9, 7)] * 2 + [(1, 2), (2, 1), (3, 3)]):
+        write(tmp_path / f"{i}.png", noise(*sides, 3))
+    message = refused(tmp_path, image_size=None)
+    assert message.startswith(
+        "image_size is needed: --data_name folder has images of 5 sizes (5 of 6x4, 2 of 9x7, 1 of "
+    )
+    assert message.endswith(", 2 more sizes); --image_size 6x4 would crop and resize all of them")
+    data = load(tmp_path, image_size=(6, 4))
+    assert data.shape == (3, 6, 4)
+    assert data.treatment.startswith("5 of 6x4, 2 of 9x7, 1 of ")
+    assert data.treatment.endswith(", 2 more sizes; all cropped to the shape of 6x4 and resized to it")
 
 
 def test_a_length_is_refused(tmp_path):
