@@ -69,7 +69,7 @@ FRACTIONAL: dict[str, tuple[Any, ...]] = {  # what each argument is in turn, awa
     "gamma_max": (1.001, 2.0, 100.0, 1e3, 1e4, 1e6),
     "normalize": (False,),
     "marginals": ("paper",),
-    "aug_init_var": (1e-12, 1e-8, 1.0, 1e4),
+    "aug_init_var": (1e-12, 1e-8, 1.0, 100.0),
 }
 BETA = {"beta_min": (0.0, 1e-6, 20.0), "beta_max": (0.1, 1e-3, 200.0, 1e3, 2799.0, 1e6)}
 SIGMA = {"sigma_min": (1e-8, 49.999), "sigma_max": (0.010001, 1e3, 1e8)}
@@ -80,7 +80,7 @@ CORNERS: dict[str, dict[str, tuple[Any, ...]]] = {
     "vp": BETA,
     "subvp": BETA,
     "ve": SIGMA,
-    "cld": {"beta": ENDS, "mass": ENDS, "initial_share": ENDS},
+    "cld": {"beta": ENDS, "mass": ENDS, "initial_share": (1e-6, 1e-3, 1.0, 10.0)},
     "edm": {"sigma_max": (1e-8, 1e8)},
     "flow": {},
     "heat": BETA | {"const": ENDS, "x_norm": ENDS, "energy_norm": ENDS, "shape": ((7,), (4, 6), (5, 3))},
@@ -112,7 +112,12 @@ def draw(member: str, rng: np.random.Generator) -> Arguments:
     if member == "edm":
         return {"sigma_max": log_uniform(rng, 1e-8, 1e8)}
     if member == "cld":
-        return {name: log_uniform(rng, 1e-6, 1e6) for name in ("beta", "mass", "initial_share")}
+        mass = log_uniform(rng, 1e-6, 1e6)
+        return {
+            "beta": math.sqrt(mass) * log_uniform(rng, 1e-4, 1e3),
+            "mass": mass,
+            "initial_share": log_uniform(rng, 1e-6, 20.0),
+        }
     if member == "flow":
         return {}
     if member == "heat":
@@ -127,7 +132,7 @@ def draw(member: str, rng: np.random.Generator) -> Arguments:
         "gamma_max": log_uniform(rng, 1.001, 1.1e4),
         "normalize": bool(rng.random() < 0.7),
         "marginals": "exact" if rng.random() < 0.7 else "paper",
-        "aug_init_var": log_uniform(rng, 1e-12, 1e4),
+        "aug_init_var": log_uniform(rng, 1e-12, 200.0),
     }
 
 
@@ -289,18 +294,12 @@ def worst(errors: Array, places: Array) -> tuple[float, Any]:
 def look(member: str, arguments: Arguments, count: int, seed: int) -> dict[str, Any]:
     """One case: its errors, the refusal, or what else was raised."""
     case: dict[str, Any] = {"member": member, "arguments": arguments}
-    limited = signal.getsignal(signal.SIGALRM) is stop
-    if limited:
-        signal.alarm(PATIENCE)
     try:
-        dynamics = BUILD[member](**arguments)
+        dynamics = in_time(BUILD[member], arguments)
     except Refusal as refusal:
         return case | {"refused": refusal.argument or "law", "message": str(refusal)}
     except Exception as failure:
         return case | {"failed": f"{type(failure).__name__}: {failure}"}
-    finally:
-        if limited:
-            signal.alarm(0)
     try:
         with np.errstate(all="ignore"):
             times = look_at(dynamics, count, np.random.default_rng(seed))
@@ -333,6 +332,17 @@ def table(member: str, found: list[dict[str, Any]]) -> str:
 
 def stop(*_: object) -> None:
     raise TimeoutError(f"more than {PATIENCE} s")
+
+
+def in_time(build: Callable[..., LinearDynamics], arguments: Arguments) -> LinearDynamics:
+    """What a constructor makes, within :data:`PATIENCE` once :func:`limit` was called."""
+    if signal.getsignal(signal.SIGALRM) is not stop:
+        return build(**arguments)
+    try:
+        signal.alarm(PATIENCE)
+        return build(**arguments)
+    finally:
+        signal.alarm(0)
 
 
 def limit() -> None:

@@ -33,7 +33,7 @@ class Fractional(Tabulated):
         marginals: law of the augmented process: exact starts it at Y_0 ~ N(0, aug_init_var), so that everything
             belongs to one process; paper starts it at 0 and adds aug_init_var exp(-2 gamma_k t) to Var Y^k
             afterwards, as published weights were trained.
-        aug_init_var: variance that the augmenting processes start with, above 0.
+        aug_init_var: variance that the augmenting processes start with, above 0, at most 100.
 
     Raises:
         Refusal: for a value outside its range.
@@ -56,7 +56,7 @@ class Fractional(Tabulated):
         if not 0 < self.hurst < 1:
             raise Refusal(f"must lie in (0, 1), got {self.hurst}", "hurst")
         require(self.marginals in get_args(Marginals), "marginals", "one of exact, paper", self.marginals)
-        require(0 < self.aug_init_var < math.inf, "aug_init_var", "above 0 and finite", self.aug_init_var)
+        require(0 < self.aug_init_var <= 100, "aug_init_var", "above 0 and at most 100", self.aug_init_var)
         gamma = gamma_grid(self.num_aug, self.gamma_max)
         omega = optimal_omega(gamma, self.hurst)
         super().__init__(num_components=self.num_aug + 1, rate=max([self.schedule_rate, *gamma.tolist()]))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from common.dynamics.closed_form import ClosedForm, log_expm1
 from common.dynamics.tabulated import Tabulated
-from common.refusal import Refusal
+from common.refusal import Refusal, require
 
 
 def check_range(low: float, high: float, *, low_name: str, high_name: str, strict: bool = True) -> None:
@@ -21,6 +21,7 @@ def check_range(low: float, high: float, *, low_name: str, high_name: str, stric
         )
 
 
+HOTTEST = 10.0  # share of the stationary variance to start with; from 1e3 on, correlations turn between two nodes
 MOST_DAMPED = 700.0  # -log m at T, up to which m is a float64 number
 
 
@@ -145,10 +146,10 @@ class CLD(Tabulated):
     Args:
         beta: overall rate, above 0, at most 700 sqrt(mass).
         mass: mass of the velocity, above 0.
-        initial_share: share of its stationary variance that the velocity starts with, above 0.
+        initial_share: share of its stationary variance that the velocity starts with, above 0, at most 10.
 
     Raises:
-        Refusal: for a value that is not above 0, or that would leave nothing of the data at T.
+        Refusal: for a value out of range, or that would leave nothing of the data at T.
     """
 
     remedy = ("initial_share", "take a smaller one, a larger beta or a smaller mass")
@@ -159,6 +160,7 @@ class CLD(Tabulated):
         for name, value in (("beta", beta), ("mass", mass), ("initial_share", initial_share)):
             if not 0 < value < math.inf:
                 raise Refusal(f"must be above 0 and finite, got {value}", name)
+        require(initial_share <= HOTTEST, "initial_share", f"at most {HOTTEST:g}", initial_share)
         friction = 2 * math.sqrt(mass)
         damping = beta / math.sqrt(mass)  # both eigenvalues of -F
         if damping > MOST_DAMPED:

@@ -159,11 +159,11 @@ class Tabulated(LinearDynamics):
 
     def _root(self, t: Tensor) -> Tensor:
         # S = sigma^2 M M' + S R S, and S R S = (S N C^-T)(S N C^-T)' with C C' = N'S N
-        mean, cov = self._mean(t), self._cov(t)
+        mean, cov = self.mean_table(t), self._cov(t)  # M over m, which may be tiny
         normal = complement_basis(mean)
         factor = torch.linalg.cholesky_ex(normal.mT @ cov @ normal).L
         rest = torch.linalg.solve_triangular(factor, normal.mT @ cov, upper=False).mT
-        along = mean * self._level(t)[1].exp().unsqueeze(1)
+        along = mean * self._std(*self._level(t)).unsqueeze(1)
         return torch.cat([along.unsqueeze(-1), rest], dim=-1)
 
     def scalar_path(self) -> LinearDynamics:

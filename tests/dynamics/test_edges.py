@@ -103,6 +103,9 @@ def test_a_strongly_damped_langevin_process(beta, mass):
         assert law.mean[i, 1].item() == pytest.approx(float(-beta * t * mp.exp(-a * t)), rel=1e-8)
     assert torch.allclose(law.cov[-1], torch.diag(column([1.0, mass])), rtol=1e-9, atol=1e-10)
     assert torch.isfinite(law.log_sigma).all()
+    end = column([1.0])
+    root = CLD(beta=beta, mass=mass)._root(end)
+    assert torch.allclose(root @ root.mT, law.cov[-1:], rtol=1e-9, atol=1e-10)
 
 
 def test_modes_that_are_gone_are_still_damped():
@@ -133,6 +136,7 @@ def test_modes_that_are_gone_are_still_damped():
         (lambda: HeatSubVP((8, 8), x_norm=8, beta_max=500), "beta_max", "damped to exp.*or a smaller x_norm"),
         (lambda: CLD(beta=351), "beta", "at most 700, got 702"),
         (lambda: CLD(mass=1e-5), "beta", "at most 700, got 1264.91"),
+        (lambda: CLD(initial_share=11.0), "initial_share", "at most 10"),
         (lambda: CLD(beta=1e-6, initial_share=1.0), "initial_share", "larger beta or a smaller mass"),
         (lambda: FVP(0.5, 3, gamma_max=1.1e4), "gamma_max", "at most 10000"),
         (lambda: FVP(0.9, 5, aug_init_var=1e-12), "aug_init_var", "nearer to 1e-4, or a smaller num_aug"),

@@ -22,7 +22,7 @@ CASES = {  # published arguments first
     "cld": ("cld", {}),
     "heat": ("heat", {"shape": (5, 6), "x_norm": 6.0, "energy_norm": 64.0}),
     "fvp-slow": ("fvp", {"num_aug": 3, "gamma_max": 2.0, "beta_min": 1e-6, "beta_max": 1e-6}),
-    "fvp-constant": ("fvp", {"hurst": 0.9999, "num_aug": 1, "beta_min": 20.0, "aug_init_var": 1e4}),
+    "fvp-constant": ("fvp", {"hurst": 0.9999, "num_aug": 1, "beta_min": 20.0, "aug_init_var": 100.0}),
     "fve-wide": ("fve", {"num_aug": 3, "sigma_min": 1e-3, "sigma_max": 1e4, "hurst": 1e-4}),
     "fvp-6": ("fvp", {"num_aug": 6}),
     "fvp-fast": ("fvp", {"gamma_max": 100.0, "beta_max": 100.0}),

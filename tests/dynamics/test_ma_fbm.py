@@ -137,8 +137,8 @@ def test_a_value_out_of_range_is_refused_by_name(call, message):
         ({"num_aug": 10}, r"num_aug 10 is too large"),
         ({"gamma_max": 1.0}, r"gamma_max must be above 1"),
         ({"marginals": "papers"}, r"marginals must be one of exact, paper, got 'papers'"),
-        ({"aug_init_var": 0.0}, r"aug_init_var must be above 0 and finite, got 0\.0"),
-        ({"aug_init_var": math.nan}, r"aug_init_var must be above 0 and finite, got nan"),
+        ({"aug_init_var": 0.0}, r"aug_init_var must be above 0 and at most 100, got 0\.0"),
+        ({"aug_init_var": math.nan}, r"aug_init_var must be above 0 and at most 100, got nan"),
     ],
 )
 def test_fractional_dynamics_refuse_by_name(family, arguments, message):
