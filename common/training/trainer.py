@@ -44,6 +44,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         save(Path(path), checkpoint)
 
 
+def device_count(hardware: Hardware, device: torch.device) -> int:
+    """Devices per node: what is asked for, else every visible GPU, else the one CPU."""
+    return hardware.devices or (torch.cuda.device_count() if device.type == "cuda" else 1)
+
+
 def strategy_of(hardware: Hardware, devices: int) -> str | Strategy:
     """DDP if there are several processes; its buffers are tables and counters, alike everywhere."""
     if devices * hardware.num_nodes > 1:
@@ -71,7 +76,7 @@ def make_trainer(
         callbacks: further callbacks, run before the checkpoint.
     """
     recipe, keeping, hardware = config.recipe, config.keeping, config.hardware
-    devices = hardware.devices or (torch.cuda.device_count() if device.type == "cuda" else 1)
+    devices = device_count(hardware, device)
     accumulate = recipe.accumulate_grad_batches
     saver = ModelCheckpoint(
         dirpath=folder.checkpoints,
