@@ -153,6 +153,16 @@ def test_stopped_within_a_block(cli, run, monkeypatch):
     assert drawn == [0, 3, 3, 6]
 
 
+def test_a_new_run_starts_from_what_was_exported(cli, stopped):
+    words = ("train", *tiny.command("--dry_run", **tiny.FLAGS), "--init_from")
+    refused = cli(*words, "tiny")
+    assert refused.code == 2
+    assert refused.err.endswith(f"by python scripts/export.py --run_id {stopped.name}\n")
+    assert export.main(["--run_id", stopped.name]) == 0
+    (file,) = stopped.rglob("*.safetensors")
+    assert cli(*words, file).code == 0
+
+
 # -- train.py ---------------------------------------------------------------------------------------------------------
 
 
