@@ -18,11 +18,13 @@ from common.training.callbacks import CleanStop, FiniteGuard, KeepWeights, LossP
 from common.training.csv_log import CsvLog
 
 # What Lightning and torch say that does not apply here: the loader yields indices, so workers would only cost; the
-# averaged network is in evaluation mode on purpose; a run folder that is resumed is not empty; buffers need no
-# broadcast, and what shall replace that option of DDP is not in torch 2.6; the rest is about Lightning's own code.
+# averaged network is in evaluation mode on purpose; a run folder that is resumed is not empty, and may have been moved
+# (checkpoints of before then stay beside those of --keep); buffers need no broadcast, and what shall replace that
+# option of DDP is not in torch 2.6; the rest is about Lightning's own code.
 NOT_APPLICABLE = (
     ".*does not have many workers.*",
     ".*Checkpoint directory.*exists and is not empty.*",
+    ".*The dirpath has changed from.*",
     ".*module\\(s\\) in eval mode at the start of training.*",
     ".*`broadcast_buffers` is deprecated.*",
     ".*treespec, LeafSpec.*",
