@@ -7,7 +7,7 @@ from torch import Tensor
 
 import args
 from common.config.parser import reporting
-from common.generation.blocks import generate
+from common.generation.blocks import generate, interrupted
 from common.generation.config import GenerateOrder
 from common.generation.opening import open_job, target_folder
 from common.generation.pictures import Trajectory, complaint, show
@@ -26,6 +26,8 @@ def run(order: GenerateOrder) -> int:
 
     opened, job = open_job(order)
     folder, config = target_folder(opened, job.config), job.config
+    for remark in opened.remarks:
+        print(f"note      {remark}")
     print(
         f"{len(job.seeds)} samples from {opened.folder.name} ({opened.version}): {config.solver}, {job.steps} steps, "
         f"on {job.dynamics.device}"
@@ -39,9 +41,12 @@ def run(order: GenerateOrder) -> int:
             if trajectory:
                 trajectory.add(time, x)
 
-        calls = generate(
-            folder, job, on_step=on_step, on_kept=lambda: bar.update(job.steps) and None, redraw=bool(trajectory)
-        )
+        try:
+            calls = generate(
+                folder, job, on_step=on_step, on_kept=lambda: bar.update(job.steps) and None, redraw=bool(trajectory)
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(interrupted(folder, job)) from None
     print(f"network   {calls} evaluations per sample" if calls else "network   not needed: all samples were there")
     picture = SampleFolder(folder).trajectory
     if trajectory and trajectory.save(picture):
@@ -56,6 +61,6 @@ def run(order: GenerateOrder) -> int:
 if __name__ == "__main__":
     try:
         raise SystemExit(main())
-    except KeyboardInterrupt:
-        print("\nstopped; give the same command again to go on", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'stopped; nothing was drawn yet'}", file=sys.stderr)
         raise SystemExit(130) from None

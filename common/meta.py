@@ -175,9 +175,10 @@ class MetaLearned(nn.Module):
         """L of one sample (C, *S) for its weights."""
         output = self._call(weights, x, t, label)
         if output.shape != x.shape:
-            raise ValueError(
-                f"MetaLearned: network must have as many output as input channels, on the grid of x, {tuple(x.shape)}, "
-                f"got {tuple(output.shape)}"
+            raise Refusal(
+                f"{type(self.network).__name__} must have as many output as input channels, on the grid of x, "
+                f"{tuple(x.shape)}, got {tuple(output.shape)}",
+                "model_name",
             )
         difference = (output.to(x.dtype) - x).unsqueeze(0)
         weighted = self.basis.scale(self.root_metric.unsqueeze(0), difference)

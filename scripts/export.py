@@ -15,7 +15,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run export.py; returns the exit code."""
     with reporting("export.py", args.generate_flag_names):
         order = args.parse_export(argv)
-        print(f"weights   {export_safetensors(open_run(order.opening, order.describe, order.describing))}")
+        run = open_run(order.opening, order.describe, order.describing)
+        for remark in run.remarks:
+            print(f"note      {remark}")
+        print(f"weights   {export_safetensors(run)}")
         return 0
 
 

@@ -173,8 +173,10 @@ def test_versions(tmp_path):
 
 def test_a_run_without_weights_says_so(tmp_path):
     make_run(tmp_path / "5_x", config())
-    with pytest.raises(RunNotFound, match=r"version final.*none yet"):
+    with pytest.raises(RunNotFound, match=r"run_id 5_x: nothing is saved yet.*python train\.py --resume 5_x"):
         load("5", output_dir=tmp_path)
+    with pytest.raises(RunNotFound, match=r"version final.*none yet"):
+        load("5", "final", tmp_path)
 
 
 # -- several averages -------------------------------------------------------------------------------------------------

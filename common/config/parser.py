@@ -22,6 +22,7 @@ Groups = Mapping[str, tuple[Flag, ...]]
 Values = dict[str, Any]
 PACKAGE = "fractional-functional-diffusion"
 ALL = "all"  # --help all
+BROKEN_PIPE = 128 + 13  # the exit code that a shell gives a program that SIGPIPE ended
 VERSION = "version"  # alone it is the program's; with a value, that of weights, if a program has some
 
 # what goes wrong with files and folders that a user named; anything else of the system is a bug, or bad luck
@@ -35,23 +36,55 @@ MENDABLE = {
 def reporting(program: str, flags: Callable[[], Mapping[str, str]]) -> Iterator[None]:
     """The frame around a whole program: what a user can mend becomes one line and exit code 2.
 
-    That is a :class:`~common.refusal.Refusal`, or an error of the operating system about a file or folder. Every other
-    error is a bug, here or in a plugin, and keeps its traceback.
+    That is a :class:`~common.refusal.Refusal`, or an error of the operating system about a file or folder. An output
+    that nobody reads any more (``| head``) ends the program quietly with exit code 141. Every other error is a bug,
+    here or in a plugin, and keeps its traceback.
 
     Args:
         program: its name.
         flags: gives names of arguments and the flags that set them; called only if there is something to report.
     """
+    with piped():
+        try:
+            yield
+        except Refusal as error:
+            complain(program, error.line(flags()))
+            raise SystemExit(2) from error
+        except OSError as error:
+            if error.errno not in MENDABLE or error.filename is None:
+                raise
+            complain(program, f"{error.filename}: {error.strerror}")
+            raise SystemExit(2) from error
+
+
+@contextlib.contextmanager
+def piped() -> Iterator[None]:
+    """End quietly, with the code of a program that SIGPIPE ended, if nobody reads the output any more."""
+    code: Any = None
     try:
         yield
-    except Refusal as error:
-        complain(program, error.line(flags()))
-        raise SystemExit(2) from error
-    except OSError as error:
-        if error.errno not in MENDABLE or error.filename is None:
+    except BrokenPipeError:
+        if not is_unread("\n"):  # another pipe: a bug
             raise
-        complain(program, f"{error.filename}: {error.strerror}")
-        raise SystemExit(2) from error
+    except SystemExit as stop:
+        if not is_unread():
+            raise
+        code = stop.code
+    else:
+        if not is_unread():
+            return
+    raise SystemExit(code or BROKEN_PIPE)
+
+
+def is_unread(more: str = "") -> bool:
+    """Write what is left of the output, and more; whether nobody reads it. What follows is then thrown away."""
+    try:
+        sys.stdout.write(more)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def complain(program: str, message: str) -> None:

@@ -221,6 +221,15 @@ def generate(
     return calls
 
 
+def interrupted(folder: Path, job: Job) -> str:
+    """What to say when :func:`generate` was stopped: whole blocks are kept, the one in work is drawn again."""
+    place = SampleFolder(folder)
+    every = blocks(len(job.seeds), job.config.batch_size)
+    kept = sum(len(block) for block in every if is_whole(place.block(block.start), len(block)))
+    again = "" if kept == len(job.seeds) else ", the block of samples in work is drawn again"
+    return f"stopped; the same command goes on: {kept} of {len(job.seeds)} samples are kept{again}"
+
+
 def grid_columns(num_classes: int | None, count: int) -> int:
     """Columns of a sample grid: whole rounds of the classes if there are few, else a square."""
     if num_classes and num_classes <= 20:

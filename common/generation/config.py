@@ -30,7 +30,8 @@ class Opening(Checked):
     Attributes:
         run_id: id or folder name of the run, or latest (required, unless --pretrained is given)
         pretrained: model of GFDM's authors that is fetched and sampled from (default: none)
-        version: version of the weights: final, v0, v1, .. (default: final, else the newest)
+        version: version of the weights: final, v0, v1, .., or step-0000225 for a checkpoint (default: final, else the
+            newest; the newest checkpoint of a run that was stopped before it kept any)
         use_ema: use averaged weights (default: True if the run kept some)
         ema_decay: which average to use, if the run kept several (default: its first)
         output_dir: folder that holds the runs

@@ -16,7 +16,7 @@ from common.config.schema import RunConfig
 from common.config.stored import CONFIG, to_json
 from common.denoiser import Clipped
 from common.dynamics import Prior
-from common.files import sha256, write_json
+from common.files import write_json
 from common.generation.blocks import Job
 from common.generation.config import GenerateOrder, Opening, SampleConfig
 from common.guidance import GUIDANCE
@@ -46,7 +46,7 @@ def open_run(opening: Opening, describe: Callable[[RunFolder], RunConfig], descr
         raise Refusal(f"is for folders of the published code; {folder.name} has its own {CONFIG}", describing[0])
     return load_folder(
         folder,
-        version or folder.newest_version(),
+        version,
         averaged=opening.use_ema,
         decay=opening.ema_decay,
         config=describe(folder) if folder.is_released else None,
@@ -125,7 +125,7 @@ def wrapped(run: Run, config: SampleConfig) -> nn.Module:
 
 def made_from(run: Run) -> dict[str, Any]:
     """What the network is made from: its weights and, if no config.json holds them, its classes and arguments."""
-    found: dict[str, Any] = {"weights": run.weights.name, "sha256": sha256(run.weights)}
+    found: dict[str, Any] = {"weights": run.source.label(run.kind), "sha256": run.source.sha256(run.kind)}
     if run.folder.is_released:
         whole = to_json(run.config)
         found |= {"dynamics": whole["dynamics"], "network": whole["network"]}
@@ -136,20 +136,24 @@ def kept_identity(file: Path) -> Any:
     """What the samples of a folder are; None if its settings.json cannot be read, so that they are left alone."""
     try:
         return json.loads(file.read_text("utf-8"))
-    except ValueError:
+    except (OSError, ValueError):
         return None
 
 
 def target_folder(run: Run, config: SampleConfig) -> Path:
-    """Where samples go: a folder named after the solver, or a numbered neighbour if that one holds other samples."""
+    """Where samples go: the folder that holds such samples already, whatever its name, else one of their own.
+
+    A new one is named after the solver and the kind of weights; a number is added if that name is taken by others.
+    """
     wanted = config.identity(made_from(run))
-    base, number = run.folder.generated(run.version), 1
-    while True:
-        folder = base / (config.folder_name if number == 1 else f"{config.folder_name}-{number}")
-        file = SampleFolder(folder).settings
-        if not file.exists():
-            write_json(file, wanted)
-            return folder
-        if kept_identity(file) == wanted:
-            return folder
+    base = run.folder.generated(run.version)
+    for there in sorted(base.glob("*")):
+        if kept_identity(SampleFolder(there).settings) == wanted:
+            return there
+    name, number = f"{config.folder_name}{run.source.suffix(run.kind)}", 1
+    folder = SampleFolder(base / name)
+    while folder.settings.exists() or folder.data.exists():
         number += 1
+        folder = SampleFolder(base / f"{name}-{number}")
+    write_json(folder.settings, wanted)
+    return folder.path

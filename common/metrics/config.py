@@ -18,7 +18,7 @@ class EvaluateConfig(Checked):
     Attributes:
         run_id: id or folder name of the run, or latest (required)
         version: version of the weights (default: that of the newest generated data)
-        samples: folder under generated_data/model-{version}, e.g. sde1000 (default: the newest)
+        samples: folder under generated_data/model-{version}, e.g. exp2-20-ema (default: the newest)
         metrics: metrics separated by commas (default: all)
         output_dir: folder that holds the runs
         data_dir: where the data lies now (default: where the run found it)

@@ -3,6 +3,7 @@
 from common.runs.folder import RunFolder, RunNotFound, SampleFolder, find, run_folders
 from common.runs.released import ReleasedName, parse_released_name
 from common.runs.run import Run, export_safetensors, load, load_folder, load_weights, read_prior
+from common.runs.versions import Version, open_version
 
 __all__ = [
     "ReleasedName",
@@ -10,11 +11,13 @@ __all__ = [
     "RunFolder",
     "RunNotFound",
     "SampleFolder",
+    "Version",
     "export_safetensors",
     "find",
     "load",
     "load_folder",
     "load_weights",
+    "open_version",
     "parse_released_name",
     "read_prior",
     "run_folders",

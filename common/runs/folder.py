@@ -1,14 +1,16 @@
 """A run folder: every name in it, once, and how a run is found by its id."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.config.schema import Keeping
 from common.config.stored import CONFIG
 from common.refusal import Refusal
 
-PLAIN, AVERAGED = "model", "ema_model"  # kinds of weights; further averages are ema{decay:g}_model
 WEIGHTS = re.compile(r"(model|ema[\d.e-]*_model)-(.+)\.(?:pth|safetensors)")
+STEP = re.compile(r"step-(\d+)\.ckpt")
 FINAL, LATEST = "final", "latest"
 
 
@@ -130,43 +132,18 @@ class RunFolder:
         versions = self.versions()
         return FINAL if FINAL in versions or not versions else versions[-1]
 
-    def choose_weights(
-        self, version: str, averaged: bool | None, decay: float | None, decays: tuple[float, ...]
-    ) -> tuple[bool, Path]:
-        """Whether averaged weights are to be used, and the file.
+    def checkpoint_files(self) -> list[Path]:
+        """Checkpoints of training, the newest first."""
+        steps = {path: STEP.fullmatch(path.name) for path in self.checkpoints.glob("step-*.ckpt")}
+        numbered = sorted(((int(match[1]), path) for path, match in steps.items() if match), reverse=True)
+        last = [self.last_checkpoint] if self.last_checkpoint.exists() else []
+        return [*last, *(path for _, path in numbered)]
 
-        Args:
-            version: version of the weights.
-            averaged: use averaged weights; None takes them if they are there.
-            decay: decay of the average to use; None takes the main one.
-            decays: decays of the averages that the run was to keep, the main one first.
-
-        Raises:
-            RunNotFound: for what is not there, listing what there is.
-            Refusal: for a decay together with ``averaged=False``.
-        """
-        there = self.weight_files()
-        if version not in there:
-            known = ", ".join(there) or "none yet (training has not reached its first version)"
-            raise RunNotFound(f"{version}: not in {self.model}. Versions there: {known}", "version")
-        files = there[version]
-        if decay is not None:
-            if averaged is False:
-                raise Refusal("and --use_ema False exclude each other; leave one of them out", "ema_decay")
-            kinds = [AVERAGED, *(f"ema{further}_model" for further in decays[1:])]
-            kept = {kept: files[kind] for kept, kind in zip(decays, kinds, strict=False) if kind in files}
-            if decay not in kept:
-                known = ", ".join(f"{kept:g}" for kept in kept) or "none"
-                raise RunNotFound(
-                    f"{decay:g}: no such average of version {version}. Decays there: {known}", "ema_decay"
-                )
-            return True, kept[decay]
-        use = AVERAGED in files if averaged is None else averaged
-        kind = AVERAGED if use else PLAIN
-        if kind not in files:
-            known = ", ".join(file.name for file in files.values())
-            raise RunNotFound(f"{use}: {self.weights(kind, version)} is missing; this version has {known}", "use_ema")
-        return use, files[kind]
+    def words(self, flag: str) -> str:
+        """What names the run on a command line, by a flag such as ``resume``; with its place unless that is ./runs."""
+        named = [f"--{flag}", self.name]
+        elsewhere = self.path.parent.resolve() != Keeping.output_dir.resolve()
+        return shlex.join([*named, "--output_dir", str(self.path.parent)] if elsewhere else named)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics
 from common.files import load_state, save_safetensors
 from common.refusal import Refusal
-from common.runs.folder import FINAL, RunFolder, find
+from common.runs.folder import RunFolder, find
 from common.runs.released import plain_names
+from common.runs.versions import PLAIN, Version, open_version
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,8 @@ class Run:
         config: what config.json holds, or the configuration given for a released folder.
         data: what a sample is: shape (C, *S), range, classes.
         folder: the run folder.
-        version: version of the weights, e.g. ``final``.
-        averaged: whether they are averaged weights.
-        weights: the file they came from.
+        source: the version of the weights.
+        kind: which of its weights: ``model``, ``ema_model`` or, for a further average, e.g. ``ema0.999_model``.
     """
 
     denoiser: Denoiser
@@ -41,9 +41,28 @@ class Run:
     config: RunConfig
     data: DataSpec
     folder: RunFolder
-    version: str
-    averaged: bool
-    weights: Path
+    source: Version
+    kind: str
+
+    @property
+    def version(self) -> str:
+        """Name of the version, e.g. ``final``, or ``step-0000225`` for a checkpoint."""
+        return self.source.name
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the weights are averaged."""
+        return self.kind != PLAIN
+
+    @property
+    def weights(self) -> Path:
+        """The file they came from."""
+        return self.source.file(self.kind)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user should know of the weights: the step and the file if they are those of a checkpoint."""
+        return self.source.remarks(self.kind)
 
 
 def read_prior(folder: RunFolder, config: RunConfig) -> dict[str, Tensor] | None:
@@ -70,7 +89,21 @@ def load_weights(network: nn.Module, path: Path) -> None:
     Raises:
         Refusal: naming what was expected and found if it does not fit.
     """
-    state, expected = plain_names(load_state(path)), network.state_dict()
+    fit_weights(network, plain_names(load_state(path)), path)
+
+
+def fit_weights(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Put a state dict into a network.
+
+    Args:
+        network: what it belongs to.
+        state: weights by name.
+        path: the file they came from.
+
+    Raises:
+        Refusal: naming what was expected and found if it does not fit.
+    """
+    expected = network.state_dict()
     missing, extra = expected.keys() - state.keys(), state.keys() - expected.keys()
     wrong = [k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape]
     if missing or extra or wrong:
@@ -85,7 +118,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 def load(
     run_id: str,
-    version: str = FINAL,
+    version: str | None = None,
     output_dir: str | Path = "runs",
     *,
     averaged: bool | None = None,
@@ -96,7 +129,9 @@ def load(
 
     Args:
         run_id: id, folder name or ``latest``.
-        version: version of the weights, e.g. ``final`` or ``v0``.
+        version: version of the weights, e.g. ``final`` or ``v0``, or ``step-0000225`` for a checkpoint; None takes
+            ``final``, else the newest. Of a run that was stopped before it kept any, that is the newest checkpoint
+            (``remarks`` of the run say so).
         output_dir: folder that holds the runs.
         averaged: use the averaged weights (``ema_model-*``); None takes them if the run kept them.
         decay: decay of the average to use, if a run kept several; None takes the main one. Not together with
@@ -112,7 +147,7 @@ def load(
 
 def load_folder(
     folder: RunFolder,
-    version: str = FINAL,
+    version: str | None = None,
     *,
     averaged: bool | None = None,
     decay: float | None = None,
@@ -128,7 +163,8 @@ def load_folder(
         config = read_config(folder.path)
     elif not folder.is_released:
         raise Refusal(f"must be None: {folder.path} has its own {CONFIG}", "config")
-    use, weights = folder.choose_weights(version, averaged, decay, config.recipe.averages)
+    source = open_version(folder, version, config.recipe.averages)
+    kind = source.choose(averaged, decay)
     prior = read_prior(folder, config)
     try:
         denoiser = build_denoiser(config, prior)
@@ -136,8 +172,8 @@ def load_folder(
         if folder.is_released:  # flags described it
             raise
         raise Refusal(f"{folder.path / CONFIG}: {refusal}") from refusal
-    load_weights(denoiser.backbone, weights)
-    return Run(denoiser.eval(), denoiser.dynamics, config, config.sample, folder, version, use, weights)
+    fit_weights(denoiser.backbone, source.read(kind), source.file(kind))
+    return Run(denoiser.eval(), denoiser.dynamics, config, config.sample, folder, source, kind)
 
 
 def export_safetensors(run: Run, path: Path | None = None) -> Path:
@@ -150,7 +186,7 @@ def export_safetensors(run: Run, path: Path | None = None) -> Path:
     Returns:
         The path.
     """
-    path = path or run.weights.with_suffix(".safetensors")
+    path = path or run.weights.with_name(f"{run.kind}-{run.version}.safetensors")
     metadata = {"format": "pt", "config": json.dumps(to_json(run.config)), "version": run.version}
     save_safetensors(path, run.denoiser.backbone.state_dict(), metadata)
     return path

@@ -14,7 +14,7 @@ from common.config.stored import read_config
 from common.data.module import DataModule
 from common.data.source import DataSet
 from common.refusal import Refusal
-from common.runs import RunFolder, RunNotFound, find, load_weights
+from common.runs import RunFolder, RunNotFound, find, load_weights, open_version
 from common.samplers import default_solver
 from common.training.callbacks import SampleGrid
 from common.training.csv_log import CsvLog
@@ -43,6 +43,27 @@ def build_module(config: RunConfig, weights: Path | None, prior: dict[str, Tenso
     if config.hardware.compile:
         module.network.compile()  # in place: names in checkpoints stay those of the plain network
     return module
+
+
+@torch.no_grad()
+def check_output(config: RunConfig, module: DiffusionModule, device: torch.device) -> None:
+    """Show the network two samples: an output of another shape would be broadcast to theirs, and learned from.
+
+    Raises:
+        Refusal: naming the network, if its output has not the shape of its input.
+    """
+    module.to(device).eval()
+    x = torch.zeros(2, *config.sample.shape, device=device)
+    t = module.times(torch.full((2,), 0.5, dtype=torch.float64, device=device))
+    # forward itself: a compiled network would be compiled for this batch too
+    output = module.network.forward(x, t, torch.zeros(2, dtype=torch.int64, device=device))
+    module.train()
+    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if found != tuple(x.shape):
+        raise Refusal(
+            f"{config.network.name}: answers samples {tuple(x.shape)} with {found}; the output must have their shape",
+            "model_name",
+        )
 
 
 def build_data(config: RunConfig, dataset: DataSet) -> DataModule:
@@ -100,8 +121,11 @@ def initial_weights(config: RunConfig) -> Path | None:
     if wanted != learnt and (wanted, learnt) != ("auto", RELEASED_PREDICTION):
         raise Refusal(f"{source}: its network predicts {learnt}; add --prediction {learnt}", "init_from")
     if not folder.versions():
-        raise RunNotFound(f"{source}: {folder.model} holds no weights yet", "init_from")
-    return folder.choose_weights(folder.newest_version(), averaged=None, decay=None, decays=())[1].resolve()
+        export = f"; give a file of its checkpoint's, by python scripts/export.py {folder.words('run_id')}"
+        mend = export if folder.checkpoint_files() else ""
+        raise RunNotFound(f"{source}: {folder.model} holds no weights yet{mend}", "init_from")
+    version = open_version(folder, None, ())
+    return version.file(version.choose(averaged=None, decay=None)).resolve()
 
 
 def build_trainer(

@@ -14,7 +14,7 @@ from common.config.build import check_device, load_data
 from common.config.parser import redacted
 from common.config.plugins import class_of
 from common.config.resolve import fit_to_data
-from common.config.schema import Keeping, RunConfig
+from common.config.schema import RunConfig
 from common.config.stored import to_json, write_config
 from common.data import DataUnavailable
 from common.data.module import DataModule
@@ -23,12 +23,13 @@ from common.files import save_safetensors
 from common.refusal import Refusal
 from common.runs import RunFolder, read_prior
 from common.runs.folder import FINAL
-from common.training.build import build_data, build_module, build_trainer, initial_weights, with_prior
+from common.training.build import build_data, build_module, build_trainer, check_output, initial_weights, with_prior
 from common.training.callbacks import Stopped, write_weights
 from common.training.loggers import close_loggers, make_loggers
 from common.training.module import DiffusionModule, NonFiniteLoss
 from common.training.resume import TrainOrder, check_same_data, checkpoint_step, plan
 from common.training.session import PROGRAM, complain, hide_key, is_first_process, note_environment, say, set_tf32
+from common.training.trainer import device_count
 
 
 def train(order: TrainOrder) -> int:
@@ -60,10 +61,18 @@ def train(order: TrainOrder) -> int:
     config = replace(config, model=replace(config.model, prediction=module.prediction))
     resume_step = checkpoint_step(checkpoint, module.state_dict()) if checkpoint else 0
     introduce(config, module, device, dataset.treatment)
+    if is_first_process():  # the others compute on devices of their own
+        check_output(config, module, device)
     if order.command.dry_run:
         return dry_run(module, data, device)
 
-    say(f"run       {folder.path}" + (f", resumed from {checkpoint}" if checkpoint else ""))
+    if found.is_new:
+        going_on = ""
+    elif checkpoint:
+        going_on = f", goes on at step {resume_step:,} ({checkpoint})"
+    else:
+        going_on = ", nothing saved yet: starts at step 0"
+    say(f"run       {folder.path}{going_on}")
     if checkpoint and resume_step >= config.recipe.train_steps:
         say(f"already finished at step {resume_step}")
         return keep_final_weights(module, checkpoint, folder)
@@ -114,7 +123,9 @@ def introduce(config: RunConfig, module: DiffusionModule, device: torch.device, 
     say(f"data      {config.data.data_name}, {spec.samples:,} samples of {'x'.join(map(str, spec.shape))}")
     if spec.is_image:
         say(f"images    {treatment}")
-    say(f"training  {recipe.train_steps:,} steps of {batch} samples per device")
+    count = device_count(config.hardware, device) * config.hardware.num_nodes
+    share = "on 1 device" if count == 1 else f"on {count} devices, {batch} on each"
+    say(f"training  {recipe.train_steps:,} steps of {batch * count} samples {share}")
     for name, steps in (("warmup_steps", recipe.warmup_steps), ("time_warmup", recipe.time_warmup)):
         if steps >= recipe.train_steps:
             say(f"note      --{name} {steps:,} is not over when training ends; lower it, or train longer")
@@ -149,10 +160,8 @@ def fit(
     plugins: Sequence[str],
 ) -> int:
     """Train to the end, or to a signal; returns the exit code."""
-    output_dir = folder.path.parent
-    plugin = ["--plugin", ",".join(plugins)] if plugins else []
-    again = shlex.join(["python", PROGRAM, "--resume", folder.name, "--output_dir", str(output_dir), *plugin])
-    elsewhere = [] if output_dir == Keeping.output_dir else ["--output_dir", str(output_dir)]
+    plugin = f" {shlex.join(['--plugin', ','.join(plugins)])}" if plugins else ""
+    again = f"python {PROGRAM} {folder.words('resume')}{plugin}"
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except Stopped as stop:
@@ -167,5 +176,5 @@ def fit(
         complain(f"{error.line({str(error.argument): str(error.argument)})}; go on with: {again}")
         return 2
     say(f"weights   {folder.model}\npictures  {folder.loss_picture}, {folder.samples}")
-    say(f"next      {shlex.join(['python', 'generate.py', '--run_id', folder.name, *elsewhere, *plugin])}")
+    say(f"next      python generate.py {folder.words('run_id')}{plugin}")
     return 0

@@ -17,22 +17,26 @@ from common.runs import RunFolder
 from common.training.callbacks import CleanStop, FiniteGuard, KeepWeights, LossPicture, StepProgress
 from common.training.csv_log import CsvLog
 
-# What Lightning says that does not apply here: the loader yields indices, so workers would only cost; the averaged
-# network is in evaluation mode on purpose; a run folder that is resumed is not empty; the rest is about its own code.
+# What Lightning and torch say that does not apply here: the loader yields indices, so workers would only cost; the
+# averaged network is in evaluation mode on purpose; a run folder that is resumed is not empty, and may have been moved
+# (checkpoints of before then stay beside those of --keep); buffers need no broadcast, and what shall replace that
+# option of DDP is not in torch 2.6; the rest is about Lightning's own code.
 NOT_APPLICABLE = (
     ".*does not have many workers.*",
     ".*Checkpoint directory.*exists and is not empty.*",
+    ".*The dirpath has changed from.*",
     ".*module\\(s\\) in eval mode at the start of training.*",
+    ".*`broadcast_buffers` is deprecated.*",
     ".*treespec, LeafSpec.*",
     ".*callbacks used to create the checkpoint need to be provided.*",
 )
 
 
 def quieten_lightning() -> None:
-    """Keep Lightning's warnings that concern the user, and drop its advertisements."""
+    """Keep Lightning's warnings that concern the user; drop the others, its advertisements and reports of its start."""
     for message in NOT_APPLICABLE:
         warnings.filterwarnings("ignore", message=message)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+    for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
@@ -42,6 +46,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write the checkpoint to a temporary file, then rename it."""
         save(Path(path), checkpoint)
+
+
+def device_count(hardware: Hardware, device: torch.device) -> int:
+    """Devices per node: what is asked for, else every visible GPU, else the one CPU."""
+    return hardware.devices or (torch.cuda.device_count() if device.type == "cuda" else 1)
 
 
 def strategy_of(hardware: Hardware, devices: int) -> str | Strategy:
@@ -71,7 +80,7 @@ def make_trainer(
         callbacks: further callbacks, run before the checkpoint.
     """
     recipe, keeping, hardware = config.recipe, config.keeping, config.hardware
-    devices = hardware.devices or (torch.cuda.device_count() if device.type == "cuda" else 1)
+    devices = device_count(hardware, device)
     accumulate = recipe.accumulate_grad_batches
     saver = ModelCheckpoint(
         dirpath=folder.checkpoints,

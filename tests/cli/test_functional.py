@@ -62,10 +62,14 @@ def test_train_resume_generate(cli, tmp_path, flags):
         assert rates
         assert all(float(rate.min()) >= 0 and float(rate.max()) <= 1 for rate in rates)
     for words, name, nfe in (
-        (("--steps", 3), "exp2-3", 3),
-        (("--mode", "sde", "--steps", 3), "sde3", 3),
-        (("--solver", "pc", "--steps", 2, "--factor", 0, "--snr", 0.1), "pc-2", 4),  # 1 + 1, 1, and x0_hat at the end
-        (("--solver", "pc", "--mode", "ode", "--corrector", "none", "--steps", 2), "pc-2-2", 4),
+        (("--steps", 3), "exp2-3-ema", 3),
+        (("--mode", "sde", "--steps", 3), "sde3-ema", 3),
+        (
+            ("--solver", "pc", "--steps", 2, "--factor", 0, "--snr", 0.1),
+            "pc-2-ema",
+            4,
+        ),  # 1 + 1, 1, and x0_hat at the end
+        (("--solver", "pc", "--mode", "ode", "--corrector", "none", "--steps", 2), "pc-2-ema-2", 4),
     ):
         result = cli("generate", "--run_id", "h", "--n_samples", 3, *words)
         assert result.code == 0, result.err

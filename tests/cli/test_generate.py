@@ -25,7 +25,7 @@ def arrays(folder: Path) -> dict[str, bytes]:
 def test_nothing_but_the_run(cli, run):
     result = cli("generate", "--run_id", "tiny")
     assert result.code == 0
-    folder = Path("runs") / run.name / "generated_data" / "model-final" / "exp2-20"
+    folder = Path("runs") / run.name / "generated_data" / "model-final" / "exp2-20-ema"
     assert result.written == [
         f"{folder}/data/data_000000.npy",
         f"{folder}/grid.png",
@@ -49,16 +49,16 @@ def test_nothing_but_the_run(cli, run):
 @pytest.mark.parametrize(
     ("flags", "name", "evaluations"),
     [
-        ("--mode sde --steps 3", "sde3", 3),
-        ("--mode ode --steps 4", "ode4", 4),
-        ("--solver em --steps 3", "sde3", 3),
-        ("--solver euler --steps 2 --grid log_time", "ode2", 2),
-        ("--solver exp1 --steps 5", "exp1-5", 5),
-        ("--solver exp2 --steps 5", "exp2-5", 5),
-        ("--solver exp2", "exp2-20", 20),
-        ("--solver exp1 --clip_x0 False --t_end 0.01 --steps 2", "exp1-2", 2),
-        ("--version v0 --steps 2", "exp2-2", 2),
-        ("--use_ema False --steps 2", "exp2-2", 2),
+        ("--mode sde --steps 3", "sde3-ema", 3),
+        ("--mode ode --steps 4", "ode4-ema", 4),
+        ("--solver em --steps 3", "sde3-ema", 3),
+        ("--solver euler --steps 2 --grid log_time", "ode2-ema", 2),
+        ("--solver exp1 --steps 5", "exp1-5-ema", 5),
+        ("--solver exp2 --steps 5", "exp2-5-ema", 5),
+        ("--solver exp2", "exp2-20-ema", 20),
+        ("--solver exp1 --clip_x0 False --t_end 0.01 --steps 2", "exp1-2-ema", 2),
+        ("--version v0 --steps 2", "exp2-2-ema", 2),
+        ("--use_ema False --steps 2", "exp2-2-raw", 2),
     ],
 )
 def test_ways_to_sample(cli, run, flags, name, evaluations):
@@ -113,7 +113,7 @@ def test_versions_and_averages_are_different_weights(cli, run):
 def test_a_restart_gives_identical_arrays(cli, run):
     words = (*SHORT, "--n_samples", 7, "--batch_size", 3)
     assert cli("generate", *words).code == 0
-    folder = run / "generated_data" / "model-final" / "exp2-2"
+    folder = run / "generated_data" / "model-final" / "exp2-2-ema"
     whole = arrays(folder)
     assert sorted(whole) == [f"{k}/{k}_00000{i}.npy" for k in ("data", "label") for i in (0, 3, 6)]
     (folder / "data" / "data_000003.npy").unlink()
@@ -125,7 +125,7 @@ def test_a_restart_gives_identical_arrays(cli, run):
     assert (folder / "grid.png").exists()
     result = cli("generate", *words)
     assert "not needed" in result.out
-    assert [path.name for path in folder.parent.iterdir()] == ["exp2-2"]
+    assert [path.name for path in folder.parent.iterdir()] == ["exp2-2-ema"]
 
 
 @pytest.mark.parametrize(
@@ -136,12 +136,13 @@ def test_a_restart_gives_identical_arrays(cli, run):
 def test_other_settings_go_to_another_folder(cli, run, flags):
     words = list(SHORT) if flags[0] in ("--n_samples", "--seeds") else [*SHORT, "--n_samples", 4]
     first = cli("generate", *SHORT, "--n_samples", 4)
-    whole = arrays(run / "generated_data" / "model-final" / "exp2-2")
+    whole = arrays(run / "generated_data" / "model-final" / "exp2-2-ema")
     second = cli("generate", *words, *flags)
     assert (first.code, second.code) == (0, 0)
     base = run / "generated_data" / "model-final"
-    assert sorted(path.name for path in base.iterdir()) == ["exp2-2", "exp2-2-2"]
-    assert arrays(base / "exp2-2") == whole
+    other = "exp2-2-raw" if "--use_ema" in flags else "exp2-2-ema-2"
+    assert sorted(path.name for path in base.iterdir()) == ["exp2-2-ema", other]
+    assert arrays(base / "exp2-2-ema") == whole
     again = cli("generate", *words, *flags)  # and the same settings find their own again
     assert "not needed" in again.out
     assert second.out.splitlines()[-1] == again.out.splitlines()[-1]
@@ -152,20 +153,20 @@ def test_seeds_name_samples(cli, run):
     assert cli("generate", *SHORT, "--n_samples", 8, "--labels", "4").code == 0
     assert cli("generate", *SHORT, "--seeds", "5,0-1,7", "--labels", "4").code == 0
     base = run / "generated_data" / "model-final"
-    whole, some = read_samples(base / "exp2-2")[0], read_samples(base / "exp2-2-2")[0]
+    whole, some = read_samples(base / "exp2-2-ema")[0], read_samples(base / "exp2-2-ema-2")[0]
     assert np.allclose(some, whole[[5, 0, 1, 7]], atol=1e-5)
 
 
 def test_labels_in_turn(cli, run):
     assert cli("generate", *SHORT, "--n_samples", 7, "--labels", "3,3,7", "--batch_size", 2).code == 0
-    images, labels = read_samples(run / "generated_data" / "model-final" / "exp2-2")
+    images, labels = read_samples(run / "generated_data" / "model-final" / "exp2-2-ema")
     assert labels.tolist() == [3, 3, 7, 3, 3, 7, 3]
     assert len(images) == 7
 
 
 def test_the_grid_shows_the_samples(cli, run):
     assert cli("generate", *SHORT, "--n_samples", 20).code == 0
-    folder = run / "generated_data" / "model-final" / "exp2-2"
+    folder = run / "generated_data" / "model-final" / "exp2-2-ema"
     images = read_samples(folder)[0]
     with Image.open(folder / "grid.png") as picture:
         shown = np.asarray(picture.convert("L")).astype(float)
@@ -179,7 +180,7 @@ def test_the_grid_shows_the_samples(cli, run):
 def test_generation_is_cut_off_and_goes_on(cli, run, monkeypatch):
     words = (*SHORT, "--n_samples", 6, "--batch_size", 2)
     assert cli("generate", *words).code == 0
-    folder = run / "generated_data" / "model-final" / "exp2-2"
+    folder = run / "generated_data" / "model-final" / "exp2-2-ema"
     whole = arrays(folder)
     for path in folder.rglob("*.npy"):
         path.unlink()
@@ -202,7 +203,7 @@ def test_generation_is_cut_off_and_goes_on(cli, run, monkeypatch):
 
 def test_settings_are_kept_beside_the_samples(cli, run):
     assert cli("generate", *SHORT, "--seeds", "4-6").code == 0
-    settings = json.loads((run / "generated_data" / "model-final" / "exp2-2" / "settings.json").read_text())
+    settings = json.loads((run / "generated_data" / "model-final" / "exp2-2-ema" / "settings.json").read_text())
     assert settings["seeds"] == [4, 5, 6]
     assert settings["solver"] == "exp2"
     assert settings["steps"] == 2
@@ -215,7 +216,7 @@ def test_figures(cli, run):
     assert cli("generate", "--run_id", "tiny", "--n_samples", 50, "--steps", 5).code == 0
     result = cli("evaluate", "--run_id", "tiny")
     assert (result.code, result.err) == (0, "")
-    folder = run / "generated_data" / "model-final" / "exp2-5"
+    folder = run / "generated_data" / "model-final" / "exp2-5-ema"
     figures = json.loads((folder / "metrics.json").read_text())
     assert set(figures) == {"samples", "agreement", "agreement_real", "nearest"}
     assert figures["samples"] == 50
@@ -239,7 +240,7 @@ def test_one_metric(cli, run, metric):
 def test_real_images_as_samples(cli, run):
     """The figures of real images, put where samples are: all agree, and copies are seen as such."""
     train = Digits().load(DataOptions(Path())).train
-    folder = run / "generated_data" / "model-final" / "exp2-1"
+    folder = run / "generated_data" / "model-final" / "exp2-1-ema"
     (folder / "data").mkdir(parents=True)
     (folder / "label").mkdir()
     np.save(folder / "data" / "data_000000.npy", (train.images[:100] / 255).movedim(1, -1).numpy())
@@ -254,12 +255,12 @@ def test_the_newest_samples_are_the_default(cli, run):
     for steps in (1, 2):
         assert cli("generate", "--run_id", "tiny", "--n_samples", 2, "--steps", steps).code == 0
     base = run / "generated_data" / "model-final"
-    os.utime(base / "exp2-1" / "data", (2e9, 2e9))
-    assert "exp2-1: 2" in cli("evaluate", "--run_id", "tiny", "--metrics", "nearest").out
-    os.utime(base / "exp2-2" / "data", (2.1e9, 2.1e9))
-    assert "exp2-2: 2" in cli("evaluate", "--run_id", "tiny", "--metrics", "nearest").out
-    words = ("evaluate", "--run_id", "tiny", "--metrics", "nearest", "--samples", "exp2-1", "--version", "final")
-    assert "exp2-1: 2" in cli(*words).out
+    os.utime(base / "exp2-1-ema" / "data", (2e9, 2e9))
+    assert "exp2-1-ema: 2" in cli("evaluate", "--run_id", "tiny", "--metrics", "nearest").out
+    os.utime(base / "exp2-2-ema" / "data", (2.1e9, 2.1e9))
+    assert "exp2-2-ema: 2" in cli("evaluate", "--run_id", "tiny", "--metrics", "nearest").out
+    words = ("evaluate", "--run_id", "tiny", "--metrics", "nearest", "--samples", "exp2-1-ema", "--version", "final")
+    assert "exp2-1-ema: 2" in cli(*words).out
 
 
 def test_samples_without_labels_have_no_agreement(cli, run):
@@ -284,10 +285,10 @@ def test_what_is_spelt_out_is_what_the_defaults_say(cli, run):
     words = ("generate", "--run_id", "tiny", "--n_samples", 2, "--steps", 1)
     for more in ((), ("--use_ema", "True"), ("--ema_decay", "0.99"), ("--clip_x0", "True"), ("--version", "final")):
         assert cli(*words, *more).code == 0, more
-    assert folders(run) == {"exp2-1"}
-    for i, more in enumerate((("--use_ema", "False"), ("--labels", "3"), ("--clip_x0", "False"), ("--t_end", "0.01"))):
+    assert folders(run) == {"exp2-1-ema"}
+    for i, more in enumerate((("--labels", "3"), ("--clip_x0", "False"), ("--t_end", "0.01"))):
         assert cli(*words, *more).code == 0
-        assert folders(run) == {"exp2-1", *(f"exp2-1-{k + 2}" for k in range(i + 1))}
+        assert folders(run) == {"exp2-1-ema", *(f"exp2-1-ema-{k + 2}" for k in range(i + 1))}
 
 
 def test_a_trajectory_is_drawn_also_of_samples_that_are_there(cli, run):

@@ -185,7 +185,9 @@ def test_cifar10_small(cli, seen, small, golden, run, layout):
     assert (dynamics.hurst, dynamics.num_aug, dynamics.marginals, dynamics.normalize) == (*run[1:3], "paper", True)
     assert dynamics.gamma_max == 20
     assert (seen["solver"].func, seen["steps"], seen["t_end"]) == (SOLVERS["em"], 2, 1e-3)
-    images, labels = read_samples(folder / "generated_data" / f"model-{run[3]}" / "sde2")
+    images, labels = read_samples(
+        folder / "generated_data" / f"model-{run[3]}" / ("sde2-ema" if "ema" in layout else "sde2")
+    )
     # the same from the parts, without any file
     network = UNet(**golden_config("cifar_small")).eval()
     network.load_state_dict(small)
@@ -207,7 +209,7 @@ def test_mnist_full_size(cli, seen, mnist, golden, kind):
     assert result.code == 0
     check_golden(seen["denoiser"], "mnist", golden)
     assert (seen["dynamics"].num_aug, seen["dynamics"].marginals) == (3, "paper")
-    images, _ = read_samples(folder / "generated_data" / "model-final" / "sde2")
+    images, _ = read_samples(folder / "generated_data" / "model-final" / ("sde2-ema" if "ema" in kind else "sde2"))
     assert images.shape == (2, 28, 28, 1)
     assert np.isfinite(images).all()
 
@@ -222,7 +224,7 @@ def test_cifar10_full_size(cli, seen):
     loaded = seen["denoiser"].backbone.state_dict()
     assert list(loaded) == list(state)
     assert all(torch.equal(loaded[name].cpu(), value) for name, value in state.items())
-    assert read_samples(folder / "generated_data" / "model-v5" / "sde2")[0].shape == (2, 32, 32, 3)
+    assert read_samples(folder / "generated_data" / "model-v5" / "sde2-ema")[0].shape == (2, 32, 32, 3)
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
@@ -271,7 +273,7 @@ def test_a_folder_unzipped_by_hand(cli, small):
     folder = write(Path("runs") / "pretrained_models", CIFAR10[0], small, "ema_model module")
     result = cli("generate", *PUBLISHED.format(*CIFAR10[0]).split(), *SHORT.split(), *SMALL.split())
     assert result.code == 0
-    assert len(read_samples(folder / "generated_data" / "model-v5" / "sde2")[0]) == 2
+    assert len(read_samples(folder / "generated_data" / "model-v5" / "sde2-ema")[0]) == 2
 
 
 def test_pretrained(cli, seen, small, golden, monkeypatch, server: Server):
@@ -285,7 +287,7 @@ def test_pretrained(cli, seen, small, golden, monkeypatch, server: Server):
         assert cli("generate", *words).code == 0
         assert server.requests == 1
     check_golden(seen["denoiser"], "cifar_small", golden)
-    assert seen["folder"] == Path("runs") / source.name / "generated_data" / "model-v5" / "sde2"
+    assert seen["folder"] == Path("runs") / source.name / "generated_data" / "model-v5" / "sde2-ema"
 
 
 # -- one step in closed form ------------------------------------------------------------------------------------------

@@ -254,6 +254,8 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout.count("network ") == 1  # one process speaks
+    assert "training  20 steps of 16 samples on 2 devices, 8 on each\n" in done.stdout
+    assert all(line.startswith("training:") for line in done.stderr.split("\n") if line)  # the bar, and nothing else
     one, two = (tmp_path / name / "n_digits_H0.9_K2" for name in ("one", "two"))
     assert [path.name for path in (tmp_path / "two").iterdir()] == [two.name]
     assert tiny.difference(one, two) < 1e-5

@@ -1,0 +1,245 @@
+"""Versions of a run's weights: files that training kept and, before the first of them, the checkpoints of training.
+
+A checkpoint holds the whole state of training; the network and its averages are read out of it, by the names that
+``DiffusionModule`` gives them.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.files import UNREADABLE, load_state, sha256
+from common.refusal import Refusal
+from common.runs.folder import RunFolder, RunNotFound
+from common.runs.released import plain_names
+
+PLAIN, AVERAGED = "model", "ema_model"  # kinds of weights; further averages are ema{decay}_model
+
+
+class Version(ABC):
+    """One version of a run's weights: those that are trained and, where there are some, averages of them, by kind.
+
+    Attributes:
+        name: e.g. ``final``, or ``step-0000225`` for a checkpoint.
+        decays: decays of the averages that the run was to keep, the main one first.
+    """
+
+    name: str
+    decays: tuple[float, ...]
+
+    @property
+    @abstractmethod
+    def kinds(self) -> Collection[str]:
+        """Kinds of weights that are there."""
+
+    @abstractmethod
+    def file(self, kind: str) -> Path:
+        """The file they are in."""
+
+    @abstractmethod
+    def label(self, kind: str) -> str:
+        """What they are called."""
+
+    @abstractmethod
+    def read(self, kind: str) -> dict[str, Tensor]:
+        """Their state dict, on the CPU.
+
+        Raises:
+            Refusal: if the file is truncated or is no plain state dict.
+        """
+
+    @abstractmethod
+    def sha256(self, kind: str) -> str:
+        """SHA-256 of what is read, in hexadecimal."""
+
+    def remarks(self, kind: str) -> list[str]:
+        """What a user should know of them."""
+        return []
+
+    def suffix(self, kind: str) -> str:
+        """What tells kinds of weights apart in names, e.g. ``-ema`` or ``-raw``; empty if there is no average."""
+        return "" if {*self.kinds} == {PLAIN} else f"-{kind.removesuffix(PLAIN).removesuffix('_') or 'raw'}"
+
+    def choose(self, averaged: bool | None, decay: float | None) -> str:
+        """The kind of weights that is wanted.
+
+        Args:
+            averaged: use averaged weights; None takes them if they are there.
+            decay: decay of the average to use; None takes the main one.
+
+        Raises:
+            RunNotFound: for what is not there, listing what there is.
+            Refusal: for a decay together with ``averaged=False``.
+        """
+        if decay is not None:
+            if averaged is False:
+                raise Refusal("and --use_ema False exclude each other; leave one of them out", "ema_decay")
+            of_decay = dict(zip(self.decays, average_kinds(self.decays), strict=True))
+            kept = {known: kind for known, kind in of_decay.items() if kind in self.kinds}
+            if decay not in kept:
+                there = ", ".join(f"{known:g}" for known in kept) or "none"
+                raise RunNotFound(
+                    f"{decay:g}: no such average of version {self.name}. Decays there: {there}", "ema_decay"
+                )
+            return kept[decay]
+        use = AVERAGED in self.kinds if averaged is None else averaged
+        kind = AVERAGED if use else PLAIN
+        if kind not in self.kinds:
+            there = ", ".join(map(self.label, self.kinds))
+            raise RunNotFound(f"{use}: {self.label(kind)} is missing; this version has {there}", "use_ema")
+        return kind
+
+
+def average_kinds(decays: tuple[float, ...]) -> list[str]:
+    """Kinds of the averages of a run, the main one first."""
+    return [f"ema{decay}_{PLAIN}" if i else AVERAGED for i, decay in enumerate(decays)]
+
+
+@dataclass(frozen=True)
+class Kept(Version):
+    """A version that training kept, one file per kind.
+
+    Attributes:
+        name: e.g. ``final``.
+        decays: decays of the averages that the run was to keep, the main one first.
+        files: files by kind.
+        folder: where they are.
+    """
+
+    name: str
+    decays: tuple[float, ...]
+    files: dict[str, Path]
+    folder: RunFolder
+
+    @property
+    def kinds(self) -> Collection[str]:
+        return self.files.keys()
+
+    def file(self, kind: str) -> Path:
+        return self.files.get(kind, self.folder.weights(kind, self.name))
+
+    def label(self, kind: str) -> str:
+        return self.file(kind).name
+
+    def read(self, kind: str) -> dict[str, Tensor]:
+        return plain_names(load_state(self.file(kind)))
+
+    def sha256(self, kind: str) -> str:
+        return sha256(self.file(kind))
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint(Version):
+    """The weights in a checkpoint of training.
+
+    An average that no step has gone into yet is that of untrained weights, and counts as not there.
+
+    Attributes:
+        name: ``step-0000225``.
+        decays: decays of the averages that the run was to keep, the main one first.
+        path: the file; it may be replaced meanwhile, what is read stays that of the step.
+        step: the optimiser step it was taken at.
+        state: state dict of the module that was trained, mapped from the file.
+        passed_over: newer checkpoints, which cannot be read.
+    """
+
+    name: str
+    decays: tuple[float, ...]
+    path: Path
+    step: int
+    state: dict[str, Tensor]
+    passed_over: tuple[Path, ...] = ()
+
+    @classmethod
+    def open(cls, path: Path, decays: tuple[float, ...], passed_over: tuple[Path, ...] = ()) -> "Checkpoint":
+        """The checkpoint in a file; raises one of ``UNREADABLE`` if it is none."""
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = {str(name): value for name, value in saved["state_dict"].items() if isinstance(value, Tensor)}
+        step = int(saved["global_step"])
+        return cls(f"step-{step:07d}", decays, path, step, state, passed_over)
+
+    @property
+    def _prefixes(self) -> dict[str, str]:
+        """What the names of each kind begin with in the state dict."""
+        averages = {kind: f"averages.{i}." for i, kind in enumerate(average_kinds(self.decays))}
+        begun = {kind: name for kind, name in averages.items() if self.state.get(f"{name}n_averaged", 0) > 0}
+        return {PLAIN: "network.", **{kind: f"{name}module." for kind, name in begun.items()}}
+
+    @property
+    def kinds(self) -> Collection[str]:
+        return self._prefixes.keys()
+
+    def file(self, kind: str) -> Path:
+        return self.path
+
+    def label(self, kind: str) -> str:
+        return f"{kind}-{self.name}"
+
+    def read(self, kind: str) -> dict[str, Tensor]:
+        prefix = self._prefixes[kind]
+        return {name.removeprefix(prefix): value for name, value in self.state.items() if name.startswith(prefix)}
+
+    def sha256(self, kind: str) -> str:
+        """SHA-256 of names, types, shapes and values: a step has one, whichever file it is read from."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.read(kind).items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def remarks(self, kind: str) -> list[str]:
+        which = "not averaged" if kind == PLAIN else "averaged"
+        return [
+            *(f"{path} cannot be read (truncated or foreign); an older one is taken" for path in self.passed_over),
+            f"weights of a checkpoint, step {self.step:,}, {which}: {self.path}",
+        ]
+
+
+def open_version(folder: RunFolder, name: str | None, decays: tuple[float, ...]) -> Version:
+    """A version of a run's weights.
+
+    Args:
+        folder: the run folder.
+        name: version that training kept, or ``step-0000225`` for a checkpoint; None takes ``final``, else the version
+            written last, else the newest checkpoint that can be read.
+        decays: decays of the averages that the run was to keep, the main one first.
+
+    Raises:
+        RunNotFound: if it is not there, listing what there is, or what to do if there is nothing.
+    """
+    files = folder.weight_files()
+    wanted = folder.newest_version() if name is None else name
+    if wanted in files:
+        return Kept(wanted, decays, files[wanted], folder)
+    unread: list[Path] = []
+    found: list[str] = []
+    for path in folder.checkpoint_files():
+        try:
+            checkpoint = Checkpoint.open(path, decays, tuple(unread))
+        except UNREADABLE:
+            unread.append(path)
+            continue
+        if name in (None, checkpoint.name):
+            return checkpoint
+        found.append(checkpoint.name)
+    if name is not None:
+        kept = ", ".join(files) or "none yet (training has not reached its first version)"
+        steps = f"; checkpoints: {', '.join(dict.fromkeys(found))}" if found else ""
+        raise RunNotFound(f"{name}: not in {folder.model}. Versions there: {kept}{steps}", "version")
+    if unread:
+        names = ", ".join(path.name for path in unread)
+        raise RunNotFound(
+            f"{folder.name}: no version of its weights was kept, and none of its checkpoints can be read ({names}); "
+            "train it anew",
+            "run_id",
+        )
+    raise RunNotFound(
+        f"{folder.name}: nothing is saved yet, neither weights nor a checkpoint; train it: python train.py "
+        f"{folder.words('resume')}",
+        "run_id",
+    )
