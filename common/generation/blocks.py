@@ -1,7 +1,6 @@
 """Draw many samples in fixed blocks and keep them as arrays: any restart or split gives the same files."""
 
 import io
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,10 +218,3 @@ def generate(
             write_array(place.labels_of(data), labels)
         write_array(data, samples)  # after its labels: a block with data is whole
     return calls
-
-
-def grid_columns(num_classes: int | None, count: int) -> int:
-    """Columns of a sample grid: whole rounds of the classes if there are few, else a square."""
-    if num_classes and num_classes <= 20:
-        return num_classes * max(1, 10 // num_classes)
-    return math.ceil(math.sqrt(count))

@@ -23,6 +23,7 @@ from common.files import save_safetensors
 from common.refusal import Refusal
 from common.runs import RunFolder, read_prior
 from common.runs.folder import FINAL
+from common.runs.real import write_real
 from common.training.build import build_data, build_module, build_trainer, initial_weights, with_prior
 from common.training.callbacks import Stopped, write_weights
 from common.training.loggers import close_loggers, make_loggers
@@ -88,6 +89,8 @@ def train(order: TrainOrder) -> int:
         if is_first_process():
             if prior and not folder.prior.exists():
                 save_safetensors(folder.prior, prior, {"format": "pt"})
+            if not folder.real.exists():
+                write_real(folder.real, dataset.train, config.sample)
             if not folder.is_ours:
                 write_config(folder.path, config)
             note_environment(folder.environment, [PROGRAM, *redacted(order.words)])
