@@ -24,7 +24,7 @@ WINDOW = 0.032  # seconds of sound of which a spectrum is taken
 DYNAMIC_RANGE = 70.0  # decibels below the loudest that are still told apart
 SMALL, TINY = 8, 7  # points of letters
 ROUND = (1, 2, 5, 10)  # steps between labels of an axis, times a power of ten
-BEHIND = "0.75"  # the grey of real functions
+BEHIND, MOST_BEHIND = "0.8", 30  # the grey of real functions, and how many of them are in a plot
 
 
 def new_figure(**options: Any) -> "Figure":
@@ -49,8 +49,10 @@ def few_ticks(axis: "Axis", most: int) -> None:
         axis.set_major_locator(MaxNLocator(most, steps=ROUND))
         return
     low, high = sorted(axis.get_view_interval())
-    is_wide = low > 0 and high / low > 30  # else round numbers say more than powers of ten
-    axis.set_major_locator(LogLocator(numticks=most + 1) if is_wide else MaxNLocator(most, steps=ROUND))
+    if high > 5 * low:  # then two of 1, 2, 5, 10, .. lie in between
+        axis.set_major_locator(LogLocator(subs=(1,) if high > 1000 * low else (1, 2, 5), numticks=most + 4))
+    else:
+        axis.set_major_locator(MaxNLocator(most, steps=ROUND))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FormatStrFormatter("%g"))
 
@@ -78,7 +80,7 @@ def curves_figure(drawn: Labelled, real: Labelled | None = None, columns: int | 
     """1-D functions on one scale, one line per channel, real ones in grey behind them.
 
     Functions of one class share a plot, with real ones of that class behind them (the first 20 classes are shown);
-    without classes every function has its own, with all real ones behind it.
+    without classes every function has its own. At most 30 real ones are drawn in a plot.
 
     Args:
         drawn: functions (N, C, L), at least one.
@@ -98,9 +100,9 @@ def curves_figure(drawn: Labelled, real: Labelled | None = None, columns: int | 
     plots = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for plot, (name, members) in zip(plots, groups, strict=False):
         if real is not None and behind is not None:
-            for i, function in enumerate(behind):
-                if not (name and real.classes) or real.classes[i] == name:
-                    plot.plot(*outline(function), color=BEHIND, linewidth=0.6)
+            wanted = [i for i in range(len(behind)) if not (name and real.classes) or real.classes[i] == name]
+            for i in wanted[:MOST_BEHIND]:
+                plot.plot(*outline(behind[i]), color=BEHIND, linewidth=0.6)
         for i in members:
             plot.set_prop_cycle(None)  # a channel has its colour
             plot.plot(*outline(values[i]), linewidth=0.8)

@@ -8,7 +8,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from common.media.layout import Labelled, columns_of, heads_of, partners
+from common.media.layout import LONGEST_ROW, Labelled, columns_of, heads_of, partners, round_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -170,14 +170,17 @@ def grid_picture(
         columns: images per row; None lets the classes decide.
         scale: whole number by which they are magnified; None makes small ones visible.
     """
-    count = len(drawn.x)
+    count, tiles, one_round = len(drawn.x), magnified(drawn.x, scale), round_of(drawn.classes)
+    is_turned = one_round is not None and any(width_of(name) > tiles.shape[-1] for name in drawn.classes or ())
+    if is_turned and one_round and not columns:
+        columns = one_round * -(-count // (one_round * LONGEST_ROW))
     columns = min(columns or columns_of(drawn.classes, count), count)
-    tiles, heads = magnified(drawn.x, scale), heads_of(drawn.classes, columns)
+    heads = heads_of(drawn.classes, columns)
     if count == 1 and not (real or heads):
         return picture_of(tiles[0].movedim(0, -1))  # alone it needs no frame
     captions = () if heads else drawn.classes or ()
     beside = _beside(drawn, real, columns, scale) if real else None
-    if any(width_of(name) > tiles.shape[-1] for name in heads):
+    if is_turned and heads:
         rounds = -(-count // columns)
         turned = torch.full((columns * rounds, *tiles.shape[1:]), GREY)
         turned[[i % columns * rounds + i // columns for i in range(count)]] = tiles

@@ -24,6 +24,13 @@ class Labelled(NamedTuple):
     classes: tuple[str, ...] | None = None
 
 
+def round_of(classes: Sequence[str] | None) -> int | None:
+    """After how many samples the classes come again; None without classes, or if that is a longer row than fits."""
+    names = classes or ()
+    rounds = range(1, LONGEST_ROW + 1) if names else ()
+    return next((n for n in rounds if all(name == names[i % n] for i, name in enumerate(names))), None)
+
+
 def columns_of(classes: Sequence[str] | None, count: int) -> int:
     """Samples per row: whole rounds of the classes if those come again soon, else as many as there are rows.
 
@@ -31,11 +38,10 @@ def columns_of(classes: Sequence[str] | None, count: int) -> int:
         classes: the name of the class of each sample, or None.
         count: number of samples, at least 1.
     """
-    names = classes or ()
-    for period in range(1, LONGEST_ROW + 1) if names else ():
-        if all(name == names[i % period] for i, name in enumerate(names)):
-            return min(count, period * max(1, FULL_ROW // period))
-    return math.ceil(math.sqrt(count))
+    one_round = round_of(classes)
+    if one_round is None:
+        return math.ceil(math.sqrt(count))
+    return min(count, one_round * max(1, FULL_ROW // one_round))
 
 
 def heads_of(classes: Sequence[str] | None, columns: int) -> tuple[str, ...]:
