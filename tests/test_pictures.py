@@ -286,10 +286,10 @@ def test_functions_of_a_class_share_a_plot_with_real_ones_in_grey_behind():
     for plot, rows, behind in zip(figure.axes, ([0, 2, 4], [1, 3]), (range(35, 40), range(30)), strict=True):
         grey, coloured = plot.lines[: 2 * len(behind)], plot.lines[2 * len(behind) :]  # drawn in this order
         assert [values(line) for line in grey] == [channel.tolist() for i in behind for channel in real.x[i]]
-        assert {line.get_color() for line in grey} == {"0.8"}
+        assert {line.get_color() for line in grey} == {"0.75"}
         assert [values(line) for line in coloured] == [channel.tolist() for i in rows for channel in drawn.x[i]]
         assert [line.get_color() for line in coloured[:2]] == [line.get_color() for line in coloured[2:4]]
-        assert "0.8" not in {line.get_color() for line in coloured}
+        assert "0.75" not in {line.get_color() for line in coloured}
 
 
 # -- the way out of the noise -----------------------------------------------------------------------------------------

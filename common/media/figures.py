@@ -23,8 +23,8 @@ SOUNDS = 20  # of a picture
 WINDOW = 0.032  # seconds of sound of which a spectrum is taken
 DYNAMIC_RANGE = 70.0  # decibels below the loudest that are still told apart
 SMALL, TINY = 8, 7  # points of letters
-ROUND = (1, 2, 5, 10)  # steps between labels of an axis, times a power of ten
-BEHIND, MOST_BEHIND = "0.8", 30  # the grey of real functions, and how many of them are in a plot
+ROUND = (1, 2, 2.5, 5, 10)  # steps between labels of an axis, times a power of ten
+BEHIND, MOST_BEHIND = "0.75", 30  # the grey of real functions, and how many of them are in a plot
 
 
 def new_figure(**options: Any) -> "Figure":
@@ -49,8 +49,9 @@ def few_ticks(axis: "Axis", most: int) -> None:
         axis.set_major_locator(MaxNLocator(most, steps=ROUND))
         return
     low, high = sorted(axis.get_view_interval())
-    if high > 5 * low:  # then two of 1, 2, 5, 10, .. lie in between
-        axis.set_major_locator(LogLocator(subs=(1,) if high > 1000 * low else (1, 2, 5), numticks=most + 4))
+    if high > 5 * low:  # then three of 1, 2, 3, 5, 7, 10, .. lie in between
+        subs = (1, 2, 3, 5, 7) if high < 30 * low else (1, 2, 5) if high < 1000 * low else (1,)
+        axis.set_major_locator(LogLocator(subs=subs, numticks=most + 2))
     else:
         axis.set_major_locator(MaxNLocator(most, steps=ROUND))
     axis.set_minor_locator(NullLocator())
@@ -236,5 +237,6 @@ def loss_figure(rows: list[dict[str, float]], by_level: list[tuple[float, float]
     levels.set(xlabel="log10 of the noise level sigma", ylabel="recent training loss", title="loss by noise level")
     for plot in (curve, levels):
         few_ticks(plot.xaxis, 6)
-        few_ticks(plot.yaxis, 6)
+        few_ticks(plot.yaxis, 8)
+    curve.xaxis.set_major_formatter("{x:,.0f}")
     return figure

@@ -3,6 +3,7 @@
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,11 +90,12 @@ def train(order: TrainOrder) -> int:
         if is_first_process():
             if prior and not folder.prior.exists():
                 save_safetensors(folder.prior, prior, {"format": "pt"})
-            if not folder.real.exists():
-                write_real(folder.real, dataset.train, config.sample)
             if not folder.is_ours:
                 write_config(folder.path, config)
             note_environment(folder.environment, [PROGRAM, *redacted(order.words)])
+            if not folder.real.exists():
+                with suppress(DataUnavailable):  # a sample that cannot be read is the training's to report, if it comes
+                    write_real(folder.real, dataset.train, config.sample)
         code = fit(trainer, module, data, checkpoint, folder, order.command.plugin)
     finally:
         close_loggers(loggers, code)
