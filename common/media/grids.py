@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 FRAME, GREY = 2, 0.5  # width and level of the lines between the images of a grid
 GAP = 10  # between real and drawn images
 VISIBLE = 64  # side up to which small images are enlarged unless one says otherwise
-TITLE_WIDTH = 200  # at least, so that every time and noise level fits
 FONT, SMALLEST_FONT, LINE, TEXT_GAP = 13, 8, 18, 4  # pixels
 REAL, DRAWN = "real", "drawn"
 
@@ -131,14 +130,15 @@ def block(
     return page
 
 
-def titled(text: str, picture: "Picture") -> "Picture":
-    """A picture below a line of text."""
+def titled(text: str, picture: "Picture", left: int = 0, least: int = 0) -> "Picture":
+    """A picture below a line of text that begins ``left`` pixels from its edge; no narrower than ``least`` pixels."""
     from PIL import Image, ImageDraw
 
     above = height_of([text])
-    page = Image.new("RGB", (max(picture.width, TITLE_WIDTH), above + picture.height), "white")
+    width = max(picture.width, least, left + width_of(text) + 2 * TEXT_GAP)
+    page = Image.new("RGB", (width, above + picture.height), "white")
     page.paste(picture, (0, above))
-    ImageDraw.Draw(page).text((TEXT_GAP, above - TEXT_GAP / 2), text, "black", font(), anchor="ld")
+    ImageDraw.Draw(page).text((left + TEXT_GAP, above - TEXT_GAP / 2), text, "black", font(), anchor="ld")
     return page
 
 
@@ -187,7 +187,10 @@ def grid_picture(
         margin = max(map(width_of, heads)) + 2 * TEXT_GAP
         if beside is None:
             return block(turned, rounds, sides=heads, margin=margin)
-        parts = [block(beside, 1, (REAL,), heads, margin=margin), block(turned, rounds, (DRAWN,))]
+        parts = [
+            titled(REAL, block(beside, 1, sides=heads, margin=margin), margin),
+            titled(DRAWN, block(turned, rounds)),
+        ]
         return joined(parts, below=False)
     if beside is None:
         return block(tiles, columns, heads, captions=captions)

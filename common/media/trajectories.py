@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FRAME_TIME, LAST_FRAME_TIME = 150, 2000  # milliseconds
 FILM_DPI = 80
+NARROWEST = 200  # pixels of a film, so that every time and noise level fits
 
 
 class Moment(NamedTuple):
@@ -123,7 +124,7 @@ def save_film(
 
 def _frame(moment: Moment, classes: Sequence[str] | None, scale: int | None) -> "Picture":
     tiles = magnified(on_own_scale(moment.x), scale)
-    return titled(moment.head.replace("\n", "   "), block(tiles, len(tiles), classes or ()))
+    return titled(moment.head.replace("\n", "   "), block(tiles, len(tiles), classes or ()), least=NARROWEST)
 
 
 def _plotted(moment: Moment, classes: Sequence[str] | None) -> "Picture":
