@@ -12,6 +12,7 @@ from common.generation.config import GenerateOrder
 from common.generation.opening import open_job, target_folder
 from common.generation.pictures import Trajectory, complaint, show
 from common.runs import SampleFolder
+from common.runs.real import read_real
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +33,8 @@ def run(order: GenerateOrder) -> int:
         f"{len(job.seeds)} samples from {opened.folder.name} ({opened.version}): {config.solver}, {job.steps} steps, "
         f"on {job.dynamics.device}"
     )
-    trajectory = Trajectory(job.steps) if config.trajectory else None
+    real = read_real(opened.folder.real, job.spec)
+    trajectory = Trajectory(job) if config.trajectory else None
     interval = 0.2 if sys.stderr.isatty() else 15.0
     with tqdm(total=job.total_steps, desc="sampling", unit="step", mininterval=interval) as bar:
 
@@ -48,13 +50,12 @@ def run(order: GenerateOrder) -> int:
         except KeyboardInterrupt:
             raise KeyboardInterrupt(interrupted(folder, job)) from None
     print(f"network   {calls} evaluations per sample" if calls else "network   not needed: all samples were there")
-    picture = SampleFolder(folder).trajectory
-    if trajectory and trajectory.save(picture):
-        print(f"path      {picture}")
+    if trajectory:
+        print("\n".join(trajectory.save(SampleFolder(folder))))
     broken, text = complaint(folder, job.seeds)
     if broken:
         print(f"generate.py: warning: {text}", file=sys.stderr)
-    print("\n".join(show(folder, job.spec)))
+    print("\n".join(show(folder, job.spec, real, config.picture_scale)))
     return 0 if broken < len(job.seeds) else 1
 
 

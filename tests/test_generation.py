@@ -7,7 +7,7 @@ from torch import Tensor
 
 from common.data.spec import DataSpec
 from common.dynamics import VP
-from common.generation.blocks import Job, blocks, generate, grid_columns, labels_for, not_finite, read_samples
+from common.generation.blocks import Job, blocks, generate, labels_for, not_finite, read_samples
 from common.generation.config import SampleConfig
 from common.refusal import Refusal
 from common.samplers import SOLVERS
@@ -202,14 +202,6 @@ def test_samples_are_read_in_order_of_index(tmp_path):
 def test_reading_nothing_says_how_to_get_something(tmp_path):
     with pytest.raises(ValueError, match=r"generate\.py"):
         read_samples(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("num_classes", "count", "columns"),
-    [(10, 100, 10), (3, 50, 9), (2, 9, 10), (15, 99, 15), (None, 50, 8), (100, 50, 8), (None, 1, 1)],
-)
-def test_columns_of_a_grid(num_classes, count, columns):
-    assert grid_columns(num_classes, count) == columns
 
 
 @pytest.mark.parametrize(("shape", "clipped"), [((1, 2, 2), True), ((1, 4), False)])

@@ -100,7 +100,7 @@ def test_every_field_is_part_of_the_identity():
         "denoise_last": True, "clip_x0": True, "guidance": "classifier_free", "batch_size": 7, "device": "cpu",
         "solver_arguments": {"snr": 0.1}, "guidance_arguments": {"scale": 2.0},
     }  # fmt: skip
-    runtime = {"n_samples", "mode", "trajectory"}
+    runtime = {"n_samples", "mode", "trajectory", "picture_scale"}
     assert {f.name for f in dataclasses.fields(SampleConfig)} == other.keys() | runtime
     identities = [json.dumps(SampleConfig(**{name: value}).identity({})) for name, value in other.items()]
     assert len({*identities, json.dumps(SampleConfig().identity({}))}) == len(other) + 1

@@ -31,6 +31,15 @@ from common.sides import Sides
 
 FREE = Mark("may change when a run is resumed")
 OF_SAMPLES = Mark("says what samples of one data set are, which means nothing to another one")
+PICTURE_SCALE = Range(1, 32, whole=True)
+
+
+def check_picture_scale(scale: int | None, spec: DataSpec) -> None:
+    """Refuse to magnify what is no image."""
+    if scale is not None and not spec.is_image:
+        raise Refusal(
+            f"{scale} magnifies images; samples of this run are {spec.kind}s, so leave it out", "picture_scale"
+        )
 
 
 @dataclass(frozen=True)
@@ -194,6 +203,8 @@ class Keeping(Checked):
         keep: number of checkpoints kept beside last.ckpt
         logger: where figures go besides metrics.csv; csv adds nothing
         wb_project: project at Weights & Biases
+        picture_scale: whole number by which images in sample grids are magnified (default: what makes small ones
+            visible; 1 above 32 x 32)
     """
 
     wb_id: Annotated[str | None, run_name, FREE] = None
@@ -206,6 +217,7 @@ class Keeping(Checked):
     keep: Annotated[int, at_least(1), FREE] = 2
     logger: Annotated[str, FREE] = "csv"
     wb_project: Annotated[str, run_name, FREE] = "diffusion"
+    picture_scale: Annotated[int | None, PICTURE_SCALE, FREE] = None
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,17 @@ class DataSpec:
         low, high = self.value_range
         return low + (high - low) * (share.clamp(0, 1) if self.is_image else share)
 
+    def pictured(self, x: Tensor) -> Tensor:
+        """Stored or generated samples as pictures show them: images in [0, 1], all others in the units of the data."""
+        share = self.to_network(x)
+        return (share + 1) / 2 if self.is_image else self.from_network(share)
+
+    def names_of(self, labels: Tensor | None) -> tuple[str, ...] | None:
+        """The classes of labels (N,); None without labels or classes."""
+        if labels is None or self.classes is None:
+            return None
+        return tuple(self.classes[label] for label in labels.tolist())
+
     def moments_to_network(self, mean: Tensor, variance: Tensor, stored: torch.dtype) -> tuple[Tensor, Tensor]:
         """Mean and variance of stored samples on the network's scale.
 

@@ -1,7 +1,6 @@
 """Draw many samples in fixed blocks and keep them as arrays: any restart or split gives the same files."""
 
 import io
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,10 +227,3 @@ def interrupted(folder: Path, job: Job) -> str:
     kept = sum(len(block) for block in every if is_whole(place.block(block.start), len(block)))
     again = "" if kept == len(job.seeds) else ", the block of samples in work is drawn again"
     return f"stopped; the same command goes on: {kept} of {len(job.seeds)} samples are kept{again}"
-
-
-def grid_columns(num_classes: int | None, count: int) -> int:
-    """Columns of a sample grid: whole rounds of the classes if there are few, else a square."""
-    if num_classes and num_classes <= 20:
-        return num_classes * max(1, 10 // num_classes)
-    return math.ceil(math.sqrt(count))

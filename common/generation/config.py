@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from common.config.flags import MOST, SHARE, Checked, Mark, Range, at_least, integers, marked, ranges
 from common.config.resolve import Member, section
-from common.config.schema import RunConfig
+from common.config.schema import PICTURE_SCALE, RunConfig, check_picture_scale
 from common.data.spec import DataSpec
 from common.dynamics import LinearDynamics
 from common.guidance import GUIDANCE
@@ -77,7 +77,9 @@ class SampleConfig(Checked):
         clip_x0: clip x0_hat to [-1, 1] (default: on images, if the solver gains by it)
         guidance: denoiser wrapper that steers what is drawn (default: none; classifier_free with --guidance_scale)
         batch_size: samples computed together; another number is another set of samples
-        trajectory: also draw how the first samples come out of the noise (trajectory.png)
+        trajectory: also draw how the first samples come out of the noise (trajectory.png, .gif)
+        picture_scale: whole number by which images in pictures are magnified (default: what makes small ones visible;
+            1 above 32 x 32)
         device: where to compute
         solver_arguments: arguments of the solver.
         guidance_arguments: arguments of the wrapper.
@@ -97,6 +99,7 @@ class SampleConfig(Checked):
     guidance: str | None = None
     batch_size: Annotated[int, at_least(1)] = 100
     trajectory: Annotated[bool, RUNTIME] = False
+    picture_scale: Annotated[int | None, PICTURE_SCALE, RUNTIME] = None
     device: Annotated[str, ("auto", "cpu", "cuda")] = "auto"
     solver_arguments: Mapping[str, Any] = field(default_factory=dict)
     guidance_arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -120,9 +123,13 @@ class SampleConfig(Checked):
             spec: what a sample is.
             published: whether the weights are the published code's, which are sampled as published.
             device: ``cpu`` or ``cuda``: they draw other noise from the same seed.
+
+        Raises:
+            Refusal: for a magnification of what is no image, or an end of sampling that cannot be.
         """
         solver = self.solver or (MODES[self.mode] if self.mode else default_solver(dynamics, published=published))
         kind, arguments = SOLVERS[solver], dict(self.solver_arguments)
+        check_picture_scale(self.picture_scale, spec)
         if OF_MODE in solver_member(solver).arguments:
             arguments[OF_MODE] = self.mode != "ode"
         seeds = self.seeds or tuple(range(self.n_samples or SAMPLES))

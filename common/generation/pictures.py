@@ -6,14 +6,18 @@ import torch
 from torch import Tensor
 
 from common.data.spec import DataSpec
-from common.generation.blocks import grid_columns, not_finite, read_samples
+from common.generation.blocks import Job, labels_for, not_finite, read_samples
 from common.media.audio import write_wav
+from common.media.grids import visible_scale
+from common.media.layout import Labelled
 from common.media.pictures import save_samples, save_trajectory
+from common.media.trajectories import Moment, save_film
 from common.runs import SampleFolder
 
 GRID_IMAGES = 100
 AUDIO_FILES = 20  # sounds that are also written as .wav
-TRAJECTORY_ROWS, TRAJECTORY_COLUMNS = 4, 10
+ROWS, COLUMNS = 4, 10  # samples and times of the picture of the way out of the noise
+FRAMES, MOST_FILMED, FILM_WIDTH = 24, 10, 700  # times and images of the film, which is to stay small; pixels
 NAMED_SEEDS = 10
 
 
@@ -21,46 +25,63 @@ class Trajectory:
     """States of the first samples at evenly spaced steps of the first block.
 
     Args:
-        steps: solver steps.
+        job: what the block is made with.
     """
 
-    def __init__(self, steps: int) -> None:
-        self.wanted = {round(i * (steps - 1) / (TRAJECTORY_COLUMNS - 1)) for i in range(TRAJECTORY_COLUMNS)}
-        self.steps, self.seen = steps, 0
-        self.times: list[float] = []
-        self.states: list[Tensor] = []
+    def __init__(self, job: Job) -> None:
+        self.dynamics, self.scale = job.dynamics, job.config.picture_scale
+        self.wanted, self.seen = set(evenly(job.steps, FRAMES)), 0
+        self.moments: list[Moment] = []
+        spec = job.spec
+        count = ROWS
+        if spec.is_image:
+            height, width = spec.grid
+            count = max(ROWS, min(MOST_FILMED, FILM_WIDTH // (width * (self.scale or visible_scale(height, width)))))
+        filmed = range(min(count, len(job.seeds), job.config.batch_size))
+        self.count, self.classes = len(filmed), spec.names_of(labels_for(filmed, job.config.labels, spec.num_classes))
 
     def add(self, time: float, x: Tensor) -> None:
         """Keep the state (B, C, *S) reached at a time, if it is one of the wanted ones."""
         if self.seen in self.wanted:
-            self.times.append(time)
-            self.states.append(x[:TRAJECTORY_ROWS].cpu())
+            level = self.dynamics.log_sigma(torch.tensor([time], dtype=torch.float64, device=self.dynamics.device))
+            self.moments.append(Moment(time, float(level.exp()), x[: self.count].cpu()))
         self.seen += 1
 
-    def save(self, path: Path) -> bool:
-        """Write the picture; False if there is nothing to show."""
-        if self.times:
-            save_trajectory(path, self.times, self.states)
-        return bool(self.times)
+    def save(self, place: SampleFolder) -> list[str]:
+        """Write the film, and some of its moments as one picture; returns what to say about them."""
+        columns = [self.moments[i] for i in evenly(len(self.moments), COLUMNS)]
+        classes = self.classes[:ROWS] if self.classes else None
+        save_trajectory(
+            place.trajectory, [moment._replace(x=moment.x[:ROWS]) for moment in columns], classes, self.scale
+        )
+        save_film(place.film, self.moments, self.classes, self.scale)
+        return [f"path      {place.trajectory}", f"film      {place.film}"]
 
 
-def show(folder: Path, spec: DataSpec) -> list[str]:
+def evenly(count: int, wanted: int) -> list[int]:
+    """Indices of at most so many of ``count`` things, evenly spaced from the first to the last."""
+    return sorted({round(i * (count - 1) / (wanted - 1)) for i in range(wanted)})
+
+
+def show(folder: Path, spec: DataSpec, real: Labelled | None = None, scale: int | None = None) -> list[str]:
     """Write the grid and, for sounds, .wav files; returns what to say about them.
 
     Args:
         folder: samples, as :func:`~common.generation.blocks.generate` left them.
         spec: what a sample is.
+        real: real samples to show beside them.
+        scale: whole number by which images are magnified; None makes small ones visible.
     """
     lines, place = [], SampleFolder(folder)
-    first = torch.from_numpy(read_samples(folder, GRID_IMAGES)[0]).movedim(-1, 1).nan_to_num()
-    if spec.is_image:
-        first = (spec.to_network(first) + 1) / 2
+    arrays, labels = read_samples(folder, AUDIO_FILES if spec.sample_rate else GRID_IMAGES)
+    samples = torch.from_numpy(arrays).movedim(-1, 1).nan_to_num()
     if spec.sample_rate:
-        first = first[:AUDIO_FILES]
-        for i, sound in enumerate(first):
+        for i, sound in enumerate(samples):
             write_wav(place.audio / f"audio_{i:06d}.wav", sound, spec.sample_rate)
         lines.append(f"audio     {place.audio}")
-    save_samples(place.grid, first, grid_columns(spec.num_classes, len(first)), spec.sample_rate)
+    classes = None if labels is None else spec.names_of(torch.from_numpy(labels))
+    drawn = Labelled(spec.pictured(samples), classes)
+    save_samples(place.grid, drawn, real, sample_rate=spec.sample_rate, scale=scale)
     return [*lines, f"arrays    {place.data}", f"grid      {place.grid}"]
 
 

@@ -44,6 +44,11 @@ class RunFolder:
         return self.path / "prior.safetensors"
 
     @property
+    def real(self) -> Path:
+        """A few samples of the data, for pictures."""
+        return self.path / "real.safetensors"
+
+    @property
     def environment(self) -> Path:
         """Command lines and versions of packages."""
         return self.path / "environment.txt"
@@ -175,6 +180,11 @@ class SampleFolder:
     def trajectory(self) -> Path:
         """How the first of them came out of the noise."""
         return self.path / "trajectory.png"
+
+    @property
+    def film(self) -> Path:
+        """The same as a film."""
+        return self.path / "trajectory.gif"
 
     @property
     def audio(self) -> Path:

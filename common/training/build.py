@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from common.config.build import build_denoiser, build_dynamics
-from common.config.schema import RunConfig
+from common.config.schema import RunConfig, check_picture_scale
 from common.config.stored import read_config
 from common.data.module import DataModule
 from common.data.source import DataSet
@@ -139,9 +139,11 @@ def build_trainer(
     """Lightning's trainer for the run folder; writes nothing yet.
 
     Raises:
-        Refusal: for hardware that is not there.
+        Refusal: for hardware that is not there, or a magnification of what is no image.
     """
-    grids = SampleGrid(folder.samples, config.sample, solver=default_solver(module.dynamics))
+    scale = config.keeping.picture_scale
+    check_picture_scale(scale, config.sample)
+    grids = SampleGrid(folder, config.sample, default_solver(module.dynamics), scale)
     log = CsvLog(folder.metrics, resume_step)
     try:
         return make_trainer(folder, log, config, device=device, deadline=deadline, callbacks=[grids])

@@ -14,7 +14,11 @@ from tqdm import tqdm
 from common.data.spec import DataSpec
 from common.denoiser import Clipped
 from common.files import save
-from common.media.pictures import loss_figure, save_figure, save_samples
+from common.media.figures import loss_figure, save_figure
+from common.media.layout import Labelled
+from common.media.pictures import save_samples
+from common.runs import RunFolder
+from common.runs.real import read_real
 from common.samplers import SOLVERS, path_of, sample
 from common.training.csv_log import CsvLog
 from common.training.loggers import log_picture
@@ -22,6 +26,7 @@ from common.training.module import DiffusionModule
 from common.training.session import is_first_process
 
 GRID_STEPS, GRID_SAMPLES, GRID_SOUNDS = 20, 50, 8  # of the grids; sounds are long
+GRID_COLUMNS = 10  # of samples without classes
 
 
 class StepProgress(ProgressBar):
@@ -90,13 +95,14 @@ class SampleGrid(Callback):
     """After each validation: samples from the same seeds by the run's best weights, as a picture.
 
     Args:
-        folder: where the PNGs go.
+        folder: the run's folder, in which real samples may lie, too; a row of them is shown.
         spec: what a sample is; samples ask for its classes in turn.
         solver: name of a solver.
+        scale: whole number by which images are magnified; None makes small ones visible.
     """
 
-    def __init__(self, folder: Path, spec: DataSpec, solver: str) -> None:
-        self.folder, self.spec, self.solver = folder, spec, solver
+    def __init__(self, folder: RunFolder, spec: DataSpec, solver: str, scale: int | None = None) -> None:
+        self.folder, self.spec, self.solver, self.scale = folder, spec, solver, scale
         self.count = GRID_SAMPLES if spec.sample_rate is None else GRID_SOUNDS
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -119,9 +125,15 @@ class SampleGrid(Callback):
             labels=labels,
         )
         denoiser.backbone.train(was_training)
-        picture = self.folder / f"step-{trainer.global_step:07d}.png"
-        shown = result.x if self.spec.sample_rate else (result.x + 1) / 2
-        save_samples(picture, shown, sample_rate=self.spec.sample_rate)
+        picture = self.folder.samples / f"step-{trainer.global_step:07d}.png"
+        save_samples(
+            picture,
+            Labelled(self.spec.pictured(self.spec.from_network(result.x)), self.spec.names_of(labels)),
+            read_real(self.folder.real, self.spec),
+            columns=GRID_COLUMNS if labels is None else None,
+            sample_rate=self.spec.sample_rate,
+            scale=self.scale,
+        )
         log_picture(trainer.loggers, "samples", picture, trainer.global_step)
 
 

@@ -3,6 +3,7 @@
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from common.files import save_safetensors
 from common.refusal import Refusal
 from common.runs import RunFolder, read_prior
 from common.runs.folder import FINAL
+from common.runs.real import write_real
 from common.training.build import build_data, build_module, build_trainer, check_output, initial_weights, with_prior
 from common.training.callbacks import Stopped, write_weights
 from common.training.loggers import close_loggers, make_loggers
@@ -100,6 +102,9 @@ def train(order: TrainOrder) -> int:
             if not folder.is_ours:
                 write_config(folder.path, config)
             note_environment(folder.environment, [PROGRAM, *redacted(order.words)])
+            if not folder.real.exists():
+                with suppress(DataUnavailable):  # a sample that cannot be read is the training's to report, if it comes
+                    write_real(folder.real, dataset.train, config.sample)
         code = fit(trainer, module, data, checkpoint, folder, order.command.plugin)
     finally:
         close_loggers(loggers, code)

@@ -6,6 +6,7 @@ import wave
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import args
@@ -136,6 +137,17 @@ def test_sounds_come_out_as_sounds(cli, tmp_path):
     with wave.open(str(folder / "audio" / "audio_000002.wav")) as file:
         assert (file.getframerate(), file.getnchannels(), file.getnframes()) == (8000, 1, 256)
     assert (folder / "grid.png").exists()
+    result = cli("generate", "--run_id", "h", "--n_samples", 3, "--steps", 2, "--trajectory")
+    assert result.code == 0, result.err
+    with Image.open(folder / "trajectory.gif") as film:
+        assert film.n_frames == 2
+    for words in (
+        ("generate", "--run_id", "h", "--picture_scale", 2),
+        ("train", *tiny.command(**{**flags, "wb_id": "other", "picture_scale": 2})),
+    ):
+        result = cli(*words)
+        assert (result.code, result.written) == (2, [])
+        assert "--picture_scale 2 magnifies images; samples of this run are sounds" in result.err
 
 
 PUBLISHED = {  # parameters of the networks, and what distinguishes the processes

@@ -10,8 +10,10 @@ from PIL import Image
 
 from common.data import DataOptions
 from common.data.digits import Digits
+from common.files import load_state
 from common.generation import blocks as generation
 from common.generation.blocks import read_samples
+from common.media.grids import GAP, LINE, TEXT_GAP, width_of
 from common.samplers import SOLVERS
 from tests.training import tiny
 
@@ -20,6 +22,29 @@ SHORT = ("--run_id", "tiny", "--steps", 2)
 
 def arrays(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.npy"))}
+
+
+MARGIN = width_of("drawn") + 2 * TEXT_GAP
+
+
+def page_size(columns: int, rows: int, scale: int = 8) -> tuple[int, int]:
+    """Width and height of a picture of 8 x 8 digits with names and a row of real ones."""
+    step = 8 * scale + 2
+    return MARGIN + columns * step + 2, LINE + step + 2 + GAP + rows * step + 2
+
+
+def pixels(picture: Path) -> np.ndarray:
+    with Image.open(picture) as image:
+        return np.asarray(image.convert("L")).astype(float)
+
+
+def tiles(picture: Path, scale: int, rows: int) -> list[np.ndarray]:
+    """The drawn digits of a picture with ten columns."""
+    page, step = pixels(picture), 8 * scale + 2
+    assert page.shape == page_size(10, rows, scale)[::-1]
+    top = page.shape[0] - rows * step
+    places = [(top + i // 10 * step, MARGIN + 2 + i % 10 * step) for i in range(10 * rows)]
+    return [page[y : y + 8 * scale : scale, x : x + 8 * scale : scale] for y, x in places]
 
 
 def test_nothing_but_the_run(cli, run):
@@ -43,7 +68,7 @@ def test_nothing_but_the_run(cli, run):
     assert images.std(0).max() > 0.1  # samples differ
     with Image.open(folder / "grid.png") as image:
         assert image.format == "PNG"
-        assert image.size == (342, 342)
+        assert image.size == page_size(10, 10)
 
 
 @pytest.mark.parametrize(
@@ -168,13 +193,48 @@ def test_the_grid_shows_the_samples(cli, run):
     assert cli("generate", *SHORT, "--n_samples", 20).code == 0
     folder = run / "generated_data" / "model-final" / "exp2-2-ema"
     images = read_samples(folder)[0]
-    with Image.open(folder / "grid.png") as picture:
-        shown = np.asarray(picture.convert("L")).astype(float)
-    assert shown.shape == (2 * 34 + 2, 10 * 34 + 2)
+    grid = tiles(folder / "grid.png", 8, rows=2)
     for index in (0, 9, 10, 19):
-        top, left = 2 + index // 10 * 34, 2 + index % 10 * 34
-        tile = shown[top : top + 32 : 4, left : left + 32 : 4]
-        assert np.abs(tile - images[index, :, :, 0] * 255).max() <= 1
+        assert np.abs(grid[index] - images[index, :, :, 0] * 255).max() <= 1
+
+
+@pytest.mark.parametrize("scale", [2, 12])
+def test_pictures_are_magnified_as_asked_and_samples_stay_the_same(cli, run, scale):
+    assert cli("generate", *SHORT, "--n_samples", 20).code == 0
+    folder = run / "generated_data" / "model-final" / "exp2-2"
+    result = cli("generate", *SHORT, "--n_samples", 20, "--picture_scale", scale, "--trajectory")
+    assert result.code == 0
+    assert "not needed" not in result.out  # only the trajectory needs it
+    assert [path.name for path in folder.parent.iterdir()] == ["exp2-2"]
+    images, grid = read_samples(folder)[0], tiles(folder / "grid.png", scale, rows=2)
+    for index in (0, 9, 10, 19):
+        assert np.abs(grid[index] - images[index, :, :, 0] * 255).max() <= 1
+    with Image.open(folder / "trajectory.png") as picture:
+        assert (picture.height - 2 * LINE) == 4 * (8 * scale + 2) + 2
+
+
+def test_a_run_shows_real_images_without_its_data_set(cli, run, monkeypatch):
+    monkeypatch.setattr("common.data.digits.Digits.load", lambda *_: pytest.fail("the data set was read"))
+    assert cli("generate", *SHORT, "--n_samples", 20).code == 0
+    folder, real = run / "generated_data" / "model-final" / "exp2-2", load_state(run / "real.safetensors")
+    page = pixels(folder / "grid.png")
+    for i in range(10):
+        tile = page[LINE + 2 : LINE + 66 : 8, MARGIN + 2 + 66 * i : MARGIN + 66 + 66 * i : 8]
+        assert real["labels"][i] == i
+        assert (tile == real["x"][i, 0].numpy()).all()
+    (run / "real.safetensors").unlink()  # as in runs of earlier versions
+    assert cli("generate", *SHORT, "--n_samples", 20).code == 0
+    bare = pixels(folder / "grid.png")
+    assert bare.shape == (LINE + 2 * 66 + 2, 10 * 66 + 2)
+    assert (bare[LINE:] == page[-(2 * 66 + 2) :, MARGIN:]).all()
+
+
+def test_real_samples_that_cannot_be_read_are_named(cli, run):
+    (run / "real.safetensors").write_bytes(b"no tensors")
+    result = cli("generate", *SHORT, "--n_samples", 2)
+    assert result.code == 2
+    assert "real.safetensors" in result.err.splitlines()[-1]
+    assert "Traceback" not in result.err
 
 
 def test_generation_is_cut_off_and_goes_on(cli, run, monkeypatch):
@@ -302,6 +362,8 @@ def test_a_trajectory_is_drawn_also_of_samples_that_are_there(cli, run):
     assert {file.name: file.read_bytes() for file in folder.glob("data/*.npy")} == before
     with Image.open(folder / "trajectory.png") as image:
         image.verify()
+    with Image.open(folder / "trajectory.gif") as film:
+        assert film.n_frames == 12  # every step
 
 
 def test_guidance_changes_samples_and_needs_label_dropout(cli):

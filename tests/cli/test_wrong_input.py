@@ -467,6 +467,9 @@ WRONG_GENERATE = [
     ("--pretrained vp-cifar10 --version v1", "--pretrained and --version"),
     ("--run_id tiny --plugin nowhere", "--plugin nowhere"),
     ("--run_id tiny --trajectory maybe", "--trajectory"),
+    ("--run_id tiny --picture_scale 0", "--picture_scale.*1"),
+    ("--run_id tiny --picture_scale 33", "--picture_scale.*32"),
+    ("--run_id tiny --picture_scale 1.5", "--picture_scale"),
     ("--run_id tiny --unknown 1", "--unknown"),
     ("--run_id tiny --step 3", "--step"),
 ]

@@ -10,6 +10,8 @@ from PIL import Image
 
 from common.data.module import Batch
 from common.data.spec import DataSpec
+from common.media.grids import LINE
+from common.runs import RunFolder
 from common.training import callbacks
 from common.training.callbacks import CleanStop, KeepWeights, LossPicture, SampleGrid, Stopped
 from common.training.csv_log import CsvLog
@@ -93,7 +95,7 @@ def grid(folder, monkeypatch, solver="exp2", num_classes=10) -> SampleGrid:
     monkeypatch.setattr(callbacks, "GRID_STEPS", 2)
     monkeypatch.setattr(callbacks, "GRID_SAMPLES", 20)
     classes = None if num_classes is None else tuple(map(str, range(num_classes)))
-    return SampleGrid(folder, DataSpec("image", (1, 8, 8), classes=classes), solver)
+    return SampleGrid(RunFolder(folder), DataSpec("image", (1, 8, 8), classes=classes), solver)
 
 
 @pytest.mark.parametrize("solver", ["exp2", "em", "euler", "exp1"])
@@ -108,12 +110,20 @@ def test_grids_are_drawn_from_the_same_seeds(tmp_path, monkeypatch, solver):
             parameter.mul_(1.5)
     attached(module, global_step=20)
     drawer.on_validation_end(module.trainer, module)
-    first, second, changed = (tmp_path / f"step-{step:07d}.png" for step in (0, 10, 20))
+    first, second, changed = (tmp_path / "samples" / f"step-{step:07d}.png" for step in (0, 10, 20))
     assert first.read_bytes() == second.read_bytes()
     assert first.read_bytes() != changed.read_bytes()  # the average is what is drawn
     with Image.open(first) as image:
         image.verify()
-        assert image.size == (10 * (32 + 2) + 2, 2 * (32 + 2) + 2)
+        assert image.size == (10 * (64 + 2) + 2, LINE + 2 * (64 + 2) + 2)
+
+
+def test_a_grid_is_magnified_as_asked(tmp_path, monkeypatch):
+    module, drawer = attached(make()), grid(tmp_path, monkeypatch, num_classes=None)
+    drawer.scale = 3
+    drawer.on_validation_end(module.trainer, module)
+    with Image.open(tmp_path / "samples" / "step-0000000.png") as image:
+        assert image.size == (10 * (24 + 2) + 2, 2 * (24 + 2) + 2)
 
 
 def test_a_grid_asks_for_classes_in_turn(tmp_path, monkeypatch):
@@ -215,4 +225,4 @@ def test_a_grid_goes_to_every_logger(tmp_path, monkeypatch):
     monkeypatch.setattr("common.training.callbacks.log_picture", lambda *arguments: shown.append(arguments))
     module = attached(make(), loggers=["logger"], global_step=7)
     grid(tmp_path, monkeypatch).on_validation_end(module.trainer, module)
-    assert shown == [(["logger"], "samples", tmp_path / "step-0000007.png", 7)]
+    assert shown == [(["logger"], "samples", tmp_path / "samples" / "step-0000007.png", 7)]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +15,8 @@ from PIL import Image
 import train
 from common.backbones import UNet
 from common.denoiser import PREDICTIONS
+from common.files import load_state
+from common.media.grids import GAP, LINE
 from common.runs import load
 from tests.training import interrupted, tiny
 
@@ -78,7 +81,14 @@ def test_pictures(tiny_run):
             image.load()
             assert len(set(image.convert("L").tobytes())) > 10  # something is drawn
     with Image.open(grids[0]) as image:
-        assert image.size == (10 * 34 + 2, 5 * 34 + 2)
+        left, top = image.width - (10 * 66 + 2), image.height - (5 * 66 + 2) - GAP - (66 + 2)
+        page = np.asarray(image.convert("L")).astype(float)
+    assert top == LINE  # the names of the classes
+    real = load_state(tiny_run / "real.safetensors")
+    assert real["labels"].tolist()[:10] == list(range(10))
+    for i, x in enumerate(real["x"][:10]):
+        tile = page[top + 2 : top + 66 : 8, left + 2 + 66 * i : left + 66 + 66 * i : 8]
+        assert (tile == x[0].numpy()).all()
 
 
 def test_config_and_environment(tiny_run):
