@@ -203,7 +203,7 @@ def parse_train(argv: Sequence[str] | None) -> TrainOrder | None:
         raise Refusal(f"and --logger {values['logger']} exclude each other; use --logger wandb", "wb_key")
     return TrainOrder(
         command=command,
-        config=resolve({**base, **values}, values, process, network) if command.starts else None,
+        config=resolve(base, values, process, network) if command.starts else None,
         given=values,
         of_preset=base if command.preset else {},
         words=tuple(words),

@@ -66,7 +66,7 @@ def released_config(folder: RunFolder, given: Mapping[str, Any]) -> RunConfig:
         raise Refusal(f"{process} is no process of the published code; it has {', '.join(PROCESSES)}", "dynamics")
     dynamics = Member(process, PROCESSES[process], "dynamics", "dynamics_args")
     network = Member("unet", UNet, "model_name", "model_args")
-    config = resolve(values, (), dynamics, network)
+    config = resolve(values, {}, dynamics, network)
     config = replace(config, keeping=replace(config.keeping, wb_id=named.run_id, output_dir=folder.path.parent))
     spec = _spec(folder, config)
     config = replace(config, data=replace(config.data, channels=spec.channels))

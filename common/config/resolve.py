@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 
 from common.config.flags import Flag, flag_name, flags_of
+from common.config.length import decays, intervals
 from common.config.plugins import class_path
-from common.config.schema import SAMPLE_FLAGS, SECTIONS, Chosen, RunConfig
+from common.config.schema import SAMPLE_FLAGS, SECTIONS, Chosen, Recipe, RunConfig
 from common.config.stored import ADAPTATION
 from common.data.spec import DataSpec
 from common.dynamics import LinearDynamics
@@ -138,18 +139,19 @@ def section(kind: type, values: Mapping[str, Any]) -> Any:
     return kind(**{flag.argument: values[flag.name] for flag in flags_of(kind) if flag.name in values})
 
 
-def resolve(values: Mapping[str, Any], given: Collection[str], dynamics: Member, network: Member) -> RunConfig:
+def resolve(base: Mapping[str, Any], given: Mapping[str, Any], dynamics: Member, network: Member) -> RunConfig:
     """The configuration of a run.
 
     Args:
-        values: flags with their values, from the preset and the command line; what is missing takes its default.
-        given: those out of them that were given on the command line.
+        base: flags of the preset, or of what suits the data; what is missing takes its default.
+        given: flags of the command line, which win.
         dynamics: the chosen process.
         network: the chosen backbone.
 
     Raises:
         Refusal: for flags that contradict each other or have no effect.
     """
+    values = {**base, **given}
     sections = {name: section(kind, values) for name, kind in SECTIONS.items()}
     process: type[LinearDynamics] = dynamics.kind
     model, recipe = sections["model"], sections["recipe"]
@@ -165,7 +167,12 @@ def resolve(values: Mapping[str, Any], given: Collection[str], dynamics: Member,
         following["ema_decay"] = (process.default_ema_decay,)
     if recipe.time_sampling is None:
         following["time_sampling"] = process.default_time_sampling
-    sections["recipe"] = replace(recipe, **following)
+    recipe = replace(recipe, **following)
+    if "ema_decay" not in given:
+        stated: Recipe = section(Recipe, base)
+        recipe = replace(recipe, ema_decay=decays(recipe, stated.train_steps))
+    sections["recipe"] = recipe
+    sections["keeping"] = intervals(sections["keeping"], recipe.train_steps, given)
     chosen = dynamics.choose(values)
     config = RunConfig(
         dynamics=chosen,

@@ -221,7 +221,47 @@ class LossPicture(Callback):
         self._draw(trainer, pl_module)
 
 
-ASK_EVERY = 10  # steps between asking the other processes whether to stop: the answer waits for the device
+ASK_EVERY = 10  # steps between asking the other processes, e.g. whether to stop: the answer waits for the device
+SAVE_EVERY = 300.0  # seconds between checkpoints at most, however slow the steps are
+
+
+def anywhere(trainer: pl.Trainer, wish: bool) -> bool:
+    """Whether any process wishes it."""
+    return trainer.strategy.reduce_boolean_decision(wish, all=False) if trainer.world_size > 1 else wish
+
+
+class TimedCheckpoint(Callback):
+    """Writes ``last.ckpt`` after five minutes without one, so that no more than those can be lost.
+
+    Args:
+        checkpoint: the file.
+        log_every: steps between log lines; the steps that have one are passed over, since it is written after this.
+    """
+
+    def __init__(self, checkpoint: Path, log_every: int) -> None:
+        self.checkpoint, self.log_every = checkpoint, log_every
+        self._last = time.monotonic()
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Whoever wrote it: the time runs from here."""
+        self._last = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write it between optimiser steps that nothing else happens in."""
+        done, step = batch.micro_step + 1, trainer.global_step
+        busy = self.log_every > 1 and step % self.log_every == 0
+        if busy or done % trainer.accumulate_grad_batches or done % trainer.val_check_batch == 0:
+            return
+        if step >= trainer.max_steps or (trainer.world_size > 1 and step % ASK_EVERY):
+            return
+        if anywhere(trainer, time.monotonic() - self._last >= SAVE_EVERY):
+            if isinstance(pl_module, DiffusionModule):
+                pl_module.require_finite()
+            trainer.save_checkpoint(self.checkpoint, weights_only=False)  # the whole state
 
 
 class Stopped(RuntimeError):
@@ -277,18 +317,13 @@ class CleanStop(Callback):
         """Hand the signals back."""
         self._restore()
 
-    @staticmethod
-    def _anywhere(trainer: pl.Trainer, wish: bool) -> bool:
-        """Whether any process wishes to stop."""
-        return trainer.strategy.reduce_boolean_decision(wish, all=False) if trainer.world_size > 1 else wish
-
     def _reason(self, trainer: pl.Trainer) -> str | None:
         """Why to stop now, the same on every process; None to go on."""
         if trainer.global_step >= trainer.max_steps or (trainer.world_size > 1 and trainer.global_step % ASK_EVERY):
             return None
-        if self._anywhere(trainer, self._asked):
+        if anywhere(trainer, self._asked):
             return "asked"
-        if self.deadline is not None and self._anywhere(trainer, time.monotonic() >= self.deadline):
+        if self.deadline is not None and anywhere(trainer, time.monotonic() >= self.deadline):
             return "time"
         return None
 

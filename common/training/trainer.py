@@ -14,7 +14,14 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from common.config.schema import Hardware, RunConfig
 from common.files import save
 from common.runs import RunFolder
-from common.training.callbacks import CleanStop, FiniteGuard, KeepWeights, LossPicture, StepProgress
+from common.training.callbacks import (
+    CleanStop,
+    FiniteGuard,
+    KeepWeights,
+    LossPicture,
+    StepProgress,
+    TimedCheckpoint,
+)
 from common.training.csv_log import CsvLog
 
 # What Lightning and torch say that does not apply here: the loader yields indices, so workers would only cost; the
@@ -106,6 +113,7 @@ def make_trainer(
             *callbacks,
             LossPicture(folder.loss_picture, log),
             saver,
+            TimedCheckpoint(folder.last_checkpoint, recipe.log_every),
             CleanStop(folder.last_checkpoint, deadline),
         ],
         accelerator=device.type,

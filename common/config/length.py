@@ -1,0 +1,46 @@
+"""What follows how long a training is, unless a user says otherwise: how often things are kept, and the averages.
+
+A preset's own values are for its own number of steps. A training that is cut short validates, draws a grid and saves a
+checkpoint all the same, and its averages reach back over the same share of it (the relative length of EDM2, arXiv
+2312.02696, section 3.1).
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from common.config.schema import Keeping, Recipe
+
+VALIDATIONS, CHECKPOINTS, VERSIONS = 2, 4, 1  # at least, in a whole training
+
+
+def intervals(keeping: Keeping, steps: int, given: Collection[str]) -> Keeping:
+    """Intervals that are no longer than their share of a training.
+
+    Args:
+        keeping: intervals as given, of the preset, or the defaults.
+        steps: length of the training.
+        given: flags that a user gave, whose values stay.
+    """
+
+    def within(name: str, stated: int, share: int) -> int:
+        return stated if name in given else min(stated, max(1, steps // share))
+
+    return replace(
+        keeping,
+        val_check_interval=within("val_check_interval", keeping.val_check_interval, VALIDATIONS),
+        checkpoint_every=within("checkpoint_every", keeping.checkpoint_every, CHECKPOINTS),
+        log_model_every_n=within("log_model_every_n", keeping.log_model_every_n, VERSIONS),
+    )
+
+
+def decays(recipe: Recipe, length: int) -> tuple[float, ...]:
+    """Decays of the averages of a training that is shorter than the one that they were stated for.
+
+    An average reaches back over about every / (1 - decay) steps; that stays the same share of the training.
+
+    Args:
+        recipe: the training, with the decays as they were stated.
+        length: steps of the training that they were stated for.
+    """
+    shortened = max(1.0, length / recipe.train_steps)
+    return tuple(round(max(0.0, 1 - (1 - decay) * shortened), 6) for decay in recipe.ema_decay or ())
