@@ -7,7 +7,7 @@ they take for such an array by default. Figures are those of the samples beside 
 - energy (mean square about 20) of the last quarter over that of the first; right within a factor of 1.5;
 - energy of every octave of the spectrum under a Hann window; right within 20 % where it is at least 1 % of all;
 - smallest and largest value; right within 10 % of the real range;
-- how many samples have the class that was asked for, by logistic regression on the log spectrum; right from 90 % on.
+- how many samples have the class that was asked for, by logistic regression on the spectrum; right from 90 % on.
 
 usage (from the project's root): python -m benchmarks.quality_functions [--preset NAME] [--steps N] [--seed N]
     [--n_samples N] [--more FLAGS] [--folder DIR]
@@ -26,8 +26,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 import generate
 import train
@@ -69,12 +67,17 @@ def octaves(x: Array) -> dict[str, float]:
     return {f"{low}-{2 * low}": float(mean[low : 2 * low].sum()) for low in edges}
 
 
+def shares(x: Array) -> Array:
+    """Root of the share of the energy at every number of cycles (N, LENGTH / 2 + 1)."""
+    energy = spectrum(x)
+    return np.sqrt(energy / energy.sum(1, keepdims=True))
+
+
 def agreement(x: Array, labels: NDArray[np.int64]) -> float:
     """Share of series that have the class that was asked for."""
     real, of_real = damped_sines(COUNT, 0)
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    classifier.fit(np.log(spectrum(real) + 1e-3), of_real)
-    return float((classifier.predict(np.log(spectrum(x) + 1e-3)) == labels).mean())
+    classifier = LogisticRegression(max_iter=1000).fit(shares(real), of_real)
+    return float((classifier.predict(shares(x)) == labels).mean())
 
 
 @dataclass(frozen=True)

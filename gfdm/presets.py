@@ -83,8 +83,9 @@ PRESETS: dict[str, Preset] = {
         "model_name": "unet1d",
         "model_channels": 32,
         "channel_mult": (1, 2, 2, 2),
+        "batch_size": 32,
         "lr": 2e-3,
-        "train_steps": 3000,
+        "train_steps": 5000,
     },
     "gfdm-mnist": {
         **fvp(0.9, 3),

@@ -32,6 +32,8 @@ CASES: list[dict[str, Any]] = json.loads((GOLDEN / "configs.json").read_text())
 # random stream changes weights by 2e-5.
 OF_WEIGHTS, OF_SAMPLES = 1e-6, 2e-5
 REFUSED_NOW = {"unet"}  # --num_heads 4 --model_args num_heads=2: one of both was overruled without a word
+# a preset for sounds of 8,000 points kept their frequencies at --length 4000; now a cycle of the data has frequency 1
+MENDED = {("sounds", "dynamics", "x_norm", 8000.0, 4000.0)}
 PLACES = {"data_dir", "output_dir"}  # of the machine; the record leaves them out
 
 
@@ -114,7 +116,7 @@ def test_configurations():
             continue
         old = from_json(case["config"], case["key"])
         seen += 1
-        wrong += [(case["key"], *what) for what in differences(old, new)]
+        wrong += [found for what in differences(old, new) if (found := (case["key"], *what)) not in MENDED]
         if "folder" in case and new.folder_name != case["folder"]:
             wrong.append((case["key"], new.folder_name, case["folder"]))
     assert not wrong, "\n".join(map(str, wrong[:40]))
