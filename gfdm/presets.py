@@ -85,7 +85,7 @@ PRESETS: dict[str, Preset] = {
         "channel_mult": (1, 2, 2, 2),
         "batch_size": 32,
         "lr": 2e-3,
-        "train_steps": 5000,
+        "train_steps": 7000,
     },
     "gfdm-mnist": {
         **fvp(0.9, 3),
