@@ -223,12 +223,12 @@ WRONG_DATA = {
     "one sample": (save_npz(x=PIXELS[:1]), "arrays --data_dir a.npz", "two"),
     "functions for a UNet": (
         save_npz(x=np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)),
-        "arrays --data_dir a.npz",
+        "arrays --data_dir a.npz --model_name unet",
         "--model_name unet.*square images",
     ),
     "resized functions": (
         save_npz(x=np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)),
-        "arrays --data_dir a.npz --image_size 8",
+        "arrays --data_dir a.npz --model_name unet --image_size 8",
         "--image_size",
     ),
     "not square": (save_npz(x=np.zeros((6, 8, 12, 1), np.uint8)), "arrays --data_dir a.npz", "8x12.*--image_size"),
