@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 from torch import nn
 
-from common.backbones import INR, UNet, UViT
+from common.backbones import INR, UNet, UNet1D, UViT
+from common.config.build import kind_of_data
 from common.config.flags import INTEGER, REAL, Flag, at_least, flags_of, keyword_values
 from common.config.parser import (
     Groups,
@@ -54,7 +55,7 @@ from fdp.dynamics import HeatSubVP
 from fdp.presets import FOR_DATA as FDP_FOR_DATA
 from fdp.presets import PRESETS as FDP_PRESETS
 from gfdm.dynamics import FVE, FVP
-from gfdm.presets import FOR_DATA
+from gfdm.presets import FOR_DATA, FOR_KIND
 from gfdm.presets import PRESETS as GFDM_PRESETS
 from gfdm.released import RELEASED_FLAGS, describing_flags, released_config
 
@@ -64,10 +65,10 @@ Values = dict[str, Any]
 DYNAMICS: dict[str, type[LinearDynamics]] = {
     "fvp": FVP, "fve": FVE, "vp": VP, "ve": VE, "subvp": SubVP, "cld": CLD, "edm": EDM, "flow": Flow, "heat": HeatSubVP
 }  # fmt: skip
-BACKBONES: dict[str, type[nn.Module]] = {"unet": UNet, "uvit": UViT, "inr": INR}
+BACKBONES: dict[str, type[nn.Module]] = {"unet": UNet, "unet1d": UNet1D, "uvit": UViT, "inr": INR}
 PRESETS: dict[str, dict[str, object]] = {**GFDM_PRESETS, **FDP_PRESETS}
 
-# the preset of a process, data set and network; if there is none, FOR_DATA decides by the data set
+# the preset of a process, data set and network; else FOR_DATA decides by the data set, else FOR_KIND by what it holds
 FOR_CHOICE: dict[tuple[str, str, str], str] = {("heat", *choice): preset for choice, preset in FDP_FOR_DATA.items()}
 
 CHOICES: dict[str, Collection[str]] = {
@@ -95,6 +96,7 @@ class Choice:
         inner_steps: gradient steps in which the network adapts to every noisy sample before it answers; 0 for none
             (default: 3 for inr, else 0)
         data_name: data set
+        data_dir: where the data is
         preset: values for the other flags
         resume: a run to go on with
     """
@@ -105,6 +107,7 @@ class Choice:
     model_args: Annotated[str | None, keyword_values] = None
     inner_steps: Annotated[int | None, at_least(0)] = None
     data_name: str = DataConfig.data_name
+    data_dir: str | None = None
     preset: str | None = None
     resume: str | None = None
 
@@ -120,6 +123,7 @@ class Choice:
         if self.preset is not None:
             return dict(PRESETS.get(self.preset, {}))
         name = FOR_CHOICE.get((self.dynamics, self.data_name, self.model_name)) or FOR_DATA.get(self.data_name)
+        name = name or FOR_KIND.get(kind_of_data(self.data_name, self.data_dir))
         return {**PRESETS[name], "data_name": self.data_name} if name else {}
 
 
@@ -142,9 +146,9 @@ def everything() -> tuple[list[Member], list[Member]]:
 # -- train.py ----------------------------------------------------------------------------------------------------------
 
 TRAIN_HELP = """Train a diffusion model. Without --preset and --data_name: preset digits. Sets of the papers get their
-published values, other data those of CIFAR-10 (59 M parameters, 1 M steps) unless a preset or flags say otherwise.
-Below are the flags of the chosen dynamics and network, with the program's defaults, which a preset and the values of a
-data set replace (--list_presets); --help all shows the flags of every class."""
+published values, 1-D functions those of functions-small, other data those of CIFAR-10 (59 M parameters, 1 M steps),
+unless a preset or flags say otherwise. Below are the flags of the chosen dynamics and network, with the program's
+defaults, which a preset and the values of a data set replace (--list_presets); --help all shows all flags."""
 
 
 def train_groups(processes: Sequence[Member], networks: Sequence[Member]) -> Groups:
@@ -275,8 +279,6 @@ def generate_order(values: Values, sample: SampleConfig) -> GenerateOrder:
 
 # -- evaluate.py -------------------------------------------------------------------------------------------------------
 
-EVALUATE_HELP = "Figures about the samples that generate.py drew."
-
 
 def evaluate_groups() -> Groups:
     """Flags of evaluate.py: its own, then those of every metric."""
@@ -295,8 +297,8 @@ def parse_evaluate(argv: Sequence[str] | None) -> tuple[EvaluateConfig, list[Met
     Raises:
         Refusal: for an unknown metric, or a wrong argument of one.
     """
-    words = read_words("evaluate.py", argv)
-    parser = make_parser("evaluate.py", "--run_id ID [flags]", EVALUATE_HELP, evaluate_groups())
+    words, text = read_words("evaluate.py", argv), "Figures about the samples that generate.py drew."
+    parser = make_parser("evaluate.py", "--run_id ID [flags]", text, evaluate_groups())
     values = parse(parser, words, ())
     config: EvaluateConfig = section(EvaluateConfig, values)
     wanted = {flag.name for name in config.names for flag in metric_member(name).flags}

@@ -125,7 +125,6 @@ PRESETS: dict[str, Preset] = {
     "fdp-audio-uvit": {  # 48.3 M parameters
         **UVIT,
         **SPOKEN_DIGITS,
-        "x_norm": 8000.0,
         "energy_norm": 1.0,
         "patch_size": 2,
         "depth": 13,
@@ -138,7 +137,7 @@ PRESETS: dict[str, Preset] = {
     "fdp-audio-inr": {  # 118,916 parameters
         **SMALL_INR,
         **SPOKEN_DIGITS,
-        "x_norm": 64.0,
+        "x_norm": 64.0,  # 64 per point as published: like no other preset's, not the length of the data
         "energy_norm": 256.0,
         "inner_lr": 1e-3,
         "warmup_steps": 5000,
@@ -188,7 +187,6 @@ PRESETS: dict[str, Preset] = {
         **SMALL,
         "data_name": "spokendigits",
         "conditioning": True,
-        "x_norm": 8000.0,
         "energy_norm": 1.0,
         "model_name": "uvit",
         "patch_size": 50,

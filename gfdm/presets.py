@@ -76,6 +76,17 @@ PRESETS: dict[str, Preset] = {
         "channel_mult": (1, 2, 2),
         "flip": True,
     },
+    "functions-small": {  # 0.6 M parameters
+        **SMALL,
+        **fvp(0.9, 2),
+        "data_name": "arrays",
+        "model_name": "unet1d",
+        "model_channels": 32,
+        "channel_mult": (1, 2, 2, 2),
+        "batch_size": 32,
+        "lr": 2e-3,
+        "train_steps": 7000,
+    },
     "gfdm-mnist": {
         **fvp(0.9, 3),
         "data_name": "mnist",
@@ -105,4 +116,8 @@ FOR_DATA: dict[str, str] = {  # data set -> preset whose values it gets, whateve
     "fashionmnist": "gfdm-mnist",
     "cifar10": "gfdm-cifar10",
     "cifar100": "gfdm-cifar10",
+}
+
+FOR_KIND: dict[str | None, str] = {  # what samples are -> preset, for sets of nobody's paper
+    "function": "functions-small",
 }

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from common.config.build import build_denoiser
 from common.denoiser import Denoiser
+from common.refusal import Refusal
 from common.samplers import sample
 from tests.cli.test_flags import fitted
 
@@ -21,12 +22,18 @@ NETWORKS = {
     "uvit": "--embed_dim 16 --depth 3 --num_heads 2",
     "inr": "--width 16 --depth 2",
 }
+OF_FUNCTIONS = {
+    "unet1d": "--model_channels 8 --channel_mult 2,2",
+    "uvit": NETWORKS["uvit"],
+    "inr": NETWORKS["inr"],
+}
 
 
 def make(dynamics: str, network: str, shape: tuple[int, ...] = (1, 8, 8), more: str = "") -> Denoiser:
     """The denoiser that train.py would make."""
-    words = f"--dynamics {dynamics} {DYNAMICS[dynamics]} --model_name {network} {NETWORKS[network]} {more}".split()
-    return build_denoiser(fitted(*words, shape=shape))
+    words = f"--dynamics {dynamics} {DYNAMICS[dynamics]} --model_name {network} "
+    words += f"{(NETWORKS | OF_FUNCTIONS)[network]} {more}"
+    return build_denoiser(fitted(*words.split(), shape=shape))
 
 
 def step(denoiser: Denoiser, x0: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,7 +69,7 @@ def test_every_pair_trains_and_samples(dynamics, network):
         assert (result.x[0] - result.x[1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("network", ["uvit", "inr"])
+@pytest.mark.parametrize("network", OF_FUNCTIONS)
 @pytest.mark.parametrize("dynamics", DYNAMICS)
 def test_functions_of_one_variable(dynamics, network):
     denoiser = make(dynamics, network, (2, 12))
@@ -85,3 +92,8 @@ def test_any_network_can_adapt_to_its_input(network, more):
 def test_a_unet_is_refused_on_functions():
     with pytest.raises(ValueError, match="model_name unet works on images; --data_name digits has samples of 12"):
         make("heat", "unet", (1, 12))
+
+
+def test_a_network_for_functions_is_refused_on_images():
+    with pytest.raises(Refusal, match="unet1d works on functions of one variable; for images take unet or uvit"):
+        make("fvp", "unet1d")

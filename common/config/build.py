@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from common.config.plugins import build
 from common.config.schema import DataConfig, RunConfig
 from common.data import SOURCES, DataOptions, DataSet
+from common.data.spec import Kind
 from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics, Prior
 from common.meta import MetaLearned
@@ -50,6 +51,16 @@ def check_device(device: str) -> torch.device:
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def data_root(data_dir: str | Path | None) -> Path:
+    """Where data is: ``--data_dir``, else $DATA_ROOT, else ./data."""
+    return Path(data_dir or os.environ.get("DATA_ROOT") or "data")
+
+
+def kind_of_data(data_name: str, data_dir: str | Path | None) -> Kind | None:
+    """What the samples of a data set are, told without reading them; None if that cannot be told."""
+    return SOURCES[data_name]().kind_in(data_root(data_dir)) if data_name in SOURCES else None
+
+
 def load_data(config: DataConfig) -> DataSet:
     """The data set of a run.
 
@@ -60,7 +71,7 @@ def load_data(config: DataConfig) -> DataSet:
         known = ", ".join(SOURCES)
         raise Refusal(f"{config.data_name} is unknown; there are {known} (own ones come with --plugin)", "data_name")
     options = DataOptions(
-        data_dir=config.data_dir or Path(os.environ.get("DATA_ROOT") or "data"),
+        data_dir=data_root(config.data_dir),
         image_size=config.image_size,
         channels=config.channels,
         download=config.download,

@@ -17,12 +17,13 @@ axes            uint8                    floats
 Floats keep their own units: the extremes of the training part become -1 and 1.
 """
 
+import contextlib
 import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from common.data import reading
 from common.data.reading import Images, chunks, select
 from common.data.resize import fit
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source, Split, hold_out
+from common.data.spec import Kind
 
 MAX_CHANNELS = 4
 SUFFIXES = (".npy", ".npz")
@@ -42,6 +44,14 @@ class Arrays(Source):
     """Images or 1-D functions in NumPy's files."""
 
     name = "arrays"
+
+    def kind_in(self, data_dir: Path) -> Kind | None:
+        try:
+            shape, dtype = header(find(data_dir)[0])
+        except (DataUnavailable, OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+            return None  # whoever loads the file says what is wrong with it
+        axes = len(shape) - 1 - has_channels(shape, dtype)
+        return "function" if axes == 1 else "image" if axes == 2 else None
 
     def load(self, options: DataOptions) -> DataSet:
         data, text = load_arrays(self.name, *find(options.data_dir))
@@ -74,6 +84,27 @@ def find(data_dir: Path) -> tuple[Path, Path | None]:
             "of them, or at an .npy or .npz file"
         )
     return found["train"][0], found["test"][0] if found["test"] else None
+
+
+def header(path: Path) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of the array x in a file, without reading its values.
+
+    Raises:
+        OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile: if there is no such array.
+    """
+    with contextlib.ExitStack() as stack:
+        file: IO[bytes] = stack.enter_context(path.open("rb"))
+        if path.suffix == ".npz":
+            file = stack.enter_context(stack.enter_context(zipfile.ZipFile(file)).open("x.npy"))
+        is_first = np.lib.format.read_magic(file) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        return shape, dtype
+
+
+def has_channels(shape: Sequence[int], dtype: np.dtype) -> bool:
+    """Whether the last axis of samples (N, ..) holds channels."""
+    return len(shape) == 4 or (len(shape) == 3 and shape[-1] <= MAX_CHANNELS and dtype != np.uint8)
 
 
 @dataclass(frozen=True)
@@ -215,10 +246,9 @@ class ArrayFile:
             raise self.refusal(
                 f"{kind}: samples are (N, H, W, C) or (N, H, W) images, or (N, L) or (N, L, C) functions"
             )
-        few = array.shape[-1] <= MAX_CHANNELS
-        if array.ndim == 4 and not few:
+        if array.ndim == 4 and array.shape[-1] > MAX_CHANNELS:
             raise self.refusal(f"{kind}: the last of four axes holds 1 to {MAX_CHANNELS} channels, as in (N, H, W, C)")
-        channels_last = array.ndim == 4 or (array.ndim == 3 and few and array.dtype != np.uint8)
+        channels_last = has_channels(array.shape, array.dtype)
         sides = array.shape[1:-1] if channels_last else array.shape[1:]
         what = "images of " + "x".join(map(str, sides)) if len(sides) == 2 else f"functions of {sides[0]} points"
         channels = array.shape[-1] if channels_last else 1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from common.data.reading import Images, chunks, gather, spread
-from common.data.spec import UNIT, DataSpec, kind_of
+from common.data.spec import UNIT, DataSpec, Kind, kind_of
 from common.refusal import Refusal, require
 from common.sides import Sides, written
 
@@ -238,10 +238,16 @@ class Source(ABC):
     Attributes:
         name: what --data_name calls it.
         published_shape: channels and side of its images as published; None if there is no such set of images.
+        kind: what its samples are, known before they are read: defaults that suit such data are then chosen by it.
     """
 
     name: str
     published_shape: tuple[int, int] | None = None
+    kind: Kind | None = None
+
+    def kind_in(self, data_dir: Path) -> Kind | None:
+        """What the samples of a folder or file are, told without reading them; None if that cannot be told."""
+        return self.kind
 
     @abstractmethod
     def load(self, options: DataOptions) -> DataSet:

@@ -15,7 +15,7 @@ from common.config.build import check_device, load_data
 from common.config.parser import redacted
 from common.config.plugins import class_of
 from common.config.resolve import fit_to_data
-from common.config.schema import RunConfig
+from common.config.schema import Recipe, RunConfig
 from common.config.stored import to_json, write_config
 from common.data import DataUnavailable
 from common.data.module import DataModule
@@ -65,6 +65,8 @@ def train(order: TrainOrder) -> int:
     introduce(config, module, device, dataset.treatment)
     if is_first_process():  # the others compute on devices of their own
         check_output(config, module, device)
+    if found.is_new and "train_steps" not in order.given:
+        question_steps(config)
     if order.command.dry_run:
         return dry_run(module, data, device)
 
@@ -134,6 +136,16 @@ def introduce(config: RunConfig, module: DiffusionModule, device: torch.device, 
     for name, steps in (("warmup_steps", recipe.warmup_steps), ("time_warmup", recipe.time_warmup)):
         if steps >= recipe.train_steps:
             say(f"note      --{name} {steps:,} is not over when training ends; lower it, or train longer")
+
+
+def question_steps(config: RunConfig) -> None:
+    """Say so if functions get the published number of steps because their source did not say that it holds some."""
+    steps = config.recipe.train_steps
+    if config.sample.kind == "function" and steps == Recipe.train_steps:
+        say(
+            f"note      {steps:,} steps were made for images; give --train_steps or --preset, or let the class of "
+            f"--data_name {config.data.data_name} say kind = 'function'"
+        )
 
 
 def keep_final_weights(module: DiffusionModule, checkpoint: Path, folder: RunFolder) -> int:

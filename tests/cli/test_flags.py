@@ -24,7 +24,7 @@ from tests.training import tiny
 
 SHAPES = {
     "digits": (1, 8, 8), "mnist": (1, 28, 28), "fashionmnist": (1, 28, 28), "cifar10": (3, 32, 32),
-    "celeba": (3, 32, 32), "spokendigits": (1, 8000),
+    "celeba": (3, 32, 32), "spokendigits": (1, 8000), "arrays": (1, 21),
 }  # fmt: skip
 
 
