@@ -122,8 +122,8 @@ class Choice:
         """Values of the preset, else those that suit the data set."""
         if self.preset is not None:
             return dict(PRESETS.get(self.preset, {}))
-        name = FOR_CHOICE.get((self.dynamics, self.data_name, self.model_name)) or FOR_DATA.get(self.data_name)
-        name = name or FOR_KIND.get(kind_of_data(self.data_name, self.data_dir))
+        chosen = FOR_CHOICE.get((self.dynamics, self.data_name, self.model_name)) or FOR_DATA.get(self.data_name)
+        name = chosen or FOR_KIND.get(kind_of_data(self.data_name, self.data_dir))
         return {**PRESETS[name], "data_name": self.data_name} if name else {}
 
 
@@ -297,8 +297,8 @@ def parse_evaluate(argv: Sequence[str] | None) -> tuple[EvaluateConfig, list[Met
     Raises:
         Refusal: for an unknown metric, or a wrong argument of one.
     """
-    words, text = read_words("evaluate.py", argv), "Figures about the samples that generate.py drew."
-    parser = make_parser("evaluate.py", "--run_id ID [flags]", text, evaluate_groups())
+    words = read_words("evaluate.py", argv)
+    parser = make_parser("evaluate.py", "--run_id ID [flags]", "Figures about drawn samples.", evaluate_groups())
     values = parse(parser, words, ())
     config: EvaluateConfig = section(EvaluateConfig, values)
     wanted = {flag.name for name in config.names for flag in metric_member(name).flags}
@@ -313,9 +313,8 @@ def parse_evaluate(argv: Sequence[str] | None) -> tuple[EvaluateConfig, list[Met
 
 def parse_export(argv: Sequence[str] | None) -> GenerateOrder:
     """Which weights a command line of export.py names; how samples would be drawn stays at its defaults."""
-    groups = generate_groups(())
     words = read_words("export.py", argv)
-    kept = {title: flags for title, flags in groups.items() if title != DRAWING}
+    kept = {title: flags for title, flags in generate_groups(()).items() if title != DRAWING}
     parser = make_parser("export.py", "--run_id ID [flags]", "Write the weights of a run as .safetensors.", kept)
     values = parse(parser, words, ())
     return generate_order(values, SampleConfig())
