@@ -201,11 +201,11 @@ def test_the_grid_shows_the_samples(cli, run):
 @pytest.mark.parametrize("scale", [2, 12])
 def test_pictures_are_magnified_as_asked_and_samples_stay_the_same(cli, run, scale):
     assert cli("generate", *SHORT, "--n_samples", 20).code == 0
-    folder = run / "generated_data" / "model-final" / "exp2-2"
+    folder = run / "generated_data" / "model-final" / "exp2-2-ema"
     result = cli("generate", *SHORT, "--n_samples", 20, "--picture_scale", scale, "--trajectory")
     assert result.code == 0
     assert "not needed" not in result.out  # only the trajectory needs it
-    assert [path.name for path in folder.parent.iterdir()] == ["exp2-2"]
+    assert [path.name for path in folder.parent.iterdir()] == ["exp2-2-ema"]
     images, grid = read_samples(folder)[0], tiles(folder / "grid.png", scale, rows=2)
     for index in (0, 9, 10, 19):
         assert np.abs(grid[index] - images[index, :, :, 0] * 255).max() <= 1
@@ -216,7 +216,7 @@ def test_pictures_are_magnified_as_asked_and_samples_stay_the_same(cli, run, sca
 def test_a_run_shows_real_images_without_its_data_set(cli, run, monkeypatch):
     monkeypatch.setattr("common.data.digits.Digits.load", lambda *_: pytest.fail("the data set was read"))
     assert cli("generate", *SHORT, "--n_samples", 20).code == 0
-    folder, real = run / "generated_data" / "model-final" / "exp2-2", load_state(run / "real.safetensors")
+    folder, real = run / "generated_data" / "model-final" / "exp2-2-ema", load_state(run / "real.safetensors")
     page = pixels(folder / "grid.png")
     for i in range(10):
         tile = page[LINE + 2 : LINE + 66 : 8, MARGIN + 2 + 66 * i : MARGIN + 66 + 66 * i : 8]
@@ -343,7 +343,7 @@ def folders(run: Path) -> set[str]:
 
 def test_what_is_spelt_out_is_what_the_defaults_say(cli, run):
     words = ("generate", "--run_id", "tiny", "--n_samples", 2, "--steps", 1)
-    for more in ((), ("--use_ema", "True"), ("--ema_decay", "0.99"), ("--clip_x0", "True"), ("--version", "final")):
+    for more in ((), ("--use_ema", "True"), ("--ema_decay", "0.94"), ("--clip_x0", "True"), ("--version", "final")):
         assert cli(*words, *more).code == 0, more
     assert folders(run) == {"exp2-1-ema"}
     for i, more in enumerate((("--labels", "3"), ("--clip_x0", "False"), ("--t_end", "0.01"))):

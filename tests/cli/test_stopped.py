@@ -159,7 +159,7 @@ def test_a_new_run_starts_from_what_was_exported(cli, stopped):
     assert refused.code == 2
     assert refused.err.endswith(f"by python scripts/export.py --run_id {stopped.name}\n")
     assert export.main(["--run_id", stopped.name]) == 0
-    (file,) = stopped.rglob("*.safetensors")
+    (file,) = (stopped / "checkpoints").glob("*.safetensors")
     assert cli(*words, file).code == 0
 
 

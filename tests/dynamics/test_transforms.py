@@ -68,10 +68,10 @@ def test_a_formula_comes_back_from_the_coefficients_once(transforms):
 
 
 LEARNED = {  # of the error, of the error with a weight, and of a call of the denoiser
-    "eps": ((3, 2), (4, 3), (2, 1)),  # perturb, (weight,) metric
-    "x0": ((3, 2), (4, 3), (0, 0)),
-    "v": ((5, 3), (7, 5), (3, 2)),  # perturb, input, target, (weight, metric)
-    "edm": ((5, 3), (7, 5), (3, 2)),
+    "eps": ((3, 2), (3, 2), (2, 1)),  # perturb, metric or weight
+    "x0": ((3, 2), (3, 2), (0, 0)),
+    "v": ((5, 3), (6, 4), (3, 2)),  # perturb, input, target, (weight)
+    "edm": ((5, 3), (6, 4), (3, 2)),
 }
 
 
