@@ -4,6 +4,8 @@ The first five have the published values (configurations of arXiv 2303.00800's c
 should have started from; the others are for two CPU cores.
 """
 
+from common.config.length import of_length
+
 Preset = dict[str, object]
 
 HEAT: Preset = {
@@ -14,14 +16,15 @@ HEAT: Preset = {
     "lr_schedule": "warmup_cosine",
     "clip_by": "value",
     "use_ema": True,
-    "ema_decay": (0.9999,),
-    "ema_every": 1,
     "val_check_interval": 5000,
     "log_model_every_n": 50000,
 }
 
+AVERAGE: Preset = {"ema_decay": (0.9999,), "ema_every": 1}
+
 INR: Preset = {
     **HEAT,
+    **AVERAGE,
     "model_name": "inr",
     "inner_steps": 3,
     "optimizer": "adabelief",
@@ -35,6 +38,7 @@ SMALL_INR: Preset = {**INR, "width": 128, "depth": 8}  # 118,916 parameters with
 
 UVIT: Preset = {
     **HEAT,
+    **AVERAGE,
     "model_name": "uvit",
     "optimizer": "adamw",
     "weight_decay": 0.03,
@@ -59,8 +63,6 @@ SMALL: Preset = {
     "loss_reduction": "mean",
     "weight_decay": 0.03,
     "optimizer": "adamw",
-    "ema_decay": (0.995,),
-    "ema_every": 5,
 }
 
 DIGITS: Preset = {
@@ -73,7 +75,7 @@ DIGITS: Preset = {
     "prediction": "edm",
     "batch_size": 64,
     "lr": 2e-3,
-    "train_steps": 1000,
+    **of_length(1000),
     "val_check_interval": 500,
     "log_model_every_n": 1000,
     "checkpoint_every": 250,
@@ -160,7 +162,7 @@ PRESETS: dict[str, Preset] = {
         "inner_lr": 1e-2,
         "prediction": "x0",  # to adapt to the noisy data is a step towards the data, not towards EDM's target
         "lr": 5e-4,  # at 1e-3 the learned rates grow until the inner loop diverges
-        "train_steps": 800,
+        **of_length(800),
         "val_check_interval": 400,
         "log_model_every_n": 800,
         "checkpoint_every": 200,
@@ -178,7 +180,7 @@ PRESETS: dict[str, Preset] = {
         "num_heads": 6,
         "batch_size": 32,
         "lr": 1e-3,
-        "train_steps": 6000,
+        **of_length(6000),
         "val_check_interval": 1000,
         "log_model_every_n": 2000,
         "checkpoint_every": 500,
@@ -196,7 +198,7 @@ PRESETS: dict[str, Preset] = {
         "position": "learned",
         "batch_size": 32,
         "lr": 1e-3,
-        "train_steps": 4000,
+        **of_length(4000),
         "val_check_interval": 1000,
         "log_model_every_n": 2000,
         "checkpoint_every": 500,

@@ -14,7 +14,7 @@ from common.refusal import Refusal
 GAMMA_LIMIT = 1e4  # of the rates: steps of integration grow with them
 DIGITS = 40  # of the normal equations, whose condition grows from 25 at K = 2 to 5e9 at K = 6 and 1e30 at K = 12
 MOST_RATES = 12
-MOST_WEIGHT = 1e6  # larger weights nearly cancel, and float64 keeps less than nine digits of their sum
+MOST_WEIGHT = 1e4  # larger weights nearly cancel, and float64 keeps few digits of the variance of their sum
 
 
 def gamma_grid(num_aug: int, gamma_max: float = 20.0) -> Tensor:

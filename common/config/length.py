@@ -11,6 +11,12 @@ from dataclasses import replace
 from common.config.schema import Keeping, Recipe
 
 VALIDATIONS, CHECKPOINTS, VERSIONS = 2, 4, 1  # at least, in a whole training
+EVERY = 10  # steps between updates of the average of a preset of our own
+
+
+def of_length(steps: int) -> dict[str, object]:
+    """Values of a preset of so many steps, whose average reaches back over a tenth of them."""
+    return {"train_steps": steps, "ema_decay": (round(1 - 10 * EVERY / steps, 6),), "ema_every": EVERY}
 
 
 def intervals(keeping: Keeping, steps: int, given: Collection[str]) -> Keeping:

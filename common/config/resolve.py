@@ -168,9 +168,9 @@ def resolve(base: Mapping[str, Any], given: Mapping[str, Any], dynamics: Member,
     if recipe.time_sampling is None:
         following["time_sampling"] = process.default_time_sampling
     recipe = replace(recipe, **following)
-    if "ema_decay" not in given:
-        stated: Recipe = section(Recipe, base)
-        recipe = replace(recipe, ema_decay=decays(recipe, stated.train_steps))
+    if "ema_decay" not in given and recipe.use_ema:
+        whole: Recipe = section(Recipe, base) if "ema_decay" in base else Recipe()  # what the decay was stated for
+        recipe = replace(recipe, ema_decay=decays(recipe, whole.train_steps))
     sections["recipe"] = recipe
     sections["keeping"] = intervals(sections["keeping"], recipe.train_steps, given)
     chosen = dynamics.choose(values)

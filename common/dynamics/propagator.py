@@ -82,7 +82,9 @@ def gauss_step(
     values = stacked.unflatten(-2, (STAGES, size))  # (N, *modes, stages, A, A)
 
     slope = torch.einsum("i,...ikl->...kl", b, f @ values)
-    phi = identity[:size, :size] + step * slope
+    # what no path of F leads to is 0, not rounding: else a tiny m would drown in it
+    links = (f != 0).reshape(-1, size, size).any(0).double() + identity[:size, :size]
+    phi = (identity[:size, :size] + step * slope) * (torch.linalg.matrix_power(links, size) > 0)
     kicks = phi.unsqueeze(-3) @ torch.linalg.solve(values, g)  # Phi(t, t_i) G(t_i)
     cov = step * torch.einsum("i,...ik,...il->...kl", b, kicks.squeeze(-1), kicks.squeeze(-1))
     return phi, cov

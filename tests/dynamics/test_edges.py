@@ -140,7 +140,6 @@ def test_modes_that_are_gone_are_still_damped():
         (lambda: CLD(beta=1e-6, initial_share=1.0), "initial_share", "larger beta or a smaller mass"),
         (lambda: FVP(0.5, 3, gamma_max=1.1e4), "gamma_max", "at most 10000"),
         (lambda: FVP(0.9, 5, aug_init_var=1e-12), "aug_init_var", "nearer to 1e-4, or a smaller num_aug"),
-        (lambda: FVP(0.9, 8), "aug_init_var", "smaller num_aug"),
         (lambda: FVE(0.1, 8), "num_aug", "8 is too large: optimal weights of up to"),
         (lambda: FVP(0.5, 13), "num_aug", "at most 12"),
     ],
