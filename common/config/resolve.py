@@ -171,6 +171,8 @@ def resolve(base: Mapping[str, Any], given: Mapping[str, Any], dynamics: Member,
     if "ema_decay" not in given and recipe.use_ema:
         whole: Recipe = section(Recipe, base) if "ema_decay" in base else Recipe()  # what the decay was stated for
         recipe = replace(recipe, ema_decay=decays(recipe, whole.train_steps))
+    if "ema_every" not in given and recipe.use_ema:  # an average that is never updated has the first weights
+        recipe = replace(recipe, ema_every=min(recipe.ema_every, max(1, recipe.train_steps // 10)))
     sections["recipe"] = recipe
     sections["keeping"] = intervals(sections["keeping"], recipe.train_steps, given)
     chosen = dynamics.choose(values)

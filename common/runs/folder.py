@@ -12,6 +12,7 @@ from common.refusal import Refusal
 WEIGHTS = re.compile(r"(model|ema[\d.e-]*_model)-(.+)\.(?:pth|safetensors)")
 STEP = re.compile(r"step-(\d+)\.ckpt")
 FINAL, LATEST = "final", "latest"
+SHIPPED = "SHIPPED.md"  # says that a run comes with the program
 
 
 class RunNotFound(Refusal):
@@ -95,6 +96,11 @@ class RunFolder:
         """All folders of drawn samples, oldest first."""
         data = self.path.glob("generated_data/model-*/*/data")
         return [path.parent for path in sorted(data, key=lambda path: path.stat().st_mtime)]
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether it comes with the program: it is sampled from, never trained, and not what ``latest`` means."""
+        return (self.path / SHIPPED).is_file()
 
     @property
     def is_ours(self) -> bool:
@@ -237,8 +243,9 @@ def find(run_id: str, output_dir: Path, flag: str = "run_id") -> RunFolder:
     folders = {folder.path.relative_to(output_dir).as_posix(): folder for folder in run_folders(output_dir)}
     if Path(run_id).resolve().parent == output_dir.resolve():  # a path, as a shell completes it
         run_id = Path(run_id).name
-    if run_id == LATEST and folders:
-        return [*folders.values()][-1]
+    of_users = [folder for folder in folders.values() if not folder.is_shipped]
+    if run_id == LATEST and of_users:
+        return of_users[-1]
     matches = (
         [name for name in folders if name == run_id]
         or [name for name, folder in folders.items() if folder.name == run_id]

@@ -108,6 +108,9 @@ def plan(order: TrainOrder) -> Plan:
     if order.config is None:
         return _named(order, str(command.resume), output_dir)
     wb_id = order.config.keeping.wb_id
+    for run in run_folders(output_dir):
+        if run.is_shipped and wb_id is not None and run.name.startswith(f"{wb_id}_"):
+            raise Refusal(f"{wb_id}: {run.path} comes with the program; take another id", "wb_id")
     if command.resume == AUTO and wb_id is None:
         raise Refusal("auto needs --wb_id, the id it looks for; or name a run: --resume ID", "resume")
     config = order.config.named(wb_id or fresh_id(), output_dir)
@@ -140,6 +143,8 @@ def _named(order: TrainOrder, name: str, output_dir: Path) -> Plan:
 
 
 def _go_on(order: TrainOrder, folder: RunFolder, checkpoint: Path) -> Plan:
+    if folder.is_shipped:
+        raise Refusal(f"{folder.name} comes with the program and has no checkpoint; start with --init_from", "resume")
     config = resumed(order.given, order.of_preset, folder)
     return Plan(config, folder, checkpoint if checkpoint.exists() else None, False)
 
