@@ -22,7 +22,7 @@ from torch import Tensor
 STAGES = 5
 RATE = 20.0  # the published gamma_max
 STEP = 0.42  # of a step in theta: 1e-14 of what changes like exp(-rate t), 1e-10 of what changes like a root of t
-ORIGIN = 1e-15  # times below are as good as 0
+ORIGIN = 1e-11  # times below are as good as 0: 3e-11 of the smallest covariances, where beta starts at 0
 NEWTON = 40  # iterations, each e-fold nearer at least; a few are enough unless the rate is high
 CHUNK = 4096  # steps that are solved together, which bounds the memory
 
