@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import train
+from common.training import callbacks
 from common.training.module import DiffusionModule
 from tests.training import interrupted, tiny
 
@@ -79,6 +80,25 @@ def assert_same(run: Path, whole: Path) -> None:
     assert sorted(p.name for p in (run / "samples").iterdir()) == sorted(p.name for p in (whole / "samples").iterdir())
     for picture in (whole / "samples").iterdir():
         assert (run / "samples" / picture.name).read_bytes() == picture.read_bytes()
+
+
+def test_a_checkpoint_by_the_clock_loses_nothing(tmp_path, uninterrupted, monkeypatch):
+    """Cut off in step 12 without a signal: the last checkpoint by steps is that of 8, by the clock that of 11."""
+    training_step = DiffusionModule.training_step
+
+    def cut(self, batch, batch_idx):
+        if batch.micro_step == 11 * ACCUMULATE + 1:
+            raise MemoryError("cut off")
+        return training_step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks, "SAVE_EVERY", 0.0)
+        patch.setattr(DiffusionModule, "training_step", cut)
+        with pytest.raises(MemoryError, match="cut off"):
+            train.main(tiny.command(**FLAGS, wb_id="r", output_dir=tmp_path))
+    assert tiny.step_of(tmp_path / NAME / "checkpoints" / "last.ckpt") == 11
+    assert resume(tmp_path) == 0
+    assert_same(tmp_path / NAME, uninterrupted)
 
 
 # the first micro-step of step 13 and the second one of step 14: both within an optimiser step
