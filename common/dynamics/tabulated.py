@@ -89,13 +89,21 @@ class Tabulated(LinearDynamics):
         """Solve the moment equations on a grid of times and fit the tables.
 
         Raises:
-            Refusal: if the variance of v given x0 is lost in rounding.
+            Refusal: if the scale vanishes, or the variance of v given x0 is lost in rounding.
         """
         nodes = time_nodes(self.t_min, self.horizon)
         t = torch.from_numpy(nodes)
         before = torch.cat([torch.zeros(1, dtype=torch.float64), t[:-1]])
         phi, noise = accumulate(*propagate(self.drift_matrix, self.diffusion_vector, before, t, self.rate))
-        log_scale = phi[:, 0, 0].log()
+        scale = phi[:, 0, 0]
+        gone = ~(scale > 0)
+        if bool(gone.any()):
+            first = int(gone.nonzero()[0])
+            raise Refusal(
+                f"{type(self).__name__}: the scale is {float(scale[first]):.4g} at t = {float(t[first]):.4g}, where it "
+                "must be above 0: nothing of the data would be left there"
+            )
+        log_scale = scale.log()
         mean = phi[:, :, 0] / phi[:, :1, 0]
         cov = self.marginal_cov(t, phi, noise)
         weight, log_std, complement = schur_form(mean, cov)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.dynamics import CLD, VE, VP
+from common.dynamics import CLD, VE, VP, Tabulated
 from common.dynamics.classic import SubVP
 from common.refusal import Refusal
 from common.samplers.exponential import augmented_coefficients
@@ -148,6 +148,29 @@ def test_what_float64_cannot_hold_is_refused_by_name(make, argument, message):
     with pytest.raises(Refusal, match=message) as refusal:
         make()
     assert refusal.value.argument == argument
+
+
+class Oscillator(Tabulated):
+    """Data that swings to its negative: m is cos(rate t), nearly."""
+
+    def __init__(self, rate: float = 10.0) -> None:
+        super().__init__(2, rate)
+        self.tabulate()
+
+    def drift_matrix(self, t: Tensor) -> Tensor:
+        return torch.tensor([[0.0, self.rate], [-self.rate, -1.0]], dtype=torch.float64).expand(len(t), 2, 2)
+
+    def diffusion_vector(self, t: Tensor) -> Tensor:
+        return torch.tensor([0.0, 1.0], dtype=torch.float64).expand(len(t), 2)
+
+    def initial_cov(self) -> Tensor:
+        return torch.diag(column([0.0, 0.1]))
+
+
+def test_a_scale_that_falls_below_0_is_refused():
+    assert Oscillator(1.0).moments(column([1.0])).scale > 0  # a quarter of a turn ends at 1.57
+    with pytest.raises(Refusal, match=r"Oscillator: the scale is -0\.00\d+ at t = 0\.1[56]\d*"):
+        Oscillator()
 
 
 def test_ranges_of_noise_levels_are_wide():
