@@ -78,11 +78,12 @@ class HeatSubVP(ClosedForm):
         )
         self.register_buffer("r", NOISE_SCALE / (squared + NOISE_FLOOR) / energy_norm, False)
         self._slowest = int(self.b.argmin())
-        most = float(self.b.max()) * (beta_min + beta_max) / 2
-        if most > MOST_DAMPED:
+        fastest = float(self.b.max())
+        if fastest * (beta_min + beta_max) / 2 > MOST_DAMPED:
             raise Refusal(
-                f"{beta_max} is too large: a mode is damped to exp(-{most:.0f}), and the least that can be told "
-                f"from 0 is exp(-{MOST_DAMPED:g}); take a smaller one, or a smaller x_norm",
+                f"{beta_max:g} is too large: with beta_min={beta_min:g} and x_norm={x_norm:g} at most "
+                f"{2 * MOST_DAMPED / fastest - beta_min:.4g} leaves every mode a share of the data that a number can "
+                f"hold, exp(-{MOST_DAMPED:g})",
                 "beta_max",
             )
 

@@ -14,6 +14,7 @@ from common.refusal import Refusal
 GAMMA_LIMIT = 1e4  # of the rates: steps of integration grow with them
 DIGITS = 40  # of the normal equations, whose condition grows from 25 at K = 2 to 5e9 at K = 6 and 1e30 at K = 12
 MOST_RATES = 12
+ENOUGH = "up to 6 work with gamma_max=20, fewer if gamma_max is near 1 (published: at most 5)"
 MOST_WEIGHT = 1e4  # larger weights nearly cancel, and float64 keeps few digits of the variance of their sum
 
 
@@ -60,7 +61,7 @@ def optimal_omega(gamma: Tensor, hurst: float, horizon: float = 1.0) -> Tensor:
         raise Refusal(f"must be above 0 and finite, got {horizon}", "horizon")
     rates: list[float] = gamma.tolist()
     if len(rates) > MOST_RATES or len(set(rates)) < len(rates):
-        raise Refusal(f"must be at most {MOST_RATES} with rates that differ, got {len(rates)}", "num_aug")
+        raise Refusal(f"{len(rates)} is too large, or two rates are one: {ENOUGH}", "num_aug")
     if not rates:
         return gamma.double()
     with mpmath.workdps(DIGITS):
@@ -76,8 +77,8 @@ def optimal_omega(gamma: Tensor, hurst: float, horizon: float = 1.0) -> Tensor:
     largest = max(map(abs, weights))
     if largest > MOST_WEIGHT:
         raise Refusal(
-            f"{len(rates)} is too large: optimal weights of up to {largest:.0e} nearly cancel; take fewer, or a "
-            "gamma_max that sets their rates apart",
+            f"{len(rates)} is too large: the weights of its processes, up to {largest:.0e}, would nearly cancel; "
+            f"{ENOUGH}",
             "num_aug",
         )
     return torch.tensor(weights, dtype=torch.float64)

@@ -42,8 +42,8 @@ class LinearBeta:
             raise Refusal("must be above 0, got 0", "beta_max")
         if beta_min + beta_max > 4 * MOST_DAMPED:
             raise Refusal(
-                f"and beta_min together must be at most {4 * MOST_DAMPED:g}, got {beta_min + beta_max:g}: data is then "
-                f"damped to exp(-{MOST_DAMPED:g})",
+                f"{beta_max:g} is too large: with beta_min={beta_min:g} at most {4 * MOST_DAMPED - beta_min:g} leaves "
+                f"a share of the data that a number can hold, exp(-{MOST_DAMPED:g})",
                 "beta_max",
             )
         self.beta_min, self.beta_max = beta_min, beta_max
@@ -165,8 +165,8 @@ class CLD(Tabulated):
         damping = beta / math.sqrt(mass)  # both eigenvalues of -F
         if damping > MOST_DAMPED:
             raise Refusal(
-                f"over the root of mass must be at most {MOST_DAMPED:g}, got {damping:g}: data is then damped to "
-                f"exp(-{MOST_DAMPED:g})",
+                f"{beta:g} is too large: with mass={mass:g} at most {MOST_DAMPED * math.sqrt(mass):g} leaves a share "
+                f"of the data that a number can hold, exp(-{MOST_DAMPED:g})",
                 "beta",
             )
         super().__init__(num_components=2, rate=damping)

@@ -246,6 +246,11 @@ def find(run_id: str, output_dir: Path, flag: str = "run_id") -> RunFolder:
     of_users = [folder for folder in folders.values() if not folder.is_shipped]
     if run_id == LATEST and of_users:
         return of_users[-1]
+    if run_id == LATEST and folders:
+        raise RunNotFound(
+            f"{run_id}: nothing was trained under {output_dir} yet; these come with the program: {', '.join(folders)}",
+            flag,
+        )
     matches = (
         [name for name in folders if name == run_id]
         or [name for name, folder in folders.items() if folder.name == run_id]

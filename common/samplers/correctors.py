@@ -68,7 +68,7 @@ class Langevin(Corrector):
     def __init__(self, snr: float, paper: bool) -> None:
         super().__init__(snr, paper)
         if not paper and snr >= 1:
-            raise Refusal(f"must be below 1, where corrections diverge, got {snr}", "snr")
+            raise Refusal(f"must be below 1, got {snr}: from 1 on corrections diverge", "snr")
 
     def __call__(self, dynamics: LinearDynamics, posterior: Posterior, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         if self.paper:

@@ -38,7 +38,12 @@ def build_module(config: RunConfig, weights: Path | None, prior: dict[str, Tenso
     torch.manual_seed(config.recipe.seed)
     denoiser = build_denoiser(config, prior)
     if weights is not None:
-        load_weights(denoiser.backbone, weights)
+        try:
+            load_weights(denoiser.backbone, weights)
+        except Refusal as refusal:
+            raise Refusal(
+                f"{refusal}. The network must be that of the weights, by its preset or flags", "init_from"
+            ) from refusal
     module = DiffusionModule(denoiser, config.recipe)
     if config.hardware.compile:
         module.network.compile()  # in place: names in checkpoints stay those of the plain network

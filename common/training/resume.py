@@ -144,7 +144,11 @@ def _named(order: TrainOrder, name: str, output_dir: Path) -> Plan:
 
 def _go_on(order: TrainOrder, folder: RunFolder, checkpoint: Path) -> Plan:
     if folder.is_shipped:
-        raise Refusal(f"{folder.name} comes with the program and has no checkpoint; start with --init_from", "resume")
+        raise Refusal(
+            f"{folder.name}: it comes with the program and has no checkpoint; a new run starts from its weights with "
+            f"--init_from {folder.name}",
+            "resume",
+        )
     config = resumed(order.given, order.of_preset, folder)
     return Plan(config, folder, checkpoint if checkpoint.exists() else None, False)
 

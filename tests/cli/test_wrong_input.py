@@ -45,7 +45,7 @@ WRONG_TRAIN = [
     ("--hurst high", "--hurst"),
     ("--num_aug -1", "--num_aug"),
     ("--num_aug 2.5", "--num_aug"),
-    ("--num_aug 30", "--num_aug.*at most 12"),
+    ("--num_aug 30", "--num_aug 30 is too large.*up to 6 work"),
     ("--gamma_max 1", "--gamma_max"),
     ("--gamma_max inf", "--gamma_max"),
     ("--norm maybe", "--norm"),
