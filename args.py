@@ -29,21 +29,13 @@ from common.config.schema import DataConfig, Hardware, Keeping, ModelConfig, Rec
 from common.data import SOURCES
 from common.denoiser import PREDICTIONS
 from common.dynamics import CLD, EDM, VE, VP, Flow, LinearDynamics, SubVP
-from common.generation.config import (
-    GenerateOrder,
-    Opening,
-    SampleConfig,
-    guidance_member,
-    guidance_of,
-    sample_config,
-    solver_member,
-    solver_of,
-)
+from common.generation.config import GenerateOrder, Opening, SampleConfig, all_members, members_of, sample_config
 from common.guidance import GUIDANCE
 from common.meta import MetaLearned
 from common.metrics import METRICS, Metric
-from common.metrics.config import EvaluateConfig, metric_member
+from common.metrics.config import EvaluateConfig, chosen_metrics, metric_member
 from common.refusal import Refusal
+from common.runs import ExportConfig
 from common.runs.pretrained import PRETRAINED
 from common.samplers import GRIDS, MODES, SOLVERS
 from common.training.loggers import LOGGERS
@@ -72,7 +64,7 @@ PRESETS: dict[str, dict[str, object]] = {**GFDM_PRESETS, **FDP_PRESETS}
 FOR_CHOICE: dict[tuple[str, str, str], str] = {("heat", *choice): preset for choice, preset in FDP_FOR_DATA.items()}
 
 CHOICES: dict[str, Collection[str]] = {
-    "preset": PRESETS, "dynamics": DYNAMICS, "model_name": BACKBONES, "data_name": SOURCES,
+    "preset": PRESETS, "show_preset": PRESETS, "dynamics": DYNAMICS, "model_name": BACKBONES, "data_name": SOURCES,
     "prediction": ("auto", *PREDICTIONS), "prior": ("zero", "data"), "optimizer": OPTIMIZERS, "lr_schedule": SCHEDULERS,
     "time_sampling": TIME_SAMPLINGS, "loss_weight": LOSS_WEIGHTS, "loss_reduction": REDUCTIONS, "logger": LOGGERS,
     "mode": MODES, "solver": SOLVERS, "grid": GRIDS, "guidance": GUIDANCE, "pretrained": PRETRAINED,
@@ -139,8 +131,8 @@ def choice_flags(*names: str) -> tuple[Flag, ...]:
 
 def everything() -> tuple[list[Member], list[Member]]:
     """All processes and all networks."""
-    processes = [Member(*one, *OF_DYNAMICS) for one in DYNAMICS.items()]
-    return processes, [Member(*one, *OF_NETWORK) for one in BACKBONES.items()]
+    of_networks = [Member(*one, *OF_NETWORK) for one in BACKBONES.items()]
+    return [Member(*one, *OF_DYNAMICS) for one in DYNAMICS.items()], of_networks
 
 
 # -- train.py ----------------------------------------------------------------------------------------------------------
@@ -170,8 +162,7 @@ def train_groups(processes: Sequence[Member], networks: Sequence[Member]) -> Gro
 
 def train_flag_names() -> dict[str, str]:
     """Names of arguments to flags of train.py."""
-    kinds: tuple[type, ...] = (MetaLearned, *BACKBONES.values(), *DYNAMICS.values())
-    return flag_names(train_groups(*everything()), kinds)
+    return flag_names(train_groups(*everything()), (MetaLearned, *BACKBONES.values(), *DYNAMICS.values()))
 
 
 def base_values(seen: Mapping[str, str]) -> Values:
@@ -222,11 +213,9 @@ DRAWING = "what to draw, and how"
 PLUGIN = next(flag for flag in flags_of(Command) if flag.name == "plugin")
 CLAIMED = "accepted as published; checked against the run"
 CLAIMS = (
-    Flag("data_name", str, None, CLAIMED),
-    Flag("dynamics", str, None, CLAIMED, DYNAMICS),
-    Flag("hurst", REAL, None, CLAIMED),
-    Flag("num_aug", INTEGER, None, CLAIMED),
-)
+    Flag("data_name", str, None, CLAIMED), Flag("dynamics", str, None, CLAIMED, DYNAMICS),
+    Flag("hurst", REAL, None, CLAIMED), Flag("num_aug", INTEGER, None, CLAIMED),
+)  # fmt: skip
 NOT_LOGGED = Flag("wb_key", str, None, "accepted as published; nothing is logged here")
 
 
@@ -244,7 +233,7 @@ def generate_groups(members: Iterable[Member]) -> Groups:
 
 def generate_flag_names() -> dict[str, str]:
     """Names of arguments to flags of generate.py."""
-    members = (*map(solver_member, SOLVERS), *map(guidance_member, GUIDANCE))
+    members = all_members()
     kinds = [*BACKBONES.values(), *DYNAMICS.values(), *(member.kind for member in members)]
     return flag_names(generate_groups(members), kinds)
 
@@ -256,11 +245,8 @@ def parse_generate(argv: Sequence[str] | None) -> GenerateOrder:
         Refusal: for flags that contradict each other or have no effect.
     """
     words = read_words("generate.py", argv)
-    seen = peek(words, section_flags(SampleConfig))
-    solver, wrapper = solver_of(seen), guidance_of(seen)
-    members = [member for member in (solver, wrapper) if member.name]
-    if wants_all_help(words):
-        members = [*map(solver_member, SOLVERS), *map(guidance_member, GUIDANCE)]
+    solver, wrapper = members_of(peek(words, section_flags(SampleConfig)))
+    members = all_members() if wants_all_help(words) else [member for member in (solver, wrapper) if member.name]
     parser = make_parser("generate.py", "--run_id ID [flags]", GENERATE_HELP, generate_groups(members))
     values = parse(parser, words, ((solver, SOLVERS), (wrapper, GUIDANCE)))
     return generate_order(values, sample_config(values, solver, wrapper))
@@ -301,20 +287,27 @@ def parse_evaluate(argv: Sequence[str] | None) -> tuple[EvaluateConfig, list[Met
     parser = make_parser("evaluate.py", "--run_id ID [flags]", "Figures about drawn samples.", evaluate_groups())
     values = parse(parser, words, ())
     config: EvaluateConfig = section(EvaluateConfig, values)
-    wanted = {flag.name for name in config.names for flag in metric_member(name).flags}
-    for name in METRICS:
-        for idle in {flag.name for flag in metric_member(name).flags} & values.keys() - wanted:
-            raise Refusal(f"has no effect without {name} among --metrics; leave it out", idle)
-    return config, [METRICS[name](**metric_member(name).given(values)) for name in config.names]
+    return config, chosen_metrics(config, values)
 
 
 # -- scripts/export.py -------------------------------------------------------------------------------------------------
 
+EXPORT_HELP = "Write the weights of a run as .safetensors, or a copy of the run to sample from."
 
-def parse_export(argv: Sequence[str] | None) -> GenerateOrder:
-    """Which weights a command line of export.py names; how samples would be drawn stays at its defaults."""
-    words = read_words("export.py", argv)
+
+def export_groups() -> Groups:
+    """Flags of export.py."""
     kept = {title: flags for title, flags in generate_groups(()).items() if title != DRAWING}
-    parser = make_parser("export.py", "--run_id ID [flags]", "Write the weights of a run as .safetensors.", kept)
-    values = parse(parser, words, ())
-    return generate_order(values, SampleConfig())
+    return {"how": section_flags(ExportConfig), **kept}
+
+
+def export_flag_names() -> dict[str, str]:
+    """Names of arguments to flags of export.py."""
+    return generate_flag_names() | flag_names(export_groups(), (ExportConfig,))
+
+
+def parse_export(argv: Sequence[str] | None) -> tuple[GenerateOrder, ExportConfig]:
+    """Which weights a command line of export.py names, and how; how samples are drawn stays at its defaults."""
+    words = read_words("export.py", argv)
+    values = parse(make_parser("export.py", "--run_id ID [flags]", EXPORT_HELP, export_groups()), words, ())
+    return generate_order(values, SampleConfig()), section(ExportConfig, values)

@@ -1,4 +1,4 @@
-"""Write the weights of a run as .safetensors: ``python scripts/export.py --run_id ID``; see ``--help``."""
+"""Export a run: its weights, or a copy to sample from: ``python scripts/export.py --run_id ID``; see ``--help``."""
 
 import sys
 from collections.abc import Sequence
@@ -8,17 +8,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import args
 from common.config.parser import reporting
 from common.generation.opening import open_run
-from common.runs import export_safetensors
+from common.runs import copy_to_sample, export_safetensors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run export.py; returns the exit code."""
-    with reporting("export.py", args.generate_flag_names):
-        order = args.parse_export(argv)
+    with reporting("export.py", args.export_flag_names):
+        order, config = args.parse_export(argv)
         run = open_run(order.opening, order.describe, order.describing)
         for remark in run.remarks:
             print(f"note      {remark}")
-        print(f"weights   {export_safetensors(run)}")
+        if config.copy_to is None:
+            print(f"weights   {export_safetensors(run, half=config.half)}")
+        else:
+            print(f"run       {copy_to_sample(run, config.copy_to, half=config.half).path}")
         return 0
 
 

@@ -216,6 +216,16 @@ def guidance_of(seen: Mapping[str, str]) -> Member:
     return guidance_member(name) if name in GUIDANCE else replace(guidance_member(next(iter(GUIDANCE))), name="")
 
 
+def members_of(seen: Mapping[str, str]) -> tuple[Member, Member]:
+    """The solver and the wrapper of a command line; without a name if it names none."""
+    return solver_of(seen), guidance_of(seen)
+
+
+def all_members() -> list[Member]:
+    """All solvers and wrappers."""
+    return [*map(solver_member, SOLVERS), *map(guidance_member, GUIDANCE)]
+
+
 def sample_config(values: Mapping[str, Any], solver: Member, wrapper: Member) -> SampleConfig:
     """How samples are drawn.
 

@@ -1,12 +1,13 @@
 """What evaluate.py is asked for."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from common.config.flags import Checked, several
 from common.config.resolve import Member
-from common.metrics import METRICS
+from common.metrics import METRICS, Metric
 from common.refusal import Refusal
 from common.runs import RunFolder
 
@@ -61,6 +62,23 @@ class EvaluateConfig(Checked):
                 f"no such samples in {run.path}; there are: {known}. Draw some with generate.py --run_id {run.name}"
             )
         return fitting[-1]
+
+
+def chosen_metrics(config: EvaluateConfig, values: Mapping[str, Any]) -> list[Metric]:
+    """The metrics that are wanted, with their arguments.
+
+    Args:
+        config: names them.
+        values: flags that were given.
+
+    Raises:
+        Refusal: for a flag of a metric that is not wanted.
+    """
+    wanted = {flag.name for name in config.names for flag in metric_member(name).flags}
+    for name in METRICS:
+        for idle in {flag.name for flag in metric_member(name).flags} & values.keys() - wanted:
+            raise Refusal(f"has no effect without {name} among --metrics; leave it out", idle)
+    return [METRICS[name](**metric_member(name).given(values)) for name in config.names]
 
 
 def metric_member(name: str) -> Member:

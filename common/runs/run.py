@@ -3,7 +3,6 @@
 Nothing is unpickled; a class that config.json names is used only if it is of the kind that belongs there.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +10,11 @@ from torch import Tensor, nn
 
 from common.config.build import build_denoiser
 from common.config.schema import RunConfig
-from common.config.stored import CONFIG, read_config, to_json
+from common.config.stored import CONFIG, read_config
 from common.data.spec import DataSpec
 from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics
-from common.files import load_state, save_safetensors
+from common.files import load_state
 from common.refusal import Refusal
 from common.runs.folder import RunFolder, find
 from common.runs.released import plain_names
@@ -174,19 +173,3 @@ def load_folder(
         raise Refusal(f"{folder.path / CONFIG}: {refusal}") from refusal
     fit_weights(denoiser.backbone, source.read(kind), source.file(kind))
     return Run(denoiser.eval(), denoiser.dynamics, config, config.sample, folder, source, kind)
-
-
-def export_safetensors(run: Run, path: Path | None = None) -> Path:
-    """Write the weights of a run as .safetensors, with its configuration as JSON in the metadata (key ``config``).
-
-    Args:
-        run: what was loaded; averaged weights if they were loaded.
-        path: where it goes; None writes beside the file that was loaded, e.g. ``model/ema_model-final.safetensors``.
-
-    Returns:
-        The path.
-    """
-    path = path or run.weights.with_name(f"{run.kind}-{run.version}.safetensors")
-    metadata = {"format": "pt", "config": json.dumps(to_json(run.config)), "version": run.version}
-    save_safetensors(path, run.denoiser.backbone.state_dict(), metadata)
-    return path

@@ -121,9 +121,7 @@ def test_the_published_command_of_mnist_is_the_default_of_mnist():
 
 GROUPS = {
     "train": args.train_groups(*args.everything()),
-    "generate": args.generate_groups(
-        [*map(args.solver_member, args.SOLVERS), *map(args.guidance_member, args.GUIDANCE)]
-    ),
+    "generate": args.generate_groups(args.all_members()),
     "evaluate": args.evaluate_groups(),
 }
 

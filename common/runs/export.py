@@ -1,0 +1,86 @@
+"""Weights that leave a run folder: as one .safetensors file, or as a copy of the run that is only sampled from."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from common.config.flags import Checked
+from common.config.stored import CONFIG, to_json, write_config
+from common.files import atomic_write, save_safetensors
+from common.refusal import Refusal
+from common.runs.folder import SHIPPED, RunFolder
+from common.runs.run import Run
+
+REMARK = """This is a copy of a run, with the weights that samples are drawn from: `python generate.py --run_id {id}`.
+It cannot be resumed; `python train.py --init_from {id}` starts a new run from it.
+"""
+
+
+@dataclass(frozen=True)
+class ExportConfig(Checked):
+    """How weights leave a run folder.
+
+    Attributes:
+        half: write numbers of 16 bits, half as large; the network computes in 32 all the same
+        copy_to: folder of runs that gets a copy of the run to sample from: these weights, config, log and pictures
+            (default: none; the weights are written beside those of the run)
+    """
+
+    half: bool = False
+    copy_to: Path | None = None
+
+
+def export_safetensors(run: Run, path: Path | None = None, *, half: bool = False) -> Path:
+    """Write the weights of a run as .safetensors, with its configuration as JSON in the metadata (key ``config``).
+
+    Args:
+        run: what was loaded; averaged weights if they were loaded.
+        path: where it goes; None writes beside the file that was loaded, e.g. ``model/ema_model-final.safetensors``.
+        half: write floating-point numbers in 16 bits.
+
+    Returns:
+        The path.
+    """
+    path = path or run.weights.with_name(f"{run.kind}-{run.version}.safetensors")
+    metadata = {"format": "pt", "config": json.dumps(to_json(run.config)), "version": run.version}
+    state = run.denoiser.backbone.state_dict()
+    if half:
+        state = {name: x.half() if x.dtype == torch.float32 else x for name, x in state.items()}
+    save_safetensors(path, state, metadata)
+    return path
+
+
+def copy_to_sample(run: Run, runs: Path, *, half: bool = False) -> RunFolder:
+    """Copy what sampling from a run needs, and what there is to look at: no state of training, no other version.
+
+    The copy counts as one that comes with a program: ``latest`` never means it, and it is not trained on.
+
+    Args:
+        run: what was loaded; averaged weights if they were loaded.
+        runs: folder of runs that gets the copy, under the same name.
+        half: write floating-point numbers in 16 bits.
+
+    Returns:
+        The copy.
+
+    Raises:
+        Refusal: if the copy is there already, or the run is a folder of the published code.
+    """
+    source, copy = run.folder, RunFolder(runs / run.folder.name)
+    if copy.path.exists():
+        raise Refusal(f"{copy.path} is there already; remove it, or name another folder", "copy_to")
+    if source.is_released:
+        raise Refusal(f"{source.name} has no {CONFIG}; without --copy_to its weights are written as a file", "copy_to")
+    # first of all: a copy that was interrupted is no run to resume
+    atomic_write(copy.path / SHIPPED, REMARK.format(id=run.config.keeping.wb_id).encode())
+    grids = sorted(source.samples.glob("step-*.png"))[-1:]
+    for file in (source.prior, source.real, source.metrics, source.loss_picture, *grids):
+        if file.is_file():
+            atomic_write(copy.path / file.relative_to(source.path), file.read_bytes())
+    export_safetensors(run, copy.model / f"{run.kind}-{run.version}.safetensors", half=half)
+    anywhere = replace(run.config.data, data_dir=None)
+    kept = replace(run.config.keeping, output_dir=type(run.config.keeping)().output_dir)
+    write_config(copy.path, replace(run.config, data=anywhere, keeping=kept))  # last: now it is a run
+    return copy
