@@ -19,11 +19,11 @@ from common.config.parser import (
     make_parser,
     parse,
     peek,
-    preset_table,
     read_words,
     wants_all_help,
     without_repeats,
 )
+from common.config.presets import About, preset_line, preset_table
 from common.config.resolve import ADAPTATION_FLAGS, Member, carried_over, for_data, resolve, section
 from common.config.schema import DataConfig, Hardware, Keeping, ModelConfig, Recipe
 from common.data import SOURCES
@@ -44,9 +44,11 @@ from common.training.resume import AUTO, Command, TrainOrder
 from common.training.times import TIME_SAMPLINGS
 from common.training.weights import LOSS_WEIGHTS, REDUCTIONS
 from fdp.dynamics import HeatSubVP
+from fdp.presets import ABOUT as FDP_ABOUT
 from fdp.presets import FOR_DATA as FDP_FOR_DATA
 from fdp.presets import PRESETS as FDP_PRESETS
 from gfdm.dynamics import FVE, FVP
+from gfdm.presets import ABOUT as GFDM_ABOUT
 from gfdm.presets import FOR_DATA, FOR_KIND
 from gfdm.presets import PRESETS as GFDM_PRESETS
 from gfdm.released import RELEASED_FLAGS, describing_flags, released_config
@@ -59,6 +61,7 @@ DYNAMICS: dict[str, type[LinearDynamics]] = {
 }  # fmt: skip
 BACKBONES: dict[str, type[nn.Module]] = {"unet": UNet, "unet1d": UNet1D, "uvit": UViT, "inr": INR}
 PRESETS: dict[str, dict[str, object]] = {**GFDM_PRESETS, **FDP_PRESETS}
+ABOUT: dict[str, About] = {**GFDM_ABOUT, **FDP_ABOUT}
 
 # the preset of a process, data set and network; else FOR_DATA decides by the data set, else FOR_KIND by what it holds
 FOR_CHOICE: dict[tuple[str, str, str], str] = {("heat", *choice): preset for choice, preset in FDP_FOR_DATA.items()}
@@ -191,8 +194,8 @@ def parse_train(argv: Sequence[str] | None) -> TrainOrder | None:
     values = parse(parser, words, ((process, DYNAMICS), (network, BACKBONES)))
     command: Command = section(Command, values)
     values = {name: value for name, value in values.items() if name not in vars(command)}
-    if command.list_presets:
-        print(preset_table(PRESETS))
+    if command.list_presets or command.show_preset:
+        print(preset_table(PRESETS, ABOUT) if command.list_presets else preset_line(PRESETS[str(command.show_preset)]))
         return None
     if command.wb_key is not None and values.setdefault("logger", "wandb") != "wandb":
         raise Refusal(f"and --logger {values['logger']} exclude each other; use --logger wandb", "wb_key")

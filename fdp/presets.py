@@ -5,6 +5,7 @@ should have started from; the others are for two CPU cores.
 """
 
 from common.config.length import of_length
+from common.config.presets import About
 
 Preset = dict[str, object]
 
@@ -213,4 +214,16 @@ FOR_DATA: dict[tuple[str, str], str] = {  # data set and network -> preset whose
     ("celeba", "inr"): "fdp-celeba-inr",
     ("spokendigits", "uvit"): "fdp-audio-uvit",
     ("spokendigits", "inr"): "fdp-audio-inr",
+}
+
+ABOUT: dict[str, About] = {
+    "fdp-mnist-inr": About("MNIST as published for FDP: INR, meta-learning", 0, 0, 0),
+    "fdp-celeba-inr": About("CelebA as published: INR, meta-learning", 0, 0, 0),
+    "fdp-celeba-uvit": About("CelebA as published: UViT", 0, 0, 0),
+    "fdp-audio-uvit": About("spoken digits as published: UViT", 0, 0, 0),
+    "fdp-audio-inr": About("spoken digits as published: INR", 0, 0, 0),
+    "fdp-digits-uvit": About("first steps with FDP; the built-in digits", 0, 0, 0),
+    "fdp-digits-inr": About("first steps with an INR that adapts", 0, 0, 0),
+    "fdp-celeba-small": About("faces on a CPU", 0, 0, 0),
+    "fdp-audio-small": About("spoken digits on a CPU", 0, 0, 0),
 }

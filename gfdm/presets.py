@@ -6,6 +6,7 @@ multiplied by sigma (up to 118 here) on its way to x0_hat, its error in v is not
 """
 
 from common.config.length import of_length
+from common.config.presets import About
 
 Preset = dict[str, object]
 
@@ -121,4 +122,19 @@ FOR_DATA: dict[str, str] = {  # data set -> preset whose values it gets, whateve
 
 FOR_KIND: dict[str | None, str] = {  # what samples are -> preset, for sets of nobody's paper
     "function": "functions-small",
+}
+
+ABOUT: dict[str, About] = {
+    "digits": About("first steps; the built-in digits, no download", 0, 0, 0),
+    "mnist-small": About("MNIST on a CPU; the shipped mnist-demo", 0, 0, 0),
+    "fashionmnist-small": About("Fashion-MNIST on a CPU", 0, 0, 0),
+    "cifar10-small": About("colour images on a CPU, own ones too", 0, 0, 0),
+    "functions-small": About("time series and other 1-D arrays on a CPU", 0, 0, 0),
+    "gfdm-mnist": About("MNIST as published for GFDM", 0, 0, 0),
+    "gfdm-cifar10": About("CIFAR-10 as published, the best of the paper", 0, 0, 0),
+    "gfdm-cifar10-h0.9-k1": About("a row of the paper's table", 0, 0, 0),
+    "gfdm-cifar10-h0.7-k2": About("a row of the paper's table", 0, 0, 0),
+    "gfdm-cifar10-h0.9-k2": About("a row of the paper's table", 0, 0, 0),
+    "vp-cifar10": About("the paper's baseline VP", 0, 0, 0),
+    "ve-cifar10": About("the paper's baseline VE", 0, 0, 0),
 }

@@ -271,12 +271,3 @@ def flag_names(groups: Groups, kinds: Iterable[type]) -> dict[str, str]:
     """Names of arguments to flags, for messages: flags stand for themselves, arguments for the flags that set them."""
     own = {flag.name: flag.name for flags in groups.values() for flag in flags}
     return {name: flag for name, flag in arguments_to_flags(*kinds).items() if flag in own} | own
-
-
-def preset_table(presets: Mapping[str, Mapping[str, object]]) -> str:
-    """Presets and their values, for --list_presets, as they can be given."""
-    lines = []
-    for name, values in presets.items():
-        flags = (f"--{flag} {written(value)}" for flag, value in values.items())
-        lines.append(f"{name}\n    {' '.join(flags)}")
-    return "\n".join(lines)

@@ -27,6 +27,7 @@ from common.runs.folder import FINAL
 from common.runs.real import write_real
 from common.training.build import build_data, build_module, build_trainer, check_output, initial_weights, with_prior
 from common.training.callbacks import Stopped, write_weights
+from common.training.dry_run import dry_run, warn_if_too_large
 from common.training.loggers import close_loggers, make_loggers
 from common.training.module import DiffusionModule, NonFiniteLoss
 from common.training.resume import TrainOrder, check_same_data, checkpoint_step, plan
@@ -68,7 +69,7 @@ def train(order: TrainOrder) -> int:
     if found.is_new and "train_steps" not in order.given:
         question_steps(config)
     if order.command.dry_run:
-        return dry_run(module, data, device)
+        return dry_run(config, dataset, module, data, device)
 
     if found.is_new:
         going_on = ""
@@ -80,6 +81,8 @@ def train(order: TrainOrder) -> int:
     if checkpoint and resume_step >= config.recipe.train_steps:
         say(f"already finished at step {resume_step}")
         return keep_final_weights(module, checkpoint, folder)
+    if is_first_process():
+        warn_if_too_large(config, dataset, module, device)
     deadline = None if order.command.max_time is None else started + order.command.max_time
     trainer = build_trainer(config, folder, device, module, resume_step, deadline)
     if data.val_samples < trainer.world_size:
@@ -157,17 +160,6 @@ def keep_final_weights(module: DiffusionModule, checkpoint: Path, folder: RunFol
     return 0
 
 
-def dry_run(module: DiffusionModule, data: DataModule, device: torch.device) -> int:
-    """One batch forward and backward; nothing is written."""
-    module.to(device)
-    x0, labels, _ = data.transfer_batch_to_device(next(iter(data.val_dataloader())), device, 0)
-    t = module.times(torch.linspace(0, 1, len(x0), dtype=torch.float64, device=device))
-    loss = module.errors(module.denoiser, x0, t, torch.randn_like(x0), labels).mean()
-    loss.backward()
-    say(f"dry run   one batch of {len(x0)} samples, loss {loss.item():.4f}; nothing written")
-    return 0
-
-
 def fit(
     trainer: pl.Trainer,
     module: DiffusionModule,
@@ -189,6 +181,13 @@ def fit(
         good = f"last good checkpoint: {last}" if last.exists() else "no checkpoint was written yet"
         complain(f"{error}; {good}")
         return 1
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(". ")[0]
+        complain(
+            f"--batch_size {data.batch_size} is too large for the device ({reason}); halve it and double "
+            f"--accumulate_grad_batches in a new run, or go on on a larger one with: {again}"
+        )
+        return 2
     except DataUnavailable as error:
         complain(f"{error.line({str(error.argument): str(error.argument)})}; go on with: {again}")
         return 2

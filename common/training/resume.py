@@ -30,8 +30,9 @@ class Command(Checked):
 
     Attributes:
         preset: values for the flags below; a flag that is given wins
-        list_presets: print the presets and their values, and exit
-        dry_run: build everything, take one batch forward and backward, and write nothing
+        list_presets: print what presets there are, what for and what they take, and exit
+        show_preset: print the flags of a preset as a command line to paste, and exit
+        dry_run: build everything, try steps, tell memory, time and disk that the run will take, and write nothing
         resume: go on with a run (id, folder name or .ckpt file); auto goes on with the run of --wb_id if it exists, and
             else starts it
         max_time: stop after so long, in a way that --resume can go on: 90s, 30m, 3.5h, 23:50:00 (default: never)
@@ -41,6 +42,7 @@ class Command(Checked):
 
     preset: str | None = None
     list_presets: bool = False
+    show_preset: str | None = None
     dry_run: bool = False
     resume: Annotated[str | None, Alone(AUTO)] = None
     max_time: Annotated[float | None, duration] = None

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,4 +135,36 @@ def make_trainer(
         enable_model_summary=False,
         log_every_n_steps=1,
         plugins=[AtomicCheckpointIO()],
+    )
+
+
+def trial_trainer(
+    config: RunConfig, device: torch.device, steps: int, devices: int, callbacks: list[Callback]
+) -> pl.Trainer:
+    """A trainer that takes a few steps as the run would, and keeps nothing of them.
+
+    Args:
+        config: what the run is.
+        device: where to compute.
+        steps: optimiser steps.
+        devices: number of devices of this node.
+        callbacks: what watches.
+    """
+    quieten_lightning()
+    recipe, hardware = config.recipe, replace(config.hardware, num_nodes=1)
+    return pl.Trainer(
+        barebones=True,
+        callbacks=callbacks,
+        accelerator=device.type,
+        devices=devices,
+        strategy=strategy_of(hardware, devices),
+        precision=hardware.precision,  # type: ignore[arg-type]
+        deterministic=hardware.deterministic,
+        max_steps=steps,
+        max_epochs=-1,
+        limit_val_batches=0,
+        gradient_clip_val=recipe.clip_grad or None,
+        gradient_clip_algorithm=recipe.clip_by,
+        accumulate_grad_batches=recipe.accumulate_grad_batches,
+        use_distributed_sampler=False,
     )

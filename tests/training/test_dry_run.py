@@ -1,0 +1,188 @@
+"""What --dry_run says: memory as tensors take it, a straight line over sizes, and no training that would be killed."""
+
+import copy
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import args
+from common.config.build import load_data
+from common.config.plugins import class_of
+from common.config.resolve import fit_to_data
+from common.training import dry_run, trial
+from common.training.build import build_module
+from common.training.memory import TensorMemory, left_in_control_groups
+from common.training.trial import Estimate, Trial, estimate, try_size
+from common.units import in_bytes, in_time
+from tests.training import tiny
+
+CPU = torch.device("cpu")
+
+
+def made(*words):
+    """Configuration, data and module of a small run."""
+    order = args.parse_train([*tiny.command(**tiny.FLAGS), *words])
+    data = load_data(order.config.data)
+    config = fit_to_data(order.config, data.spec, class_of(order.config.dynamics), class_of(order.config.network))
+    return config, data, build_module(config, None, None)
+
+
+def test_tensor_memory_is_what_lives_at_once():
+    before = torch.ones(1000)
+    with TensorMemory() as seen:
+        a = torch.zeros(1000)  # 4 kB
+        b = a + before  # 8 kB
+        view = b[10:20].view(2, 5)  # nothing
+        before.mul_(2)  # nothing: was there before
+        assert seen.live == seen.peak == 8000
+        del a
+        assert seen.live == 4000
+        del b
+        assert seen.live == 4000  # the view holds it
+        del view
+        assert seen.live == 0
+    assert seen.peak == 8000
+
+
+def test_tensor_memory_counts_what_backward_needs():
+    layers = nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(64, 64, bias=False), nn.Sigmoid())))
+    x = torch.randn(256, 64)
+    with TensorMemory() as seen, torch.no_grad():
+        layers(x)
+    without = seen.peak
+    with TensorMemory() as seen:
+        layers(x).sum().backward()
+    activation, gradients = 256 * 64 * 4, 4 * 64 * 64 * 4
+    assert without <= 2 * activation  # an input and an output
+    assert 4 * activation <= seen.peak <= 10 * activation + gradients
+    assert seen.live == gradients
+
+
+def test_a_trial_tells_state_from_activations():
+    config, data, module = made("--optimizer", "adam")
+    weights = sum(p.numel() * 4 for p in module.network.parameters())
+    one, two, four = (try_size(config, data, module, CPU, n) for n in (1, 2, 4))
+    assert 3 * weights <= one.kept_bytes < 3.2 * weights  # gradients and two moments
+    assert one.kept_bytes == four.kept_bytes
+    activations = [t.step_bytes - t.kept_bytes for t in (one, two, four)]
+    line = activations[1] + 2 * (activations[1] - activations[0])
+    assert line == pytest.approx(activations[2], rel=0.1)
+    assert four.call_bytes < activations[2]
+    assert min(one.step_seconds, one.call_seconds) > 0
+
+
+def a_trial(samples, fixed=3e6, each=2e6):
+    return Trial(samples, fixed + 1e6 + each * samples, fixed, 0.1 + 0.01 * samples, each * samples / 4, 0.02, 1.0)
+
+
+def test_the_line_through_two_sizes():
+    config = replace(made()[0], recipe=replace(made()[0].recipe, batch_size=64, train_steps=1000))
+    found = Estimate(a_trial(8), a_trial(2), 10**8, config)
+    assert found.peak_bytes(64) == pytest.approx(1e8 + 4e6 + 2e6 * 64)
+    assert found.step_seconds == pytest.approx(0.1 + 0.64)
+    assert found.seconds(val_samples=64) > 1000 * found.step_seconds
+    assert not found.is_measured
+    assert found.tried == "2 and 8 samples"
+    assert found.largest_batch(10**9) == 64
+    assert found.largest_batch(10**8) == 32  # 95 % of 100 MB hold 4 + 2 * 32, not 4 + 2 * 64
+    assert found.largest_batch(10**6) == 0
+
+
+def test_sizes_grow_as_far_as_memory_and_time_allow(monkeypatch):
+    config, data, module = made("--batch_size", "100")
+    asked: list[int] = []
+
+    def tried(config, dataset, module, device, samples):
+        asked.append(samples)
+        return a_trial(samples)
+
+    monkeypatch.setattr(trial, "try_size", tried)
+    assert estimate(config, data, module, CPU).is_measured
+    assert asked == [1, 2, 8, 32, 100]
+    monkeypatch.setattr(trial, "available", lambda device: 3e7)
+    asked.clear()
+    assert not estimate(config, data, module, CPU).is_measured
+    assert asked == [1, 2, 8]  # 32 would take 68 MB
+    monkeypatch.setattr(trial, "available", lambda device: 3e10)
+    monkeypatch.setattr(trial, "SECONDS", 1.5)
+    asked.clear()
+    estimate(config, data, module, CPU)
+    assert asked == [1, 2, 8, 32]  # 100 samples: four steps of 1.1 s
+
+
+def test_what_does_not_fit_is_refused_before_it_is_tried(cli, monkeypatch):
+    monkeypatch.setattr(dry_run, "available", lambda device: 3e6)
+    monkeypatch.setattr(trial, "available", lambda device: 3e6)
+    result = cli("train", *tiny.command(**tiny.FLAGS | {"batch_size": 4096}), "--dry_run")
+    assert result.code == 2
+    assert re.search(r"--batch_size 4096: a step needs about .* can be had; --batch_size \d+ --acc", result.err)
+    assert "tried     1 sample: " in result.out
+    assert result.written == []
+
+
+def test_a_training_that_may_be_killed_says_so_and_is_the_same(cli, monkeypatch):
+    words = tiny.command(**tiny.FLAGS | {"train_steps": 4}, wb_id="a")
+    assert cli("train", *words).code == 0
+    monkeypatch.setattr(dry_run, "available", lambda device: 1e6)
+    monkeypatch.setattr(trial, "available", lambda device: 1e6)
+    result = cli("train", *words[:-1], "b")
+    assert result.code == 0
+    assert "note      a step needs about" in result.out
+    a, b = (
+        torch.load(next(Path("runs").glob(f"{name}_*/model/model-final.pth")), weights_only=True) for name in "ab"
+    )
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_device_without_memory_is_told_in_one_line(cli, monkeypatch):
+    def full(self, batch, index):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. And much more")
+
+    monkeypatch.setattr("common.training.module.DiffusionModule.training_step", full)
+    result = cli("train", *tiny.command(**tiny.FLAGS, wb_id="full"))
+    assert result.code == 2
+    (line,) = [line for line in result.err.splitlines() if "error" in line]
+    assert "--batch_size 32 is too large for the device (CUDA out of memory)" in line
+    assert "Traceback" not in result.err
+
+
+def test_two_processes_are_tried(tmp_path):
+    result = tiny.run_script(*tiny.command(**tiny.FLAGS), "--dry_run", "--devices", "2", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "devices   2 processes have taken a step together" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("listing", "names"),
+    [
+        ("0::/jobs/7\n", ("jobs/7", "memory.max", "memory.current", "inactive_file")),
+        (
+            "9:name=systemd:/\n4:cpu,memory:/jobs/7\n",
+            ("memory/jobs/7", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ),
+    ],
+    ids=["version 2", "version 1"],
+)
+def test_a_job_has_what_its_control_groups_allow(tmp_path, listing, names):
+    folder, limit, usage, cache = names
+    (tmp_path / "cgroup").write_text(listing)
+    top = tmp_path / "sys"
+    for group, allowed in ((top / folder, "8000000000"), ((top / folder).parent, "max")):
+        group.mkdir(parents=True, exist_ok=True)
+        (group / limit).write_text(f"{allowed}\n")
+        (group / usage).write_text("3000000000\n")
+        (group / "memory.stat").write_text(f"anon 1\n{cache} 500000000\n")
+    assert list(left_in_control_groups(tmp_path / "cgroup", top)) == [5_500_000_000]
+    assert list(left_in_control_groups(tmp_path / "missing", top)) == []
+
+
+def test_amounts_in_words():
+    assert [in_bytes(x) for x in (12, 3.5e8, 999.6e6, 1.24e9, 23.4e9)] == ["12 bytes", "350 MB", "1.0 GB", "1.2 GB", "23 GB"]
+    assert [in_time(x) for x in (0.0154, 0.9, 1.0, 59, 100, 5400, 200000, 1e8)] == [
+        "15 ms", "900 ms", "1.0 s", "59 s", "1.7 min", "1.5 h", "2.3 days", "3.2 years",
+    ]  # fmt: skip
