@@ -147,10 +147,10 @@ def seen(monkeypatch) -> dict[str, Any]:
     found: dict[str, Any] = {}
     real = generate.generate
 
-    def spy(folder: Path, job: Any, **settings: Any) -> int:
+    def spy(folder: Path, job: Any, *todo: Any, **settings: Any) -> int:
         found.update(folder=folder, dynamics=job.dynamics, denoiser=job.denoiser, solver=job.solver, steps=job.steps)
         found["t_end"] = job.config.t_end
-        return real(folder, job, **settings)
+        return real(folder, job, *todo, **settings)
 
     monkeypatch.setattr(generate, "generate", spy)
     return found
