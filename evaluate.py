@@ -9,6 +9,7 @@ from common.config.parser import reporting
 from common.config.stored import read_config
 from common.files import write_json
 from common.generation.blocks import read_samples
+from common.generation.opening import drawn_from
 from common.metrics import Evidence, evaluate
 from common.refusal import Refusal
 from common.runs import SampleFolder, find
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         if dataset.is_image:
             print(f"images    {dataset.treatment}")
+        for line in drawn_from(folder, () if run.is_released else trained.recipe.averages):
+            print(line)
         figures = evaluate(Evidence.of(arrays, labels, dataset, folder), metrics)
         write_json(SampleFolder(folder).figures, figures)
         print(f"figures   {SampleFolder(folder).figures}\ngrid      {SampleFolder(folder).grid}")

@@ -7,8 +7,9 @@ from torch import Tensor
 
 import args
 from common.config.parser import reporting
-from common.generation.blocks import generate, interrupted
+from common.generation.blocks import generate, interrupted, missing
 from common.generation.config import GenerateOrder
+from common.generation.forecast import forecast
 from common.generation.opening import open_job, target_folder
 from common.generation.pictures import Trajectory, complaint, show
 from common.runs import SampleFolder
@@ -27,16 +28,23 @@ def run(order: GenerateOrder) -> int:
 
     opened, job = open_job(order)
     folder, config = target_folder(opened, job.config), job.config
+    todo = missing(folder, job)
     for remark in opened.remarks:
         print(f"note      {remark}")
+    print(f"weights   {opened.account}")
     print(
         f"{len(job.seeds)} samples from {opened.folder.name} ({opened.version}): {config.solver}, {job.steps} steps, "
         f"on {job.dynamics.device}"
     )
+    if 0 < len(todo) < len(job.blocks):
+        print(f"kept      {len(job.seeds) - sum(map(len, todo))} samples are there already")
+    for line in forecast(job, todo):
+        print(line, flush=True)  # before it takes that long
     real = read_real(opened.folder.real, job.spec)
     trajectory = Trajectory(job) if config.trajectory else None
-    interval = 0.2 if sys.stderr.isatty() else 15.0
-    with tqdm(total=job.total_steps, desc="sampling", unit="step", mininterval=interval) as bar:
+    shown = trajectory.alone(todo) if trajectory else []
+    total, interval = job.steps * len([*shown, *todo]), 0.2 if sys.stderr.isatty() else 15.0
+    with tqdm(total=total, desc="sampling", unit="step", mininterval=interval, disable=not total) as bar:
 
         def on_step(time: float, x: Tensor) -> None:
             bar.update()
@@ -44,9 +52,7 @@ def run(order: GenerateOrder) -> int:
                 trajectory.add(time, x)
 
         try:
-            calls = generate(
-                folder, job, on_step=on_step, on_kept=lambda: bar.update(job.steps) and None, redraw=bool(trajectory)
-            )
+            calls = generate(folder, job, todo, on_step=on_step, shown=shown)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(interrupted(folder, job)) from None
     print(f"network   {calls} evaluations per sample" if calls else "network   not needed: all samples were there")

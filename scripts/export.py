@@ -18,8 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = open_run(order.opening, order.describe, order.describing)
         for remark in run.remarks:
             print(f"note      {remark}")
+        print(f"weights   {run.account}")
         if config.copy_to is None:
-            print(f"weights   {export_safetensors(run, half=config.half)}")
+            print(f"exported  {export_safetensors(run, half=config.half)}")
         else:
             print(f"run       {copy_to_sample(run, config.copy_to, half=config.half).path}")
         return 0

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from common.data.spec import DataSpec
 from common.dynamics import VP
-from common.generation.blocks import Job, blocks, generate, labels_for, not_finite, read_samples
+from common.generation.blocks import Job, blocks, generate, labels_for, missing, not_finite, read_samples
 from common.generation.config import SampleConfig
 from common.refusal import Refusal
 from common.samplers import SOLVERS
@@ -28,7 +28,7 @@ class Point:
 
 
 def draw(folder, denoiser=None, shape=SHAPE, *, num_classes=10, value_range=(0.0, 1.0), solver="em", on_step=None,
-         on_kept=None, **changes) -> int:  # fmt: skip
+         **changes) -> int:  # fmt: skip
     settings = {"seeds": tuple(range(7)), "batch_size": 3, "steps": 4, "t_end": 1e-3, **changes}
     settings["seeds"] = tuple(settings["seeds"])
     spec = DataSpec(
@@ -39,7 +39,7 @@ def draw(folder, denoiser=None, shape=SHAPE, *, num_classes=10, value_range=(0.0
     )
     config = SampleConfig(solver=solver, denoise_last=False, clip_x0=False, device="cpu", **settings)
     job = Job(VP(), denoiser or Point(), spec, SOLVERS[solver], None, config)
-    return generate(folder, job, on_step=on_step or (lambda time, x: None), on_kept=on_kept or (lambda: None))
+    return generate(folder, job, missing(folder, job), on_step=on_step or (lambda time, x: None))
 
 
 def files(folder) -> dict[str, bytes]:
@@ -134,16 +134,10 @@ def test_a_restart_gives_identical_arrays_and_keeps_what_is_there(tmp_path):
             (tmp_path / name).unlink()
         kept = {name: (tmp_path / name).stat().st_mtime_ns for name in whole if name not in lost and "data_" in name}
         denoiser, steps = Point(), []
-        draw(
-            tmp_path,
-            denoiser,
-            on_step=lambda time, x, steps=steps: steps.append(1),
-            on_kept=lambda steps=steps: steps.extend([1] * 4),
-        )
+        draw(tmp_path, denoiser, on_step=lambda time, x, steps=steps: steps.append(1))
         assert files(tmp_path) == whole
         assert {name: (tmp_path / name).stat().st_mtime_ns for name in kept} == kept
-        assert len(denoiser.calls) == 4 * sum("data_" in name for name in lost)
-        assert len(steps) == 12  # the bar ends full
+        assert len(denoiser.calls) == len(steps) == 4 * sum("data_" in name for name in lost)
 
 
 def test_a_run_cut_off_leaves_whole_blocks(tmp_path):

@@ -100,11 +100,25 @@ def test_curves_are_the_log_lines(tmp_path):
     rows = [{"step": 2, "train/loss": 0.5}, {"step": 4, "train/loss": 0.25, "val/loss": 0.75}, {"step": 6, "other": 1}]
     figure = loss_figure(rows, [(0.0, 0.5), (np.log(10), 0.25)])
     found = curves(figure)
-    assert found["train/loss"] == [(2, 0.5), (4, 0.25)]
-    assert found["val/loss"] == [(4, 0.75)]
+    assert found["training"] == [(2, 0.5), (4, 0.25)]
+    assert found["validation"] == [(4, 0.75)]
+    assert set(curves(loss_figure(rows, [], averaged=True))) == {
+        "training (weights)",
+        "validation (average of the weights)",
+        "levels",
+    }
     assert found["levels"] == [pytest.approx((0, 0.5)), pytest.approx((1, 0.25))]  # against log10 sigma
     save_figure(tmp_path / "loss.png", figure)
     assert read(tmp_path / "loss.png").shape[0] > 200
+
+
+@pytest.mark.parametrize(("lines", "marked"), [(1, True), (20, True), (21, False)])
+def test_few_log_lines_are_marked(lines, marked):
+    """A line through one point shows nothing."""
+    rows = [{"step": step, "train/loss": 0.5, "val/loss": 0.6} for step in range(1, lines + 1)]
+    training, validation = loss_figure(rows, []).axes[0].get_lines()
+    assert (training.get_marker() != "None") == marked
+    assert validation.get_marker() == "o"
 
 
 def test_a_run_without_lines_has_a_picture_too(tmp_path):

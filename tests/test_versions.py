@@ -1,5 +1,6 @@
 """Weights out of checkpoints of training: which are there, which are taken, and what tells them apart."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,14 @@ import pytest
 import torch
 
 from common.config.stored import CONFIG
-from common.files import save, write_json
+from common.files import save, save_safetensors, write_json
 from common.refusal import Refusal
 from common.runs import RunFolder, RunNotFound, export_safetensors, load, load_weights, open_version
 from tests.test_checkpoints import Malicious
 from tests.test_runs import config, outputs, randomised
 
 DECAYS = (0.9999, 0.999)
+AS_TRAINED, ANOTHER = "--use_ema False takes those that were trained", "--ema_decay {} takes another average"
 
 
 def checkpoint(path: Path, step: int, updates: tuple[int, ...] = (1, 1)) -> dict[str, Any]:
@@ -38,23 +40,46 @@ def folder(tmp_path) -> RunFolder:
 
 
 @pytest.mark.parametrize(
-    ("averaged", "decay", "kind", "suffix"),
+    ("averaged", "decay", "kind", "suffix", "said"),
     [
-        (None, None, "ema_model", "-ema"),
-        (True, None, "ema_model", "-ema"),
-        (False, None, "model", "-raw"),
-        (None, 0.9999, "ema_model", "-ema"),
-        (None, 0.999, "ema0.999_model", "-ema0.999"),
+        (
+            None,
+            None,
+            "ema_model",
+            "-ema",
+            f"average of decay 0.9999 (last.ckpt); {AS_TRAINED}; {ANOTHER.format(0.999)}",
+        ),
+        (
+            True,
+            None,
+            "ema_model",
+            "-ema",
+            f"average of decay 0.9999 (last.ckpt); {AS_TRAINED}; {ANOTHER.format(0.999)}",
+        ),
+        (False, None, "model", "-raw", "not averaged (last.ckpt); --ema_decay 0.9999 or 0.999 takes an average"),
+        (
+            None,
+            0.9999,
+            "ema_model",
+            "-ema",
+            f"average of decay 0.9999 (last.ckpt); {AS_TRAINED}; {ANOTHER.format(0.999)}",
+        ),
+        (
+            None,
+            0.999,
+            "ema0.999_model",
+            "-ema0.999",
+            f"average of decay 0.999 (last.ckpt); {AS_TRAINED}; {ANOTHER.format(0.9999)}",
+        ),
     ],
 )
-def test_a_checkpoint_holds_every_kind_of_weights(folder, averaged, decay, kind, suffix):
+def test_a_checkpoint_holds_every_kind_of_weights(folder, averaged, decay, kind, suffix, said):
     made = checkpoint(folder.last_checkpoint, 1225)
     run = load("5", output_dir=folder.path.parent, averaged=averaged, decay=decay)
     assert torch.equal(outputs(run.denoiser), outputs(made[kind]))
     assert (run.version, run.averaged, run.weights) == ("step-0001225", kind != "model", folder.last_checkpoint)
     assert run.source.suffix(run.kind) == suffix
-    which = "averaged" if run.averaged else "not averaged"
-    assert run.remarks == [f"weights of a checkpoint, step 1,225, {which}: {folder.last_checkpoint}"]
+    assert (run.remarks, run.account) == ([], f"checkpoint of step 1,225, {said}")
     path = export_safetensors(run)
     assert path == folder.checkpoints / f"{kind}-step-0001225.safetensors"
     load_weights(made["model" if kind != "model" else "ema_model"].backbone, path)
@@ -67,6 +92,7 @@ def test_an_average_that_no_step_went_into_is_not_there(folder):
     run = load("5", output_dir=folder.path.parent)
     assert torch.equal(outputs(run.denoiser), outputs(made["model"]))
     assert not run.averaged
+    assert run.account == "checkpoint of step 3, not averaged (last.ckpt)"
     assert run.source.suffix(run.kind) == ""
     with pytest.raises(
         RunNotFound, match=r"use_ema True: ema_model-step-0000003 is missing; .* has model-step-0000003$"
@@ -100,6 +126,28 @@ def test_the_digest_is_that_of_the_weights(folder):
     assert len({first, *others}) == 6
 
 
+@pytest.mark.parametrize(
+    ("files", "flag", "said"),
+    [
+        (["model-final.pth"], None, "final, not averaged (model-final.pth)"),
+        (["model-v0.pth", "ema_model-v0.pth"], None, f"v0, average of decay 0.9999 (ema_model-v0.pth); {AS_TRAINED}"),
+        (
+            ["model-v0.pth", "ema_model-v0.pth"],
+            False,
+            "v0, not averaged (model-v0.pth); --use_ema True takes the average",
+        ),
+        (["ema_model-final.safetensors"], None, "final, average of decay 0.9999 (ema_model-final.safetensors)"),
+    ],
+)
+def test_which_weights_are_used_is_said_in_a_line(folder, files, flag, said):
+    denoiser = randomised(config())
+    for name in files:
+        state = denoiser.backbone.state_dict()
+        write = partial(save_safetensors, metadata={}) if name.endswith("s") else save
+        write(folder.model / name, state)
+    assert load("5", output_dir=folder.path.parent, averaged=flag).account == said
+
+
 def test_the_newest_that_can_be_read(folder):
     for step in (900, 10000000, 9000):  # the digits do not sort as texts
         checkpoint(folder.checkpoints / f"step-{step:07d}.ckpt", step, (1,))
@@ -112,7 +160,7 @@ def test_the_newest_that_can_be_read(folder):
     folder.last_checkpoint.write_bytes(b"")
     version = open_version(folder, None, DECAYS)
     assert version.name == "step-10000000"
-    assert version.remarks("model")[0].startswith(f"{folder.last_checkpoint} cannot be read")
+    assert version.remarks[0].startswith(f"{folder.last_checkpoint} cannot be read")
     with pytest.raises(
         RunNotFound, match=r"step-0000950: not in .*checkpoints: step-10000000, step-0009000, step-0000900$"
     ):

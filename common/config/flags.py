@@ -14,7 +14,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from common.seeding import SEEDS
 from common.sides import Sides
 
 LARGEST = 2**63 - 1
-MOST = 10**8  # numbers of a list: it stands in memory and in settings.json
+MOST = 10**8  # numbers of a list, which stands in memory
 Read = Callable[[str], Any]
 
 # -- values from texts -----------------------------------------------------------------------------------------------
@@ -128,6 +128,17 @@ def ranges(text: str) -> tuple[int, ...]:
             raise argparse.ArgumentTypeError(f"{text!r} names more than {MOST} numbers")
         numbers += named
     return tuple(numbers)
+
+
+def as_ranges(numbers: Sequence[int]) -> str:
+    """The shortest text that :func:`ranges` reads as these numbers, e.g. 0-63,100."""
+    runs: list[list[int]] = []  # first and last number of each
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(f"{first}-{last}" if first < last else str(first) for first, last in runs)
 
 
 def several(read: Read) -> Read:

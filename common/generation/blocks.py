@@ -152,9 +152,14 @@ class Job:
         return int(self.config.steps or 0)
 
     @property
-    def total_steps(self) -> int:
-        """Solver steps of all blocks."""
-        return -(-len(self.seeds) // self.config.batch_size) * self.steps
+    def blocks(self) -> list[range]:
+        """Indices of the samples of every block."""
+        return list(blocks(len(self.seeds), self.config.batch_size))
+
+    @property
+    def evaluations(self) -> int:
+        """Denoiser calls per block, at most."""
+        return self.solver().evaluations * self.steps + bool(self.config.denoise_last)
 
     def check(self) -> None:
         """Refuse classes that do not exist, and a time grid that cannot be laid."""
@@ -190,29 +195,32 @@ class Job:
         return samples, None if labels is None else labels.numpy(), result.nfe
 
 
+def missing(folder: Path, job: Job) -> list[range]:
+    """Blocks of samples that are not there, so that a run that was cut off goes on where it stood."""
+    place = SampleFolder(folder)
+    return [block for block in job.blocks if not is_whole(place.block(block.start), len(block))]
+
+
 def generate(
-    folder: Path, job: Job, *, on_step: StepCallback, on_kept: Callable[[], None], redraw: bool = False
+    folder: Path, job: Job, todo: Sequence[range], *, on_step: StepCallback, shown: Sequence[range] = ()
 ) -> int:
     """Draw samples and write ``data/data_*.npy`` and ``label/label_*.npy``, one pair per block.
-
-    Blocks that are there already are kept, so a run that was cut off goes on where it stood.
 
     Args:
         folder: where the arrays go.
         job: what every block is made with.
+        todo: the blocks to draw, as :func:`missing` finds them.
         on_step: called once per solver step with the time reached and the data component (B, C, *S) of its block.
-        on_kept: called for every block that is kept.
-        redraw: draw the first block also if it is there (the result is the same; ``on_step`` sees it again).
+        shown: samples that are drawn first for ``on_step`` alone; nothing of them is written.
 
     Returns:
-        Denoiser calls per sample; 0 if every block was there already.
+        Denoiser calls per sample; 0 if there was nothing to draw.
     """
     place, calls = SampleFolder(folder), 0
-    for indices in blocks(len(job.seeds), job.config.batch_size):
+    for indices in shown:
+        _, _, calls = job.draw(indices, on_step)
+    for indices in todo:
         data = place.block(indices.start)
-        if is_whole(data, len(indices)) and not (redraw and indices.start == 0):
-            on_kept()
-            continue
         samples, labels, calls = job.draw(indices, on_step)
         if labels is not None:
             write_array(place.labels_of(data), labels)
@@ -222,8 +230,6 @@ def generate(
 
 def interrupted(folder: Path, job: Job) -> str:
     """What to say when :func:`generate` was stopped: whole blocks are kept, the one in work is drawn again."""
-    place = SampleFolder(folder)
-    every = blocks(len(job.seeds), job.config.batch_size)
-    kept = sum(len(block) for block in every if is_whole(place.block(block.start), len(block)))
+    kept = len(job.seeds) - sum(map(len, missing(folder, job)))
     again = "" if kept == len(job.seeds) else ", the block of samples in work is drawn again"
     return f"stopped; the same command goes on: {kept} of {len(job.seeds)} samples are kept{again}"

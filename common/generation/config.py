@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from common.config.flags import MOST, SHARE, Checked, Mark, Range, at_least, integers, marked, ranges
+from common.config.flags import MOST, SHARE, Checked, Mark, Range, as_ranges, at_least, integers, marked, ranges
 from common.config.resolve import Member, section
 from common.config.schema import PICTURE_SCALE, RunConfig, check_picture_scale
 from common.data.spec import DataSpec
@@ -157,6 +157,8 @@ class SampleConfig(Checked):
     def identity(self, made_from: Mapping[str, Any]) -> dict[str, Any]:
         """What tells these samples from others: every field that differs from its default, but those of runtime.
 
+        Seeds are written as ranges, so that the file they stand in can be read.
+
         Args:
             made_from: what the network is made from: the SHA-256 of its weights, ..
         """
@@ -167,7 +169,13 @@ class SampleConfig(Checked):
             if f.name not in of_runtime and value != default:
                 found[f.name] = value
         plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
-        return plain
+        return with_ranges(plain)
+
+
+def with_ranges(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity with its seeds as ranges, e.g. 0-99; earlier versions wrote a list of them."""
+    seeds = identity.get("seeds")
+    return {**identity, "seeds": as_ranges(seeds)} if isinstance(seeds, list) else identity
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from common.denoiser import Clipped
 from common.dynamics import Prior
 from common.files import write_json
 from common.generation.blocks import Job
-from common.generation.config import GenerateOrder, Opening, SampleConfig
+from common.generation.config import GenerateOrder, Opening, SampleConfig, with_ranges
 from common.guidance import GUIDANCE
 from common.refusal import Refusal
 from common.runs import Run, RunFolder, SampleFolder, find, load_folder
 from common.runs.pretrained import PRETRAINED, fetch
+from common.runs.versions import nature
 from common.samplers import GRIDS, SOLVERS, path_of
 
 
@@ -132,12 +133,26 @@ def made_from(run: Run) -> dict[str, Any]:
     return found
 
 
-def kept_identity(file: Path) -> Any:
+def kept_identity(file: Path) -> dict[str, Any] | None:
     """What the samples of a folder are; None if its settings.json cannot be read, so that they are left alone."""
     try:
-        return json.loads(file.read_text("utf-8"))
+        kept = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):
         return None
+    return with_ranges(kept) if isinstance(kept, dict) else None
+
+
+def drawn_from(folder: Path, decays: tuple[float, ...]) -> list[str]:
+    """Which weights samples were drawn from, as their settings.json has it: one line, or none if it cannot be read.
+
+    Args:
+        folder: samples of a version of the weights.
+        decays: decays of the averages as far as they are known, the main one first.
+    """
+    name = (kept_identity(SampleFolder(folder).settings) or {}).get("weights")
+    version = folder.parent.name.removeprefix("model-")
+    kind = str(name).partition(f"-{version}")[0]
+    return [f"weights   {version}, {nature(kind, decays)} ({name})"] if name else []
 
 
 def target_folder(run: Run, config: SampleConfig) -> Path:

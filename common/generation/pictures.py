@@ -1,5 +1,6 @@
 """What is looked at and listened to after generation: grid, trajectory, sounds, and a word on samples gone wrong."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -39,6 +40,13 @@ class Trajectory:
             count = max(ROWS, min(MOST_FILMED, FILM_WIDTH // (width * (self.scale or visible_scale(height, width)))))
         filmed = range(min(count, len(job.seeds), job.config.batch_size))
         self.count, self.classes = len(filmed), spec.names_of(labels_for(filmed, job.config.labels, spec.num_classes))
+
+    def alone(self, todo: Sequence[range]) -> list[range]:
+        """Samples to draw for the picture alone: its own few, unless their block is among those to draw anyway.
+
+        In a smaller block they are the same but for rounding.
+        """
+        return [] if any(0 in block for block in todo) else [range(self.count)]
 
     def add(self, time: float, x: Tensor) -> None:
         """Keep the state (B, C, *S) reached at a time, if it is one of the wanted ones."""

@@ -24,6 +24,7 @@ WINDOW = 0.032  # seconds of sound of which a spectrum is taken
 DYNAMIC_RANGE = 70.0  # decibels below the loudest that are still told apart
 SMALL, TINY = 8, 7  # points of letters
 ROUND = (1, 2, 2.5, 5, 10)  # steps between labels of an axis, times a power of ten
+FEW = 20  # log lines that are marked one by one: a line of one point shows nothing
 BEHIND, MOST_BEHIND = "0.75", 30  # the grey of real functions, and how many of them are in a plot
 
 
@@ -214,20 +215,26 @@ def spectrograms(waves: Tensor, sample_rate: int) -> tuple[Tensor, float]:
     return levels, float(levels.max())
 
 
-def loss_figure(rows: list[dict[str, float]], by_level: list[tuple[float, float]]) -> "Figure":
+def loss_figure(rows: list[dict[str, float]], by_level: list[tuple[float, float]], averaged: bool = False) -> "Figure":
     """Training and validation loss against the step, and the recent loss against the noise level.
 
     Args:
         rows: log lines with ``step`` and any of ``train/loss``, ``val/loss``.
         by_level: (log sigma, mean loss) pairs.
+        averaged: whether validation is that of an average of the weights, which the legend then says.
     """
     figure = new_figure(figsize=(11, 4))
     curve, levels = figure.subplots(1, 2)
-    for name, style in (("train/loss", "-"), ("val/loss", "o-")):
+    whose = (" (weights)", " (average of the weights)") if averaged else ("", "")
+    for name, label, marked in (
+        ("train/loss", f"training{whose[0]}", FEW),
+        ("val/loss", f"validation{whose[1]}", math.inf),
+    ):
         points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
         if points:
             steps, values = torch.tensor(points, dtype=torch.float64).unbind(1)
-            curve.plot(steps.tolist(), values.tolist(), style, label=name, linewidth=1, markersize=3)
+            style = "o-" if len(points) <= marked else "-"
+            curve.plot(steps.tolist(), values.tolist(), style, label=label, linewidth=1, markersize=3)
     curve.set(xlabel="optimiser step", ylabel="loss", yscale="log", title="loss")
     if curve.get_legend_handles_labels()[0]:
         curve.legend()

@@ -60,8 +60,16 @@ class Run:
 
     @property
     def remarks(self) -> list[str]:
-        """What a user should know of the weights: the step and the file if they are those of a checkpoint."""
-        return self.source.remarks(self.kind)
+        """What a user should know of how the version was chosen: newer checkpoints that cannot be read."""
+        return self.source.remarks
+
+    @property
+    def account(self) -> str:
+        """Which weights they are, in one line: version, averaged or not, file, and the flags that take others.
+
+        Decays are those of the configuration; a folder of the published code says none.
+        """
+        return self.source.account(self.kind, () if self.folder.is_released else self.config.recipe.averages)
 
 
 def read_prior(folder: RunFolder, config: RunConfig) -> dict[str, Tensor] | None:
@@ -130,7 +138,7 @@ def load(
         run_id: id, folder name or ``latest``.
         version: version of the weights, e.g. ``final`` or ``v0``, or ``step-0000225`` for a checkpoint; None takes
             ``final``, else the newest. Of a run that was stopped before it kept any, that is the newest checkpoint
-            (``remarks`` of the run say so).
+            (``account`` of the run says so).
         output_dir: folder that holds the runs.
         averaged: use the averaged weights (``ema_model-*``); None takes them if the run kept them.
         decay: decay of the average to use, if a run kept several; None takes the main one. Not together with

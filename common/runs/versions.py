@@ -57,9 +57,34 @@ class Version(ABC):
     def sha256(self, kind: str) -> str:
         """SHA-256 of what is read, in hexadecimal."""
 
-    def remarks(self, kind: str) -> list[str]:
-        """What a user should know of them."""
+    @property
+    def title(self) -> str:
+        """What a user calls it."""
+        return self.name
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user should know of how it was chosen."""
         return []
+
+    def account(self, kind: str, decays: tuple[float, ...]) -> str:
+        """Which weights they are, in one line, with the flags that take others of this version.
+
+        Args:
+            kind: the kind that is used.
+            decays: decays of the averages as far as they are known, the main one first.
+        """
+        others = {*self.kinds} - {kind}
+        averages = zip(average_kinds(self.decays), self.decays, strict=True)
+        further = " or ".join(str(decay) for other, decay in averages if other in others)
+        ways = []
+        if PLAIN in others:
+            ways.append("--use_ema False takes those that were trained")
+        if others == {AVERAGED}:
+            ways.append("--use_ema True takes the average")
+        elif further:
+            ways.append(f"--ema_decay {further} takes {'an' if kind == PLAIN else 'another'} average")
+        return "; ".join([f"{self.title}, {nature(kind, decays)} ({self.file(kind).name})", *ways])
 
     def suffix(self, kind: str) -> str:
         """What tells kinds of weights apart in names, e.g. ``-ema`` or ``-raw``; empty if there is no average."""
@@ -98,6 +123,19 @@ class Version(ABC):
 def average_kinds(decays: tuple[float, ...]) -> list[str]:
     """Kinds of the averages of a run, the main one first."""
     return [f"ema{decay}_{PLAIN}" if i else AVERAGED for i, decay in enumerate(decays)]
+
+
+def nature(kind: str, decays: tuple[float, ...]) -> str:
+    """What a kind of weights is, in words.
+
+    Args:
+        kind: the kind.
+        decays: decays of the averages as far as they are known, the main one first.
+    """
+    if kind == PLAIN:
+        return "not averaged"
+    known = dict(zip(average_kinds(decays), decays, strict=True))
+    return f"average of decay {known[kind]}" if kind in known else "average"
 
 
 @dataclass(frozen=True)
@@ -192,12 +230,13 @@ class Checkpoint(Version):
             digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def remarks(self, kind: str) -> list[str]:
-        which = "not averaged" if kind == PLAIN else "averaged"
-        return [
-            *(f"{path} cannot be read (truncated or foreign); an older one is taken" for path in self.passed_over),
-            f"weights of a checkpoint, step {self.step:,}, {which}: {self.path}",
-        ]
+    @property
+    def title(self) -> str:
+        return f"checkpoint of step {self.step:,}"
+
+    @property
+    def remarks(self) -> list[str]:
+        return [f"{path} cannot be read (truncated or foreign); an older one is taken" for path in self.passed_over]
 
 
 def open_version(folder: RunFolder, name: str | None, decays: tuple[float, ...]) -> Version:

@@ -65,11 +65,12 @@ class StepProgress(ProgressBar):
         if self._bar is None or trainer.global_step == self._bar.n:
             return
         latest = getattr(pl_module, "latest", {})
+        averaged = isinstance(pl_module, DiffusionModule) and pl_module.is_averaged
         figures = {
             name: f"{latest[key]:.{digits}g}"
             for name, key, digits in (
                 ("loss", "train/loss", 4),
-                ("val", "val/loss", 4),
+                ("val (avg)" if averaged else "val", "val/loss", 4),
                 ("images/s", "train/images_per_s", 3),
             )
             if key in latest
@@ -210,7 +211,7 @@ class LossPicture(Callback):
 
     def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero and isinstance(pl_module, DiffusionModule) and not trainer.sanity_checking:
-            save_figure(self.path, loss_figure(self.lines.rows, pl_module.loss_by_level()))
+            save_figure(self.path, loss_figure(self.lines.rows, pl_module.loss_by_level(), pl_module.is_averaged))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Redraw."""

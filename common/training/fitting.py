@@ -191,6 +191,7 @@ def fit(
     except DataUnavailable as error:
         complain(f"{error.line({str(error.argument): str(error.argument)})}; go on with: {again}")
         return 2
-    say(f"weights   {folder.model}\npictures  {folder.loss_picture}, {folder.samples}")
+    drawn_from = " (drawn from the average of the weights)" if module.is_averaged else ""
+    say(f"weights   {folder.model}\npictures  {folder.loss_picture}, {folder.samples}{drawn_from}")
     say(f"next      python generate.py {folder.words('run_id')}{plugin}")
     return 0

@@ -83,9 +83,14 @@ class DiffusionModule(pl.LightningModule):
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     @property
+    def is_averaged(self) -> bool:
+        """Whether :attr:`best_network`, which is validated and sampled from, is an average of the weights."""
+        return len(self.averages) > 0
+
+    @property
     def best_network(self) -> nn.Module:
         """The (first) averaged network, or the trained one if there is no average."""
-        first: nn.Module = self.averages[0].module if len(self.averages) else self.network  # type: ignore[assignment]
+        first: nn.Module = self.averages[0].module if self.is_averaged else self.network  # type: ignore[assignment]
         return first
 
     def best_denoiser(self) -> Denoiser:

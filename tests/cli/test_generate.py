@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from common.data import DataOptions
 from common.data.digits import Digits
 from common.files import load_state
 from common.generation import blocks as generation
+from common.generation import forecast
 from common.generation.blocks import read_samples
 from common.media.grids import GAP, LINE, TEXT_GAP, width_of
 from common.samplers import SOLVERS
@@ -100,7 +102,7 @@ def test_ways_to_sample(cli, run, flags, name, evaluations):
 def test_published_steps_are_the_default_of_published_samplers(cli, run, monkeypatch):
     seen = []
 
-    def sampler(folder, job, **_):
+    def sampler(folder, job, *_, **__):
         seen.append(job)
         raise KeyboardInterrupt
 
@@ -144,12 +146,15 @@ def test_a_restart_gives_identical_arrays(cli, run):
     (folder / "data" / "data_000003.npy").unlink()
     (folder / "grid.png").unlink()
     kept = (folder / "data" / "data_000000.npy").stat().st_mtime_ns
-    assert cli("generate", *words).code == 0
+    result = cli("generate", *words)
+    assert (result.code, "kept      4 samples are there already" in result.out) == (0, True)
+    assert "2/2" in result.err  # the bar counts what is drawn
     assert arrays(folder) == whole
     assert (folder / "data" / "data_000000.npy").stat().st_mtime_ns == kept
     assert (folder / "grid.png").exists()
     result = cli("generate", *words)
     assert "not needed" in result.out
+    assert result.err == ""  # no bar of nothing
     assert [path.name for path in folder.parent.iterdir()] == ["exp2-2-ema"]
 
 
@@ -262,11 +267,16 @@ def test_generation_is_cut_off_and_goes_on(cli, run, monkeypatch):
 
 
 def test_settings_are_kept_beside_the_samples(cli, run):
-    assert cli("generate", *SHORT, "--seeds", "4-6").code == 0
-    settings = json.loads((run / "generated_data" / "model-final" / "exp2-2-ema" / "settings.json").read_text())
-    assert settings["seeds"] == [4, 5, 6]
+    assert cli("generate", *SHORT, "--seeds", "4-6,9,8").code == 0
+    file = run / "generated_data" / "model-final" / "exp2-2-ema" / "settings.json"
+    settings = json.loads(file.read_text())
+    assert settings["seeds"] == "4-6,9,8"
     assert settings["solver"] == "exp2"
     assert settings["steps"] == 2
+    file.write_text(json.dumps({**settings, "seeds": [4, 5, 6, 9, 8]}))  # as earlier versions wrote it
+    assert "not needed" in cli("generate", *SHORT, "--seeds", "4-6,9,8").out
+    for other in ("4-6,8-9", "4-6,9"):
+        assert "not needed" not in cli("generate", *SHORT, "--seeds", other).out
 
 
 # -- evaluate.py ------------------------------------------------------------------------------------------------------
@@ -355,15 +365,50 @@ def test_a_trajectory_is_drawn_also_of_samples_that_are_there(cli, run):
     words = ("generate", "--run_id", "tiny", "--n_samples", 5, "--batch_size", 2, "--steps", 12)
     assert cli(*words).code == 0
     (folder,) = run.glob("generated_data/*/*")
-    before = {file.name: file.read_bytes() for file in folder.glob("data/*.npy")}
+    before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.glob("*/*.npy")}
     result = cli(*words, "--trajectory")
     assert result.code == 0
     assert str(folder / "trajectory.png").endswith(result.out.split("path ")[1].split()[0])
-    assert {file.name: file.read_bytes() for file in folder.glob("data/*.npy")} == before
+    assert "trajectory.png" in "".join(result.written)
+    assert {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.glob("*/*.npy")} == before
     with Image.open(folder / "trajectory.png") as image:
         image.verify()
     with Image.open(folder / "trajectory.gif") as film:
         assert film.n_frames == 12  # every step
+
+
+def test_a_trajectory_of_samples_that_are_there_draws_its_few_alone(cli, run, monkeypatch):
+    words, drawn, shown = ("generate", *SHORT, "--n_samples", 30), [], []
+    draw = generation.Job.draw
+    monkeypatch.setattr(
+        generation.Job, "draw", lambda job, indices, on_step: drawn.append(indices) or draw(job, indices, on_step)
+    )
+    monkeypatch.setattr("common.generation.pictures.save_film", lambda _, moments, *__: shown.append(moments[-1].x))
+    assert cli(*words, "--trajectory").code == 0
+    assert cli(*words, "--trajectory").code == 0
+    assert drawn == [range(30), range(10)]
+    assert torch.allclose(*shown, atol=1e-5)
+    (file,) = run.glob("generated_data/*/*/data/*.npy")
+    file.unlink()
+    assert cli(*words, "--trajectory").code == 0
+    assert drawn[2:] == [range(30)]  # and not twice
+
+
+def test_a_forecast_changes_no_sample(cli, run, monkeypatch):
+    words = ("generate", "--run_id", "tiny", "--mode", "sde", "--steps", 60, "--n_samples", 3, "--batch_size", 2)
+    monkeypatch.setattr(forecast, "MANY", 10**9)
+    assert "evaluations of the network" not in cli(*words).out
+    (folder,) = run.glob("generated_data/*/*")
+    silent = arrays(folder)
+    for file in folder.rglob("*.npy"):
+        file.unlink()
+    monkeypatch.setattr(forecast, "MANY", 100)
+    monkeypatch.setattr(forecast, "LONG", 0.0)
+    result = cli(*words)
+    assert "120 evaluations of the network" in result.out
+    assert "--solver exp2 --steps 20 (without --mode)" in result.out
+    assert arrays(folder) == silent
+    assert "evaluations of the network" not in cli(*words).out  # nothing is drawn
 
 
 def test_guidance_changes_samples_and_needs_label_dropout(cli):

@@ -147,10 +147,10 @@ def seen(monkeypatch) -> dict[str, Any]:
     found: dict[str, Any] = {}
     real = generate.generate
 
-    def spy(folder: Path, job: Any, **settings: Any) -> int:
+    def spy(folder: Path, job: Any, *todo: Any, **settings: Any) -> int:
         found.update(folder=folder, dynamics=job.dynamics, denoiser=job.denoiser, solver=job.solver, steps=job.steps)
         found["t_end"] = job.config.t_end
-        return real(folder, job, **settings)
+        return real(folder, job, *todo, **settings)
 
     monkeypatch.setattr(generate, "generate", spy)
     return found
@@ -395,7 +395,9 @@ def test_export(cli, small, capsys):
     words = ["--run_id", "1299582", "--version", "v5", *SMALL.split()]
     assert export.main(words) == 0
     path = folder / "model" / "ema_model-v5.safetensors"
-    assert capsys.readouterr().out == f"weights   {path}\n"
+    assert (
+        capsys.readouterr().out == f"weights   v5, average (ema_model-v5.pth)\nexported  {path}\n"
+    )  # no decay is known
     with safetensors.safe_open(path, "pt") as file:
         assert json.loads(file.metadata()["config"])["spec"]["shape"] == [3, 32, 32]
         assert set(file.keys()) == set(small)

@@ -38,19 +38,23 @@ def settings(folder: Path) -> dict[str, object]:
 def test_the_newest_checkpoint_is_sampled_exported_and_evaluated(cli, stopped, tiny_run, capsys):
     result = cli("generate", "--run_id", "tiny", *DRAW)
     assert result.code == 0, result.err
-    note = f"note      weights of a checkpoint, step 150, averaged: {Path('runs', stopped.name)}/checkpoints/last.ckpt"
-    assert result.out.splitlines()[0] == note
+    taken = "average of decay 0.333334 (last.ckpt); --use_ema False takes those that were trained"
+    said = f"weights   checkpoint of step 150, {taken}"
+    assert result.out.splitlines()[0] == said
     (array,) = (stopped / "generated_data" / "model-step-0000150" / "exp2-2-ema").glob("data/*.npy")
     shutil.copytree(tiny_run, "whole/" + tiny_run.name)  # step 150 is that of the final weights
     assert cli("generate", "--run_id", "tiny", *DRAW, "--output_dir", "whole").code == 0
     (other,) = Path("whole").glob("*/generated_data/model-final/exp2-2-ema/data/*.npy")
     assert array.read_bytes() == other.read_bytes()
-    assert cli("evaluate", "--run_id", "tiny", "--metrics", "nearest", "--version", "step-0000150").code == 0
+    result = cli("evaluate", "--run_id", "tiny", "--metrics", "nearest", "--version", "step-0000150")
+    assert result.code == 0
+    drawn_from = "weights   step-0000150, average of decay 0.333334 (ema_model-step-0000150)"
+    assert drawn_from in result.out.splitlines()
     assert export.main(["--run_id", "tiny"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == note
+    assert lines[0] == said
     exported = load("tiny").weights.with_name("ema_model-step-0000150.safetensors")
-    assert lines[1] == f"weights   {exported}"
+    assert lines[1] == f"exported  {exported}"
     assert exported.exists()
     assert load("tiny").version == "step-0000150"  # what was exported is no version that training kept
 
@@ -91,7 +95,7 @@ def test_a_checkpoint_that_cannot_be_read(cli, stopped):
     assert result.code == 0
     first, second = result.out.splitlines()[:2]
     assert first.endswith("last.ckpt cannot be read (truncated or foreign); an older one is taken")
-    assert second.endswith("step 150, averaged: runs/tiny_digits_H0.9_K2/checkpoints/step-0000150.ckpt")
+    assert second.startswith("weights   checkpoint of step 150, average of decay 0.333334 (step-0000150.ckpt)")
     for file in last.parent.iterdir():
         file.write_bytes(b"")
     result = cli("generate", "--run_id", "tiny", *DRAW)

@@ -13,7 +13,7 @@ from common.data.spec import DataSpec
 from common.media.grids import LINE
 from common.runs import RunFolder
 from common.training import callbacks
-from common.training.callbacks import CleanStop, KeepWeights, LossPicture, SampleGrid, Stopped
+from common.training.callbacks import CleanStop, KeepWeights, LossPicture, SampleGrid, StepProgress, Stopped
 from common.training.csv_log import CsvLog
 from common.training.module import DiffusionModule
 from tests.training.test_module import make
@@ -165,6 +165,32 @@ def test_the_loss_picture(tmp_path):
     assert (tmp_path / "loss.png").read_bytes() != empty
     with Image.open(tmp_path / "loss.png") as image:
         image.verify()
+
+
+@pytest.mark.parametrize("ema", [(), (0.9, 0.5)])
+def test_whose_validation_loss_it_is(tmp_path, monkeypatch, ema):
+    """The bar and the loss curve say that the average is validated, if there is one."""
+    module = attached(make(ema_decay=ema, use_ema=bool(ema)), global_step=5)
+    module.latest = {"train/loss": 0.5, "val/loss": 0.25}
+    shown, legends = [], []
+    monkeypatch.setattr(
+        callbacks,
+        "tqdm",
+        lambda **_: SimpleNamespace(n=4, set_postfix=lambda figures, refresh: shown.append(figures), update=int),
+    )
+    monkeypatch.setattr(
+        callbacks, "save_figure", lambda _, figure: legends.append(figure.axes[0].get_legend_handles_labels()[1])
+    )
+    bar, log = StepProgress(), CsvLog(tmp_path / "metrics.csv")
+    log.log_metrics(module.latest, 5)
+    bar.on_train_start(module.trainer, module)
+    bar.on_train_batch_end(module.trainer, module, None, end_of(4), 0)
+    LossPicture(tmp_path / "loss.png", log).on_train_end(module.trainer, module)
+    assert shown == [{"loss": "0.5", "val (avg)" if ema else "val": "0.25"}]
+    assert legends == [
+        ["training (weights)", "validation (average of the weights)"] if ema else ["training", "validation"]
+    ]
+    assert set(log.rows[0]) == {"step", "train/loss", "val/loss"}
 
 
 def test_a_stop_waits_for_the_optimiser_step(tmp_path):

@@ -1,0 +1,67 @@
+"""How long drawing will take on a CPU, told before it starts, and the short way where there is one."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from common.generation.blocks import Job, labels_for
+from common.samplers import SOLVERS, default_solver
+
+MANY = 100  # network evaluations from which on one of them is timed
+QUICK = 1.0  # seconds; an evaluation below is timed again, because the first one also sets things up
+LONG = 60.0  # seconds from which on a shorter way is named
+
+
+@torch.no_grad()
+def seconds_of_an_evaluation(job: Job, count: int) -> float:
+    """Seconds that one evaluation of the network takes for so many samples, measured once or twice.
+
+    Samples do not depend on it: states are ones, and what a network of one's own may draw is put back.
+    """
+    labels = labels_for(range(count), job.config.labels, job.spec.num_classes)
+    v = torch.ones(count, *job.spec.shape)
+    t = torch.full((count,), job.dynamics.horizon, dtype=torch.float64)
+    found: list[float] = []
+    with torch.random.fork_rng(devices=[]):
+        while len(found) < 2 and (not found or found[0] < QUICK):
+            start = time.perf_counter()
+            job.denoiser(v, t, labels)
+            found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def forecast(job: Job, todo: Sequence[range]) -> list[str]:
+    """What to say before drawing that needs many network evaluations on a CPU; nothing if it needs few.
+
+    Args:
+        job: what every block of samples is made with.
+        todo: the blocks to draw.
+    """
+    if job.dynamics.device.type != "cpu" or job.evaluations * len(todo) <= MANY:
+        return []
+    size = max(map(len, todo))
+    seconds = seconds_of_an_evaluation(job, size)
+    shares = sum(map(len, todo)) / size  # of a whole block; the last one may be smaller
+    total = seconds * shares * job.evaluations
+    most = "" if job.solver().evaluations == 1 else "at most "
+    lines = [
+        f"time      about {spoken(total)}: {most}{job.evaluations * len(todo):,} evaluations of the network, "
+        f"{seconds:.2g} s for {size} samples at a time"
+    ]
+    name = default_solver(job.dynamics)
+    kind = SOLVERS[name]
+    fewer = kind().evaluations * kind.default_steps + kind.denoise_last
+    if total > LONG and fewer < job.evaluations:
+        lines.append(
+            f"note      a short way: --solver {name} --steps {kind.default_steps} (without --mode) takes about "
+            f"{spoken(seconds * shares * fewer)}"
+        )
+    return lines
+
+
+def spoken(seconds: float) -> str:
+    """A length of time to two digits or so: seconds, minutes from 90 s on, hours from 90 min on."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
