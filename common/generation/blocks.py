@@ -159,7 +159,7 @@ class Job:
     @property
     def evaluations(self) -> int:
         """Denoiser calls per block, at most."""
-        return self.solver().evaluations * self.steps + bool(self.config.denoise_last)
+        return self.solver().calls(self.steps, denoise_last=bool(self.config.denoise_last))
 
     def check(self) -> None:
         """Refuse classes that do not exist, and a time grid that cannot be laid."""

@@ -7,6 +7,7 @@ import torch
 
 from common.generation.blocks import Job, labels_for
 from common.samplers import SOLVERS, default_solver
+from common.units import in_time
 
 MANY = 100  # network evaluations from which on one of them is timed
 QUICK = 1.0  # seconds; an evaluation below is timed again, because the first one also sets things up
@@ -46,22 +47,15 @@ def forecast(job: Job, todo: Sequence[range]) -> list[str]:
     total = seconds * shares * job.evaluations
     most = "" if job.solver().evaluations == 1 else "at most "
     lines = [
-        f"time      about {spoken(total)}: {most}{job.evaluations * len(todo):,} evaluations of the network, "
+        f"time      about {in_time(total)}: {most}{job.evaluations * len(todo):,} evaluations of the network, "
         f"{seconds:.2g} s for {size} samples at a time"
     ]
     name = default_solver(job.dynamics)
     kind = SOLVERS[name]
-    fewer = kind().evaluations * kind.default_steps + kind.denoise_last
+    fewer = kind().calls(kind.default_steps)
     if total > LONG and fewer < job.evaluations:
         lines.append(
             f"note      a short way: --solver {name} --steps {kind.default_steps} (without --mode) takes about "
-            f"{spoken(seconds * shares * fewer)}"
+            f"{in_time(seconds * shares * fewer)}"
         )
     return lines
-
-
-def spoken(seconds: float) -> str:
-    """A length of time to two digits or so: seconds, minutes from 90 s on, hours from 90 min on."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

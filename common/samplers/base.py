@@ -51,6 +51,10 @@ class Solver(ABC):
         """Raise a Refusal for given arguments that have no effect beside the others; most schemes have no such ones."""
         return
 
+    def calls(self, steps: int, *, denoise_last: bool | None = None) -> int:
+        """Denoiser calls of so many steps, at most; one more gives x0_hat at the end, if that is wanted."""
+        return self.evaluations * steps + (self.denoise_last if denoise_last is None else denoise_last)
+
     def draws(self, components: int) -> int:
         """White-noise fields (B, C, *S) that a step uses on a state of so many components; most use one."""
         return 1

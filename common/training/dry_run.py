@@ -83,7 +83,7 @@ def report(found: Estimate, module: DiffusionModule, data: DataModule, device: t
         f"{recipe.train_steps:,} steps, {validations:,} validations with a sample grid"
     )
     name = default_solver(module.dynamics)
-    calls = SOLVERS[name].default_steps
+    calls = SOLVERS[name]().calls(SOLVERS[name].default_steps)
     each = found.call_seconds(SAMPLES)
     how = f"{name}, {calls:,} evaluations of the network at {in_time(each)}"
     say(f"sampling  about {in_time(calls * each)} for {SAMPLES} samples: {how}")

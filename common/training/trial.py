@@ -173,7 +173,8 @@ def try_size(config: RunConfig, dataset: DataSet, module: DiffusionModule, devic
         trainer.fit(module, data)
     kept = counted.live
     del trainer
-    steps = REPEATED if time.perf_counter() - began < QUICK else STEPS
+    quick = time.perf_counter() - began < QUICK
+    steps = min(REPEATED, config.recipe.train_steps) if quick else STEPS  # no schedule goes on after its end
     trial_trainer(few, device, steps, 1, [watch]).fit(module, data)
     module.to(device)
     call_bytes, call_seconds = _try_call(config, module, device, samples)

@@ -181,14 +181,22 @@ def test_help_imports_nothing_that_takes_long():
     assert found.stdout.strip() == "[]"
 
 
-def test_presets_are_listed_with_their_values(cli):
+def test_presets_are_listed_and_shown(cli):
     result = cli("train", "--list_presets")
-    assert result.code == 0
-    assert result.written == []
-    lines = result.out.splitlines()
-    for name in args.PRESETS:
-        words = lines[lines.index(name) + 1].split()
-        assert resolve(*words) == resolve("--preset", name)  # what is printed can be pasted
+    assert (result.code, result.written) == (0, [])
+    rows = {line.split()[0]: line for line in result.out.splitlines() if line}
+    assert max(map(len, result.out.splitlines())) <= 140
+    for name, values in args.PRESETS.items():
+        assert str(values["data_name"]) in rows[name]
+        assert f"{args.ABOUT[name].parameters:,}" in rows[name]
+        assert rows[name].endswith(args.ABOUT[name].purpose)
+        shown = cli("train", "--show_preset", name)
+        assert (shown.code, shown.out.count("\n")) == (0, 1)
+        words = shown.out.split()
+        assert words[:2] == ["python", "train.py"]
+        assert resolve(*words[2:]) == resolve("--preset", name)  # what is printed can be pasted
+    assert "--show_preset nothing" not in cli("train", "--show_preset", "nothing").out
+    assert cli("train", "--show_preset", "nothing").code == 2
 
 
 # -- every preset builds ----------------------------------------------------------------------------------------------
@@ -211,6 +219,7 @@ def test_presets_make_a_network(name):
     with torch.device("meta"):  # only counted
         backbone = build(config.network, nn.Module)
     parameters = sum(p.numel() for p in backbone.parameters())
+    assert parameters == args.ABOUT[name].parameters
     if name == "gfdm-mnist":
         assert parameters == 20_996_417  # of the published checkpoints
     elif name.endswith("cifar10") or name.startswith("gfdm-cifar10"):
