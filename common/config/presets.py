@@ -7,7 +7,9 @@ from common.config.flags import written
 from common.units import in_bytes, in_time
 
 Presets = Mapping[str, Mapping[str, object]]
-HEADER = ("preset", "data", "process", "network", "parameters", "memory", "time", "what for")
+# flags that say what a preset is, and what they are without it
+CHOICES = {"data_name": "any", "dynamics": "fvp", "hurst": "", "num_aug": "", "model_name": "unet"}
+HEADER = ("preset", "data", "process", "H", "K", "network", "parameters", "memory", "time", "what for")
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,11 @@ def preset_table(presets: Presets, about: Mapping[str, About]) -> str:
 
 
 def _row(name: str, values: Mapping[str, object], known: About | None) -> tuple[str, ...]:
-    process = str(values.get("dynamics", "fvp"))
-    if "hurst" in values:
-        process += f" H={values['hurst']} K={values['num_aug']}"
+    choices = (str(values.get(flag, default)) for flag, default in CHOICES.items())
     figures = ("", "", "", "")
     if known:
         figures = (f"{known.parameters:,}", in_bytes(known.memory), in_time(known.seconds), known.purpose)
-    return (name, str(values.get("data_name", "any")), process, str(values.get("model_name", "unet")), *figures)
+    return (name, *choices, *figures)
 
 
 def preset_line(values: Mapping[str, object]) -> str:
