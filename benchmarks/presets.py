@@ -1,6 +1,6 @@
 """What --dry_run says of every preset, and what its training then takes: memory and time, in fresh processes.
 
-usage: python benchmarks/presets.py --data_dir DIR [--celeba PATH] [--sounds PATH] [--train] [PRESET ..]
+usage: python benchmarks/presets.py --data_dir DIR [--celeba PATH] [--sounds PATH] [--train STEPS] [PRESET ..]
 
 DIR has torchvision's MNIST and Fashion-MNIST, cifar10.npz and, for 1-D functions, functions.npz. Every preset is tried
 (`train.py --dry_run`); with --train it is also trained for some steps, and estimate and measurement are compared: the
@@ -22,7 +22,6 @@ import args
 
 ROOT = Path(args.__file__).parent
 BAR = 0.25
-STEPS = 12
 UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "days": 86400.0, "years": 31557600.0, "MB": 1e6, "GB": 1e9}
 
 
@@ -57,10 +56,10 @@ def dry(words: list[str]) -> tuple[int, float, float, float, float]:
     return int(parameters[1].replace(",", "")), amount(memory[1]), amount(times[1]), amount(times[2]), took
 
 
-def trained(words: list[str]) -> tuple[float, float]:
-    """Peak bytes and seconds a step of a short training."""
+def trained(words: list[str], steps: int) -> tuple[float, float]:
+    """Peak bytes and seconds a step of a training of so many steps; the first half does not count for time."""
     with tempfile.TemporaryDirectory() as folder:
-        flags = f"--train_steps {STEPS} --log_every {STEPS // 2} --val_check_interval {STEPS} --output_dir {folder}"
+        flags = f"--train_steps {steps} --log_every {steps // 2} --val_check_interval {steps} --output_dir {folder}"
         output, memory, _ = run(
             [*words, *flags.split(), "--wb_id", "bench", "--warmup_steps", "0", "--decay_steps", "0"]
         )
@@ -78,7 +77,7 @@ def main() -> int:
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--celeba", help="zip or folder (default: DIR)")
     parser.add_argument("--sounds", help="npz or folder (default: DIR)")
-    parser.add_argument("--train", action="store_true")
+    parser.add_argument("--train", type=int, metavar="STEPS", help="also train so many steps, an even number")
     options = parser.parse_args()
     places = {"celeba": options.celeba, "spokendigits": options.sounds, "arrays": f"{options.data_dir}/functions.npz"}
     header = f"{'preset':22} {'parameters':>11} {'memory GB':>10} {'s a step':>9} {'to the end s':>13} {'dry run s':>9}"
@@ -90,7 +89,7 @@ def main() -> int:
         parameters, memory, step, end, took = dry(words)
         line = f"{name:22} {parameters:11,} {memory / 1e9:10.2f} {step:9.3f} {end:13.0f} {took:9.1f}"
         if options.train:
-            real_memory, real_step = trained(words)
+            real_memory, real_step = trained(words, options.train)
             ratios = memory / real_memory, step / real_step
             worst = max(worst, *(abs(ratio - 1) for ratio in ratios))
             line += f" {real_memory / 1e9:12.2f} {ratios[0]:6.2f} {real_step:9.3f} {ratios[1]:6.2f}"

@@ -42,9 +42,9 @@ class Moment(NamedTuple):
 
 
 def short(value: float) -> str:
-    """A positive number in few letters: 12.3, 0.528, 5.3e-3."""
+    """A positive number in few letters: 12.3, 0.528, 0.029, 5.3e-3."""
     if 0.01 <= value < 1000:
-        return f"{value:.3g}"
+        return f"{value:.3g}" if value >= 0.1 else f"{value:.2g}"
     digits, power = f"{value:.1e}".split("e")
     return f"{digits.removesuffix('.0')}e{int(power)}"
 
