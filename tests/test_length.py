@@ -5,7 +5,11 @@ import pytest
 import args
 from common.config.length import decays, intervals
 from common.config.schema import Keeping, Recipe
+from common.config.stored import write_config
 from common.refusal import Refusal
+from common.runs import RunFolder
+from common.training.resume import resumed
+from tests.cli.test_flags import SHAPES, fitted
 
 
 def trained(*words: str):
@@ -66,3 +70,19 @@ def test_no_average_is_no_matter():
     assert decays(Recipe(train_steps=5), 10) == ()
     with pytest.raises(Refusal, match="ema_decay"):
         trained("--preset", "digits", "--use_ema", "False", "--ema_decay", "0.9")
+
+
+@pytest.mark.parametrize("more", [(), ("--use_ema", "False"), ("--ema_every", "3"), ("--train_steps", "10000000")])
+@pytest.mark.parametrize("preset", args.PRESETS)
+def test_the_line_of_a_job_script_fits_the_run_that_it_started(tmp_path, preset, more):
+    """Averages follow the number of steps, so those of the preset are no contradiction."""
+    words = ("--preset", preset, "--train_steps", "50", "--wb_id", "j", *more)
+    shape = SHAPES[str(args.PRESETS[preset]["data_name"])]
+    config = fitted(*words, shape=shape)
+    write_config(tmp_path, config)
+    order = args.parse_train([*words, "--resume", "auto"])
+    assert order is not None
+    assert resumed(order.given, order.of_preset, RunFolder(tmp_path)).recipe == config.recipe
+    if "ema_decay" in args.PRESETS[preset]:
+        with pytest.raises(Refusal, match="ema_decay"):
+            resumed({**order.given, "ema_decay": (0.123,)}, order.of_preset, RunFolder(tmp_path))

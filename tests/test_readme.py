@@ -1,7 +1,8 @@
-"""README's commands are run as they stand, training cut short; its Python block too."""
+"""Commands of README and docs/guide.md are run as they stand, training cut short; their Python blocks too."""
 
 import re
 import shlex
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.cli.test_published import GENERATE, TRAIN
 from tests.documents import PROGRAMS, ROOT, blocks, commands, run
 
 README = (ROOT / "README.md").read_text()
@@ -18,25 +20,39 @@ SMALL = {"fdp-digits-inr": "--width 16 --depth 2"}
 SMALL_UNET = "--model_channels 16 --channel_mult 1,1 --attn_resolutions 2"
 
 
-def test_readme_has_commands_of_every_program() -> None:
-    assert {words[0] for words in commands(README)} == set(PROGRAMS)
-
-
-def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["README.md", "docs/guide.md"])
+def test_commands_run_in_order(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    text = (ROOT / name).read_text()
+    assert {words[0] for words in commands(text)} == set(PROGRAMS)
+    demo = "mnist-demo_mnist_H0.9_K3"
+    shutil.copytree(ROOT / "runs" / demo, Path("runs") / demo, ignore=shutil.ignore_patterns("generated_data"))
     for i in range(8):  # the images of one's own
         path = tmp_path / "DIR" / f"class{i % 2}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 50), (30 * i, 100, 200)).save(path)
-    for command in commands(README):
+    for command in commands(text):
         starts_run = command[0] == "train.py" and "--resume" not in command
         # as many steps as the sampler needs to be one, not to be good
         preset = command[command.index("--preset") + 1] if "--preset" in command else None
         short = shlex.split(f"{SHORT} {SMALL.get(preset, SMALL_UNET)}") if starts_run else []
-        run(command, *short, *(["--steps", "3"] if "--steps" in command else []))
+        run(command, *short, *(["--steps", "3"] if "--steps" in command or "mnist-demo" in command else []))
     assert list(tmp_path.glob("runs/first_digits_H0.9_K2/generated_data/model-final/*/grid.png"))
-    for block in blocks(README, "python"):
-        exec(compile(block, "README.md", "exec"), {})
+    for block in blocks(text, "python"):
+        exec(compile(block, name, "exec"), {})
+
+
+def test_published_lines_are_those_that_are_tested() -> None:
+    """README prints them as they were published; test_published.py runs them."""
+    for line in "\n".join(blocks(README, "sh")).splitlines():
+        words = line.split()
+        if words[:2] == ["python", "train.py"]:
+            assert " ".join(words[2:]) in TRAIN
+        elif words[0] == "sh":
+            assert (ROOT / words[1]).is_file()
+        elif words[0] == "python":
+            known, given = ({w for w in text.split() if w.startswith("--")} for text in (next(iter(GENERATE)), line))
+            assert given <= known
 
 
 def test_make_targets_exist() -> None:
@@ -50,10 +66,9 @@ def test_make_targets_exist() -> None:
 
 
 def test_links_of_the_documents_lead_somewhere() -> None:
-    for document in ("README.md", "docs/architecture.md", "docs/extending.md", "docs/results.md"):
-        path = ROOT / document
+    for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))):
         for link in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text()):
-            assert (path.parent / link).exists(), f"{document}: {link}"
+            assert (path.parent / link).exists(), f"{path.name}: {link}"
 
 
 def test_the_workflow_runs_what_make_has() -> None:

@@ -7,6 +7,7 @@ checkpoint all the same, and its averages reach back over the same share of it (
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import Any
 
 from common.config.schema import Keeping, Recipe
 
@@ -50,3 +51,21 @@ def decays(recipe: Recipe, length: int) -> tuple[float, ...]:
     """
     shortened = max(1.0, length / recipe.train_steps)
     return tuple(round(max(0.0, 1 - (1 - decay) * shortened), 6) for decay in recipe.ema_decay or ())
+
+
+def averages(recipe: Recipe, length: int, given: Collection[str]) -> Recipe:
+    """A training whose averages reach back over their share of it.
+
+    Args:
+        recipe: the training, with its averages as they were stated.
+        length: steps of the training that they were stated for.
+        given: flags that a user gave, whose values stay.
+    """
+    if not recipe.use_ema:
+        return recipe
+    following: dict[str, Any] = {}
+    if "ema_decay" not in given:
+        following["ema_decay"] = decays(recipe, length)
+    if "ema_every" not in given:  # an average that is never updated has the first weights
+        following["ema_every"] = min(recipe.ema_every, max(1, recipe.train_steps // 10))
+    return replace(recipe, **following)

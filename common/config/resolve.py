@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from common.config.flags import Flag, flag_name, flags_of
-from common.config.length import decays, intervals
+from common.config.length import averages, intervals
 from common.config.plugins import class_path
 from common.config.schema import SAMPLE_FLAGS, SECTIONS, Chosen, Recipe, RunConfig
 from common.config.stored import ADAPTATION
@@ -168,11 +168,8 @@ def resolve(base: Mapping[str, Any], given: Mapping[str, Any], dynamics: Member,
     if recipe.time_sampling is None:
         following["time_sampling"] = process.default_time_sampling
     recipe = replace(recipe, **following)
-    if "ema_decay" not in given and recipe.use_ema:
-        whole: Recipe = section(Recipe, base) if "ema_decay" in base else Recipe()  # what the decay was stated for
-        recipe = replace(recipe, ema_decay=decays(recipe, whole.train_steps))
-    if "ema_every" not in given and recipe.use_ema:  # an average that is never updated has the first weights
-        recipe = replace(recipe, ema_every=min(recipe.ema_every, max(1, recipe.train_steps // 10)))
+    whole: Recipe = section(Recipe, base) if "ema_decay" in base else Recipe()  # what the decay was stated for
+    recipe = averages(recipe, whole.train_steps, given)
     sections["recipe"] = recipe
     sections["keeping"] = intervals(sections["keeping"], recipe.train_steps, given)
     chosen = dynamics.choose(values)

@@ -38,6 +38,7 @@ from common.data.spec import Kind
 MAX_CHANNELS = 4
 SUFFIXES = (".npy", ".npz")
 KEYS = ("x", "y", "x_test", "y_test")
+LISTED = 8  # arrays of a file that a message names
 
 
 class Arrays(Source):
@@ -86,8 +87,12 @@ def find(data_dir: Path) -> tuple[Path, Path | None]:
     return found["train"][0], found["test"][0] if found["test"] else None
 
 
-def header(path: Path) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of the array x in a file, without reading its values.
+def header(path: Path, key: str = "x") -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array in a file, without reading its values.
+
+    Args:
+        path: the file.
+        key: name of the array, if it is an ``.npz`` file.
 
     Raises:
         OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile: if there is no such array.
@@ -95,7 +100,7 @@ def header(path: Path) -> tuple[tuple[int, ...], np.dtype]:
     with contextlib.ExitStack() as stack:
         file: IO[bytes] = stack.enter_context(path.open("rb"))
         if path.suffix == ".npz":
-            file = stack.enter_context(stack.enter_context(zipfile.ZipFile(file)).open("x.npy"))
+            file = stack.enter_context(stack.enter_context(zipfile.ZipFile(file)).open(f"{key}.npy"))
         is_first = np.lib.format.read_magic(file) == (1, 0)
         read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
@@ -217,6 +222,17 @@ class ArrayFile:
         """An error that names the source and the file."""
         return DataUnavailable(f"--data_name {self.source}: {self.path}: {problem}")
 
+    def missing(self, key: str) -> DataUnavailable:
+        """An error for an array that an ``.npz`` file should hold; it lists those that are there."""
+        with zipfile.ZipFile(self.path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        held = [f"{name} {shape} of {dtype}" for name in names[:LISTED] for shape, dtype in [header(self.path, name)]]
+        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+        return self.refusal(
+            f"has no array named {key}; there is {', '.join(held) or 'none at all'}{more}. Save it under that name, as "
+            f"numpy.savez({self.path.name!r}, {key}=..) does, or point --data_dir at another file"
+        )
+
     def part(self, ending: str = "") -> Part:
         """The samples ``x`` + ending with labels ``y`` + ending, checked.
 
@@ -224,7 +240,7 @@ class ArrayFile:
             DataUnavailable: for arrays that are no samples or labels.
         """
         if (array := self.arrays.get(f"x{ending}")) is None:
-            raise self.refusal(f"has no array named x{ending}")
+            raise self.missing(f"x{ending}")
         labels = self.arrays.get(f"y{ending}")
         channels_last, text = self._layout(f"x{ending}", array)
         images: Images = (

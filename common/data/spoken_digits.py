@@ -136,7 +136,7 @@ def of_keys(file: ArrayFile, sounds_key: str, digits_key: str, length: int) -> t
     """
     for key in (sounds_key, digits_key):
         if key not in file.arrays:
-            raise file.refusal(f"has no array named {key}")
+            raise file.missing(key)
     array = file.arrays[sounds_key]
     if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "if":
         raise file.refusal(

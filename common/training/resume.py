@@ -1,6 +1,6 @@
 """Which run a command line of train.py starts or goes on with, and what may change when it goes on."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import torch
 
 from common.config.flags import Alone, Checked, duration, several, written
+from common.config.length import averages
 from common.config.plugins import class_of
 from common.config.resolve import plain, section
-from common.config.schema import FREE_FLAGS, SECTIONS, Keeping, RunConfig
+from common.config.schema import FREE_FLAGS, SECTIONS, Keeping, Recipe, RunConfig
 from common.config.stored import CONFIG, read_config
 from common.data.spec import DataSpec
 from common.files import UNREADABLE
@@ -20,6 +21,7 @@ from common.seeding import SEEDS
 from common.training.session import fresh_id, is_first_process
 
 AUTO = "auto"
+OF_LENGTH = ("ema_decay", "ema_every")  # what :func:`averages` decides
 FURTHER = ("dynamics_args", "model_args")  # flags that give arguments by name
 WHOLE = ("optimizer_states", "lr_schedulers", "loops")  # what a checkpoint of training holds beside the weights
 
@@ -173,7 +175,7 @@ def resumed(given: Mapping[str, Any], of_preset: Mapping[str, Any], folder: RunF
         )
     config = read_config(folder.path)
     known = config.flags(class_of)
-    compared = {**of_preset, **given}
+    compared = {**for_length(of_preset, config.recipe, given), **given}
     for further in FURTHER:  # compared one by one, under their own names
         compared |= compared.pop(further, None) or {}
         known |= {**config.network.arguments, **config.dynamics.arguments, **known}
@@ -197,6 +199,20 @@ def resumed(given: Mapping[str, Any], of_preset: Mapping[str, Any], folder: RunF
         for name, kind in SECTIONS.items()
     }
     return replace(config, **changed).named(str(config.keeping.wb_id), folder.path.parent)
+
+
+def for_length(of_preset: Mapping[str, Any], recipe: Recipe, given: Collection[str]) -> dict[str, Any]:
+    """Values of a preset as they are for a training of another length than its own: averages follow that.
+
+    Args:
+        of_preset: the values as they are stated.
+        recipe: the training.
+        given: flags that a user gave.
+    """
+    stated: Recipe = section(Recipe, of_preset)
+    own = replace(stated, train_steps=recipe.train_steps, use_ema=recipe.use_ema)
+    following = vars(averages(own, stated.train_steps, given))
+    return {name: following[name] if name in OF_LENGTH else value for name, value in of_preset.items()}
 
 
 def as_stored(value: Any) -> Any:

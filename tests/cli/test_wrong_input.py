@@ -212,7 +212,7 @@ def pictures(*names: str, content: bytes | None = None) -> Callable[[], None]:
 
 
 WRONG_DATA = {
-    "no x": (save_npz(y=PIXELS), "arrays --data_dir a.npz", r"a\.npz.*x"),
+    "no x": (save_npz(y=PIXELS), "arrays --data_dir a.npz", r"a\.npz.*named x; there is y .*--data_dir"),
     "labels too short": (save_npz(x=PIXELS, y=np.arange(5)), "arrays --data_dir a.npz", "label"),
     "float labels": (save_npz(x=PIXELS, y=np.ones(6)), "arrays --data_dir a.npz", "label"),
     "negative labels": (save_npz(x=PIXELS, y=np.arange(6) - 1), "arrays --data_dir a.npz", "label"),

@@ -220,6 +220,22 @@ def test_wrong_content_is_refused_by_name(tmp_path, change, problem):
     assert message.startswith(f"--data_name arrays: {tmp_path / 'a.npz'}: ")
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_a_file_without_x_says_what_it_holds(tmp_path, monkeypatch, large):
+    """And what to do about it; the arrays are not read for that, so Python objects do no harm."""
+    if large:
+        monkeypatch.setattr(reading, "RESIDENT_LIMIT", 0)
+    np.savez(tmp_path / "a.npz", series=np.zeros((4, 9)), y=np.arange(4), extra=np.array([Bomb()]))
+    message = refused(tmp_path / "a.npz")
+    assert "no array named x; there is series (4, 9) of float64, y (4,) of int64, extra (1,) of object. " in message
+    assert "numpy.savez('a.npz', x=..)" in message
+    assert "--data_dir" in message
+    np.savez(tmp_path / "a.npz", **{f"s{i}": np.zeros(2) for i in range(20)})
+    assert "s7 (2,) of float64 and 12 more. " in refused(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz")
+    assert "no array named x; there is none at all. " in refused(tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
 @pytest.mark.parametrize("index", [0, 2, 300])  # 300 lies in a later chunk
 @pytest.mark.parametrize("key", ["x", "x_test"])

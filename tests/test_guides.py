@@ -1,0 +1,218 @@
+"""docs/quickstart.md, functions.md, cluster.md: what they tell a user to do is done, on a small scale."""
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import train
+from benchmarks.quality_functions import damped_sines
+from common import runs
+from common.media.grids import visible_scale
+from common.metrics.agreement import PixelClassifier
+from tests.documents import ROOT, blocks, commands, run
+from tests.training import tiny
+
+LENGTHS = {"quickstart.md": 120, "functions.md": 120, "cluster.md": 90}
+GUIDES = {name: (ROOT / "docs" / name).read_text() for name in LENGTHS}
+UNET = shlex.split("--model_channels 16 --channel_mult 1,1 --attn_resolutions 2 --num_res_blocks 1 --batch_size 8")
+UNET1D = shlex.split("--model_channels 8 --channel_mult 2,2 --batch_size 32")
+SHORT = shlex.split("--train_steps 4 --val_check_interval 4 --device cpu")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """An empty working folder with images in DIR, in two classes."""
+    monkeypatch.chdir(tmp_path)
+    for i in range(12):
+        path = tmp_path / "DIR" / f"class{i % 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 50), (20 * i, 100, 200)).save(path)
+    return tmp_path
+
+
+def python(name: str) -> list[str]:
+    return blocks(GUIDES[name], "python")
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_guides_are_short(name):
+    assert len(GUIDES[name].splitlines()) <= LENGTHS[name]
+    assert f"docs/{name}" in (ROOT / "README.md").read_text()
+
+
+def test_quickstart(folder, capsys):
+    for demo in ("mnist-demo_mnist_H0.9_K3", "digits-demo_digits_H0.9_K2", "digits-heat-demo_digits_heat_uvit"):
+        assert demo.partition("_")[0] in GUIDES["quickstart.md"]
+        assert (ROOT / "runs" / demo / "config.json").is_file()
+    shutil.copytree(
+        ROOT / "runs" / "mnist-demo_mnist_H0.9_K3",
+        folder / "runs" / "mnist-demo_mnist_H0.9_K3",
+        ignore=shutil.ignore_patterns("generated_data"),
+    )
+    own = []
+    for command in commands(GUIDES["quickstart.md"]):
+        more = ["--steps", "3"] if command[0] == "generate.py" else []
+        if command[0] == "train.py" and "--resume" not in command:
+            more = [*UNET, *SHORT]
+        if "--data_dir" in command:  # stopped, as if by Ctrl-C, and gone on with by a later line
+            own = [*command, *UNET, *SHORT]
+            more += ["--max_time", "0.001s"]
+        run(command, *more)
+    out = capsys.readouterr().out
+    assert "images    from 50x40, cropped to 40x40, resized to 32x32\n" in out
+    assert re.search(r"mine_folder_H0.9_K2, goes on at step [123] ", out)
+    for place in ("loss.png", "samples/step-*.png", "generated_data/model-final/*/grid.png"):
+        assert list(folder.glob(f"runs/first_digits_H0.9_K2/{place}"))
+        assert list(folder.glob(f"runs/mine_folder_H0.9_K2/{place}"))
+    run(own, "--image_size", "48x32", "--wb_id", "tall")
+    assert runs.load("tall").data.shape == (3, 48, 32)
+    for block in python("quickstart.md"):
+        exec(compile(block, "quickstart.md", "exec"), {})
+    assert "torch.Size([4, 1, 8, 8])" in capsys.readouterr().out
+
+
+def test_the_default_scale_of_pictures_is_as_the_guide_says():
+    assert [visible_scale(*sides) for sides in ((8, 8), (28, 28), (32, 32), (16, 32), (33, 33), (64, 64))] == [
+        8, 2, 2, 2, 1, 1
+    ]  # fmt: skip
+    text = " ".join(GUIDES["quickstart.md"].split())
+    assert "at most 64 pixels, so 8 for 8x8, 2 for 28x28 and 32x32, and 1 above 32" in text
+
+
+def test_functions(folder, capsys):
+    sines, judge, rough = python("functions.md")
+    for block in (sines, rough):
+        exec(compile(block, "functions.md", "exec"), {})
+    for expected, key in zip(damped_sines(3000, 0), ("x", "y"), strict=True):  # so the benchmark's figures apply
+        assert np.array_equal(np.load("sines.npz")[key], expected)
+    for command in commands(GUIDES["functions.md"]):
+        more = {"train.py": [*UNET1D, *SHORT], "generate.py": ["--n_samples", "20"]}
+        run(command, *more.get(command[0], []))
+    (place,) = folder.glob("runs/sines_arrays_H0.9_K2/generated_data/model-final/exp2-20-ema")
+    drawn = np.load(place / "data" / "data_000000.npy")
+    assert (drawn.shape, drawn.dtype) == ((20, 200, 1), np.float32)
+    assert abs(drawn.mean() - 20) < 5  # data units
+    assert (place / "label" / "label_000000.npy").is_file()
+    found: dict = {}
+    exec(compile(judge, "functions.md", "exec"), found)
+    assert "drawn / real: [" in capsys.readouterr().out
+    steps = np.diff(np.load("rough.npz")["x"], axis=1)
+    assert (steps**2).mean() == pytest.approx(128**-0.6, rel=0.02)
+
+    # what the guide says of series that do not decay: their class is read as asked, their energies are wrong
+    rng, u, labels = np.random.default_rng(3), np.linspace(0, 1, 200), np.arange(1000) % 2
+    low, high = np.array([[3.0, 5.0], [9.0, 13.0]])[labels].T
+    frequency, phase = rng.uniform(low, high), rng.uniform(0, 2 * np.pi, 1000)
+    amplitude = rng.uniform(1.2, 1.5, (1000, 1))
+    constant = 20 + amplitude * np.sin(2 * np.pi * frequency[:, None] * u + phase[:, None])
+    real, known = (np.load("sines.npz")[key] for key in ("x", "y"))
+    scaled = [torch.from_numpy((x[:1000, None] - 20) / 5) for x in (real, constant)]
+    classes = PixelClassifier(scaled[0], torch.from_numpy(known[:1000]))(scaled[1])
+    assert (classes == torch.from_numpy(labels)).double().mean() > 0.99
+    ratios = found["energies"](constant) / found["energies"](real)
+    assert ratios == pytest.approx([0.17, 0.76, 3.3, 14, 1.3, 1.22, 1.24], rel=0.1)
+
+
+# -- cluster.md --------------------------------------------------------------------------------------------------------
+
+(JOB,) = blocks(GUIDES["cluster.md"], "sbatch")
+
+
+def stub(path: Path, code: str) -> None:
+    """A program for bash that does something else."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/bash\n{code}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(("code", "finished"), [(0, False), (0, True), (2, False), (130, False)])
+def test_the_job_script_asks_for_another_job_only_if_time_was_up(folder, code, finished):
+    final = "runs/faces_folder_H0.9_K2/model/model-final.pth"
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "activate").touch()
+    stub(folder / "bin" / "srun", '"$@"')
+    stub(folder / "bin" / "scontrol", 'echo "$@" > asked')
+    make = f"mkdir -p {Path(final).parent}; touch {final}" if finished else "true"
+    stub(folder / "bin" / "python", f'echo "$@" > trained; {make}; exit {code}')
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "1", "HOME": "/home/u"}
+    environment = {**os.environ, **slurm, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    assert subprocess.run(["bash", "-c", JOB], env=environment, capture_output=True).returncode == code
+    words = (folder / "trained").read_text()
+    assert "--data_dir /home/u/faces" in words
+    assert "--wb_id faces --resume auto --devices 4 --num_nodes 1" in words
+    asked = folder / "asked"
+    assert (asked.read_text() if asked.exists() else "") == ("requeue 7\n" if code == 0 and not finished else "")
+
+
+def test_the_job_script_trains_and_goes_on(folder, monkeypatch, capsys):
+    """Its training line, given again until the run is finished, as the script does."""
+    (flags,) = re.findall(r'^FLAGS="(.*)"', JOB, flags=re.MULTILINE)
+    (line,) = re.findall(r"^srun python (train\.py .*) \|\| exit$", JOB, flags=re.MULTILINE)
+    values = {"FLAGS": flags, "ID": "faces", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "1", "HOME": str(folder)}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    (folder / "DIR").rename(folder / "faces")
+    command = os.path.expandvars(os.path.expandvars(line)).split()
+    small = [*UNET, *SHORT, "--image_size", "16"]
+    run(command, *small, "--max_time", "0.001s")
+    assert not list(folder.glob("runs/faces_*/model/model-final.pth"))
+    run(command, *small)
+    assert list(folder.glob("runs/faces_*/model/model-final.pth"))
+    assert "goes on at step" in capsys.readouterr().out
+    run(command, *small)
+    assert "already finished" in capsys.readouterr().out
+    for other in commands(GUIDES["cluster.md"]):
+        run(other, *UNET, *SHORT, "--devices", "1")
+
+
+def processes(*environments: dict[str, str], words: list[str]) -> None:
+    """train.py once in each environment, at the same time; all must succeed."""
+    plain = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *words],
+            env={**os.environ, **plain, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for environment in environments
+    ]
+    try:
+        outputs = [process.communicate(timeout=200)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0] * len(started), "\n".join(outputs)
+    assert "\n".join(outputs).count("network ") == 1  # one process speaks
+
+
+@pytest.mark.slow
+def test_whoever_starts_the_processes_the_weights_are_the_same(folder):
+    """As srun does on one machine, and as torchrun does on two."""
+    words = tiny.command(**{**tiny.FLAGS, "train_steps": 6, "batch_size": 8, "dropout": 0, "device": "cpu"})
+    assert train.main([*words, "--batch_size", "16", "--wb_id", "one"]) == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "x", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+    slurm |= {"SLURM_NNODES": "1", "SLURM_NODELIST": "localhost", "SLURM_NODEID": "0", "MASTER_PORT": port}
+    tasks = [{**slurm, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in "01"]
+    processes(*tasks, words=[*words, "--wb_id", "srun", "--resume", "auto", "--devices", "2", "--num_nodes", "1"])
+    torchrun = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}
+    torchrun |= {"LOCAL_RANK": "0", "TORCHELASTIC_RUN_ID": "x"}
+    nodes = [{**torchrun, "RANK": rank, "GROUP_RANK": rank} for rank in "01"]
+    processes(*nodes, words=[*words, "--wb_id", "nodes", "--devices", "1", "--num_nodes", "2"])
+    one, srun, two = (folder / "runs" / f"{name}_digits_H0.9_K2" for name in ("one", "srun", "nodes"))
+    assert tiny.difference(srun, two) == 0
+    assert tiny.difference(one, srun) < 1e-5
