@@ -59,10 +59,11 @@ def dry(words: list[str]) -> tuple[int, float, float, float, float]:
 def trained(words: list[str], steps: int) -> tuple[float, float]:
     """Peak bytes and seconds a step of a training of so many steps; the first half does not count for time."""
     with tempfile.TemporaryDirectory() as folder:
-        flags = f"--train_steps {steps} --log_every {steps // 2} --val_check_interval {steps} --output_dir {folder}"
-        output, memory, _ = run(
-            [*words, *flags.split(), "--wb_id", "bench", "--warmup_steps", "0", "--decay_steps", "0"]
+        flags = (
+            f"--train_steps {steps} --log_every {steps // 2} --val_check_interval {steps} --checkpoint_every {steps} "
+            f"--output_dir {folder} --wb_id x --warmup_steps 0 --decay_steps 0"
         )
+        output, memory, _ = run([*words, *flags.split()])
         (file,) = Path(folder).glob("*/metrics.csv")
         with file.open() as lines:
             rates = [float(line["train/images_per_s"]) for line in csv.DictReader(lines) if line["train/images_per_s"]]

@@ -34,7 +34,7 @@ FLOORS = (
     ("common.dynamics", "common.backbones"),
     ("common.media",),
     ("common.files",),
-    ("common.sides",),
+    ("common.sides", "common.units"),
     ("common.seeding", "common.labels", "common.broadcast", "common.refusal"),
 )
 PLACES = {place: height for height, places in enumerate(FLOORS) for place in places}
