@@ -4,7 +4,6 @@ Activations grow in proportion to the samples of a step, weights and the state o
 both. Sizes grow only as far as the next one fits into memory and time, so that nothing is killed on the way.
 """
 
-import itertools
 import statistics
 import sys
 import time
@@ -24,11 +23,13 @@ from common.training.memory import TensorMemory, available, taken
 from common.training.module import DiffusionModule
 from common.training.trainer import trial_trainer
 
-SECONDS = 25.0  # that sizes may go on growing
-SECOND, GROWTH = 2, 4  # the second size, and the factor from there on
+SECONDS = 38.0  # that sizes may go on growing
+SECOND, GROWTH = 2, 4  # the second size, and the factor from there on; twice as many, if that is too much
 STEPS = 2  # of a trial: the second has the optimiser's state, and is the one that is timed
-QUICK, REPEATED = 1.0, 12  # a trial of fewer seconds is timed over more steps
+QUICK, REPEATED = 1.0, 12  # a trial of fewer seconds is timed once more, over more steps
+SLOW = 8.0  # seconds of a first step after which no second is taken
 SHARE = 0.8  # of the free memory that a trial may be expected to take
+LOOP = 150 * 10**6  # bytes of a CPU's memory that pictures, checkpoints and the allocator's gaps take, by measurement
 FITS = 0.95  # of the free memory: what is estimated to take more does not fit
 
 
@@ -72,7 +73,7 @@ class Estimate:
     Attributes:
         largest: the largest trial.
         smaller: the one before; None if there was no other.
-        base_bytes: memory of the program, weights, averages and data, before the first step.
+        base_bytes: memory of the program, weights, averages, data and the training's loop, beside its steps.
         config: what is trained.
     """
 
@@ -104,6 +105,11 @@ class Estimate:
     def fits(self, batch: int, free: int) -> bool:
         """Whether a step of so many samples fits into so much free memory."""
         return self.peak_bytes(batch) - self.base_bytes <= FITS * free
+
+    def can_try(self, size: int, seconds: float, free: int) -> bool:
+        """Whether a trial of so many samples would be done in so many seconds, and fit into so much free memory."""
+        affordable = (STEPS + 1) * self.step_seconds_of(size) <= seconds
+        return affordable and self.peak_bytes(size) - self.base_bytes <= SHARE * free
 
     @property
     def grid_samples(self) -> int:
@@ -140,18 +146,30 @@ class Estimate:
 
 
 class _Stopwatch(Callback):
-    """When each optimiser step of a trial ended, and the loss of the last one."""
+    """How long each optimiser step of a trial took, and the loss of the last one; a slow trial ends after one step."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.ends, self.loss = device, list[float](), torch.nan
+        self.device, self.seconds, self.loss = device, list[float](), torch.nan
+        self._before = time.perf_counter()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._before = time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:
         """Note the time once the device has done the step."""
-        if trainer.global_step > len(self.ends):
+        if trainer.global_step > len(self.seconds):
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
-            self.ends.append(time.perf_counter())
-            self.loss = float(outputs["loss"])
+            now = time.perf_counter()
+            self.seconds.append(now - self._before)
+            self._before, self.loss = now, float(outputs["loss"])
+            trainer.should_stop = self.seconds[0] > SLOW
+
+    @property
+    def typical(self) -> float:
+        """Median of the steps after the first, which also sets things up; its own time if there is no other."""
+        return statistics.median(self.seconds[1:] or self.seconds)
 
 
 def try_size(config: RunConfig, dataset: DataSet, module: DiffusionModule, device: torch.device, samples: int) -> Trial:
@@ -165,21 +183,21 @@ def try_size(config: RunConfig, dataset: DataSet, module: DiffusionModule, devic
         samples: in one micro-step.
     """
     few = replace(config, data=replace(config.data, num_workers=0), recipe=replace(config.recipe, batch_size=samples))
-    data = build_data(few, dataset)
-    watch, counted = _Stopwatch(device), TensorMemory()
-    trainer = trial_trainer(few, device, STEPS, 1, [])
-    began = time.perf_counter()
+    data, watch, counted = build_data(few, dataset), _Stopwatch(device), TensorMemory()
+    trainer = trial_trainer(few, device, STEPS, 1, [watch])
     with counted:
         trainer.fit(module, data)
-    kept = counted.live
+    kept, peak = counted.live, counted.peak
+    if len(watch.seconds) < STEPS:  # the state of the optimiser was not there yet when the step needed most
+        peak += kept - sum(p.numel() * p.element_size() for p in module.network.parameters())
     del trainer
-    quick = time.perf_counter() - began < QUICK
-    steps = min(REPEATED, config.recipe.train_steps) if quick else STEPS  # no schedule goes on after its end
-    trial_trainer(few, device, steps, 1, [watch]).fit(module, data)
+    if sum(watch.seconds) < QUICK:  # counting costs little beside long operations, much beside short ones
+        watch = _Stopwatch(device)
+        steps = min(REPEATED, config.recipe.train_steps)  # no schedule goes on after its end
+        trial_trainer(few, device, steps, 1, [watch]).fit(module, data)
     module.to(device)
     call_bytes, call_seconds = _try_call(config, module, device, samples)
-    step = statistics.median(after - before for before, after in itertools.pairwise(watch.ends))
-    return Trial(samples, counted.peak, kept, step, call_bytes, call_seconds, watch.loss)
+    return Trial(samples, peak, kept, watch.typical, call_bytes, call_seconds, watch.loss)
 
 
 @torch.no_grad()
@@ -191,14 +209,18 @@ def _try_call(config: RunConfig, module: DiffusionModule, device: torch.device, 
     v = torch.randn(samples, *config.sample.shape, device=device)
     t = torch.full((samples,), module.dynamics.horizon / 2, dtype=torch.float64, device=device)
     labels = torch.zeros(samples, dtype=torch.int64, device=device)
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        float(denoiser(v, t, labels).flatten()[0])  # waits for the device
+        return time.perf_counter() - start
+
     with TensorMemory() as counted:
-        denoiser(v, t, labels)
-    start = time.perf_counter()
-    answer = denoiser(v, t, labels)
-    float(answer.flatten()[0])  # waits for the device
-    seconds = time.perf_counter() - start
+        took = seconds()
+    if took < QUICK:
+        took = seconds()
     denoiser.backbone.train(was_training)
-    return counted.peak, seconds
+    return counted.peak, took
 
 
 def estimate(
@@ -220,16 +242,18 @@ def estimate(
         largest: most samples that are tried; None tries up to a batch.
         on_trial: told every trial, as a sign of life.
     """
-    began, base, batch = time.monotonic(), taken(device), min(config.recipe.batch_size, largest or sys.maxsize)
+    loop = LOOP if device.type == "cpu" else 0
+    began, base, batch = time.monotonic(), taken(device) + loop, min(config.recipe.batch_size, largest or sys.maxsize)
     smaller: Trial | None = None
     trial = try_size(config, dataset, module, device, 1)
     on_trial(trial)
     while trial.samples < batch:
-        size = min(batch, trial.samples * GROWTH if smaller else SECOND)
         so_far = Estimate(trial, smaller, base, config)
-        cost = 2 * STEPS * so_far.step_seconds_of(size)
-        if time.monotonic() - began + cost > SECONDS or so_far.peak_bytes(size) - base > SHARE * available(device):
+        left = SECONDS - (time.monotonic() - began)
+        sizes = (trial.samples * factor for factor in ((GROWTH, 2) if smaller else (SECOND,)))
+        size = next((size for size in sizes if so_far.can_try(min(size, batch), left, available(device))), None)
+        if size is None:
             break
-        trial, smaller = try_size(config, dataset, module, device, size), trial
+        trial, smaller = try_size(config, dataset, module, device, min(size, batch)), trial
         on_trial(trial)
     return Estimate(trial, smaller, base, config)

@@ -103,12 +103,12 @@ def test_sizes_grow_as_far_as_memory_and_time_allow(monkeypatch):
     monkeypatch.setattr(trial, "available", lambda device: 8e7)
     asked.clear()
     assert not estimate(config, data, module, CPU).is_measured
-    assert asked == [1, 2, 8]  # 32 would take 68 MB
+    assert asked == [1, 2, 8, 16]  # 32 would take 68 MB, and 64 MB are a share of what is free
     monkeypatch.setattr(trial, "available", lambda device: 3e10)
     monkeypatch.setattr(trial, "SECONDS", 2.0)
     asked.clear()
     estimate(config, data, module, CPU)
-    assert asked == [1, 2, 8, 32]  # 100 samples: four steps of 1.1 s
+    assert asked == [1, 2, 8, 32]  # 100 samples: three steps of 1.1 s, 64: of .74 s
 
 
 @pytest.mark.parametrize(
