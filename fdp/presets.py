@@ -217,13 +217,13 @@ FOR_DATA: dict[tuple[str, str], str] = {  # data set and network -> preset whose
 }
 
 ABOUT: dict[str, About] = {
-    "fdp-mnist-inr": About("MNIST as published for FDP: INR, meta-learning", 0, 0, 0),
-    "fdp-celeba-inr": About("CelebA as published: INR, meta-learning", 0, 0, 0),
-    "fdp-celeba-uvit": About("CelebA as published: UViT", 0, 0, 0),
-    "fdp-audio-uvit": About("spoken digits as published: UViT", 0, 0, 0),
-    "fdp-audio-inr": About("spoken digits as published: INR", 0, 0, 0),
-    "fdp-digits-uvit": About("first steps with FDP; the built-in digits", 0, 0, 0),
-    "fdp-digits-inr": About("first steps with an INR that adapts", 0, 0, 0),
-    "fdp-celeba-small": About("faces on a CPU", 0, 0, 0),
-    "fdp-audio-small": About("spoken digits on a CPU", 0, 0, 0),
+    "fdp-mnist-inr": About("MNIST as published for FDP: INR, meta-learning", 118_916, 7.2e9, 4_233_600),
+    "fdp-celeba-inr": About("CelebA as published: INR, meta-learning", 1_890_346, 24e9, 15_552_000),
+    "fdp-celeba-uvit": About("CelebA as published: UViT", 25_734_743, 9.2e9, 33_264_000),
+    "fdp-audio-uvit": About("spoken digits as published: UViT", 48_261_638, 9e9, 59_959_440),
+    "fdp-audio-inr": About("spoken digits as published: INR", 118_916, 4.3e9, 2_937_600),
+    "fdp-digits-uvit": About("first steps with FDP; the built-in digits", 671_054, 1.1e9, 42),
+    "fdp-digits-inr": About("first steps with an INR that adapts", 32_394, 1.2e9, 74),
+    "fdp-celeba-small": About("faces on a CPU", 3_646_788, 1.3e9, 1_740),
+    "fdp-audio-small": About("spoken digits on a CPU", 3_680_310, 1.7e9, 3_120),
 }

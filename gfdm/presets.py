@@ -125,16 +125,16 @@ FOR_KIND: dict[str | None, str] = {  # what samples are -> preset, for sets of n
 }
 
 ABOUT: dict[str, About] = {
-    "digits": About("first steps; the built-in digits, no download", 0, 0, 0),
-    "mnist-small": About("MNIST on a CPU; the shipped mnist-demo", 0, 0, 0),
-    "fashionmnist-small": About("Fashion-MNIST on a CPU", 0, 0, 0),
-    "cifar10-small": About("colour images on a CPU, own ones too", 0, 0, 0),
-    "functions-small": About("time series and other 1-D arrays on a CPU", 0, 0, 0),
-    "gfdm-mnist": About("MNIST as published for GFDM", 0, 0, 0),
-    "gfdm-cifar10": About("CIFAR-10 as published, the best of the paper", 0, 0, 0),
-    "gfdm-cifar10-h0.9-k1": About("a row of the paper's table", 0, 0, 0),
-    "gfdm-cifar10-h0.7-k2": About("a row of the paper's table", 0, 0, 0),
-    "gfdm-cifar10-h0.9-k2": About("a row of the paper's table", 0, 0, 0),
-    "vp-cifar10": About("the paper's baseline VP", 0, 0, 0),
-    "ve-cifar10": About("the paper's baseline VE", 0, 0, 0),
+    "digits": About("first steps; the built-in digits, no download", 1_114_081, 1.1e9, 56),
+    "mnist-small": About("MNIST on a CPU; the shipped mnist-demo", 1_018_225, 1.4e9, 1_320),
+    "fashionmnist-small": About("Fashion-MNIST on a CPU", 1_018_225, 1.4e9, 1_380),
+    "cifar10-small": About("colour images on a CPU, own ones too", 1_115_235, 1.7e9, 2_160),
+    "functions-small": About("time series and other 1-D arrays on a CPU", 581_025, 1.1e9, 330),
+    "gfdm-mnist": About("MNIST as published for GFDM", 20_996_417, 30e9, 3_542_400),
+    "gfdm-cifar10": About("CIFAR-10 as published, the best of the paper", 58_692_867, 12e9, 27_216_000),
+    "gfdm-cifar10-h0.9-k1": About("a row of the paper's table", 58_692_867, 12e9, 27_388_800),
+    "gfdm-cifar10-h0.7-k2": About("a row of the paper's table", 58_692_867, 12e9, 27_216_000),
+    "gfdm-cifar10-h0.9-k2": About("a row of the paper's table", 58_692_867, 12e9, 27_216_000),
+    "vp-cifar10": About("the paper's baseline VP", 58_692_867, 12e9, 26_265_600),
+    "ve-cifar10": About("the paper's baseline VE", 58_692_867, 12e9, 25_142_400),
 }
