@@ -219,7 +219,8 @@ def test_presets_make_a_network(name):
     with torch.device("meta"):  # only counted
         backbone = build(config.network, nn.Module)
     parameters = sum(p.numel() for p in backbone.parameters())
-    assert parameters == args.ABOUT[name].parameters
+    if settings["data_name"] != "arrays":  # there it depends on the number of classes
+        assert parameters == args.ABOUT[name].parameters
     if name == "gfdm-mnist":
         assert parameters == 20_996_417  # of the published checkpoints
     elif name.endswith("cifar10") or name.startswith("gfdm-cifar10"):
