@@ -41,9 +41,8 @@ MENDED = {
     ("training", "keeping", "checkpoint_every", 225, 19),
     ("training", "keeping", "val_check_interval", 450, 38),
 }
-# presets of our own: averages reach back over a tenth of a training; mnist-small has K = 3
+# presets of our own: averages reach back over a tenth of a training
 OF_OURS = {
-    ("time_sampling", "uniform", "lognormal"),
     ("ema_every", 5, 10),
     ("ema_decay", (0.99,), (0.888889,)),
     *(("ema_decay", (0.995,), (new,)) for new in (0.983333, 0.975, 0.9, 0.875)),
