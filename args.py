@@ -23,6 +23,7 @@ from common.config.parser import (
     wants_all_help,
     without_repeats,
 )
+from common.config.plugins import trust
 from common.config.presets import About, preset_line, preset_table
 from common.config.resolve import ADAPTATION_FLAGS, Member, carried_over, for_data, resolve, section
 from common.config.schema import DataConfig, Hardware, Keeping, ModelConfig, Recipe
@@ -62,6 +63,8 @@ DYNAMICS: dict[str, type[LinearDynamics]] = {
 BACKBONES: dict[str, type[nn.Module]] = {"unet": UNet, "unet1d": UNet1D, "uvit": UViT, "inr": INR}
 PRESETS: dict[str, dict[str, object]] = {**GFDM_PRESETS, **FDP_PRESETS}
 ABOUT: dict[str, About] = {**GFDM_ABOUT, **FDP_ABOUT}
+
+trust(DYNAMICS, BACKBONES)  # config.json may name these classes, a plugin's among them
 
 # the preset of a process, data set and network; else FOR_DATA decides by the data set, else FOR_KIND by what it holds
 FOR_CHOICE: dict[tuple[str, str, str], str] = {("heat", *choice): preset for choice, preset in FDP_FOR_DATA.items()}

@@ -22,7 +22,12 @@ class Refusal(ValueError):
             flags: names of arguments to names of flags of the program that reports.
         """
         name = flags.get(self.argument or "")
-        return " ".join((f"--{name} {self.problem}" if name else str(self)).split())
+        return printable(" ".join((f"--{name} {self.problem}" if name else str(self)).split()))
+
+
+def printable(text: str) -> str:
+    """A text whose control characters are written out: names of files and entries of config.json are anybody's."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def require(ok: bool, argument: str, allowed: str, given: object, advice: str = "") -> None:

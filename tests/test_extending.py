@@ -90,11 +90,13 @@ def test_the_dynamics_is_one_process(plugins):
     assert torch.allclose(growth, 2 * f * variance + g**2, rtol=1e-12)
 
 
-def test_a_run_is_not_loaded_without_its_plugin(plugins):
+def test_a_run_is_not_loaded_without_its_plugin(plugins, monkeypatch):
     words = "--plugin ou.py --dynamics ou --preset digits --wb_id a --train_steps 2"
     run(["train.py", *words.split()], *SMALL)
-    del sys.modules["ou"]
-    with pytest.raises(ValueError, match="'ou'"):
+    del sys.modules["ou"]  # as in another process
+    del args.DYNAMICS["ou"]
+    monkeypatch.setattr("common.config.plugins._plugins", set())
+    with pytest.raises(ValueError, match="names 'ou:OrnsteinUhlenbeck', which is not ours"):
         runs.load("a")
     import_plugins(["ou.py"])
     assert type(runs.load("a").dynamics).__name__ == "OrnsteinUhlenbeck"

@@ -10,19 +10,20 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any, NoReturn
 
+from common.config.env_file import TAKEN, read_env_file
 from common.config.flags import Flag, boolean, written
 from common.config.plugins import import_plugins, named_plugins
 from common.config.resolve import Member, arguments_to_flags
-from common.refusal import Refusal
+from common.config.streams import piped, plain_output
+from common.refusal import Refusal, printable
 
 Groups = Mapping[str, tuple[Flag, ...]]
 Values = dict[str, Any]
 PACKAGE = "fractional-functional-diffusion"
 ALL = "all"  # --help all
-BROKEN_PIPE = 128 + 13  # the exit code that a shell gives a program that SIGPIPE ended
+ENV_TOLD = "DIFFUSION_ENV_TOLD"  # set once it was said which lines of .env are left out
 VERSION = "version"  # alone it is the program's; with a value, that of weights, if a program has some
 
 # what goes wrong with files and folders that a user named; anything else of the system is a bug, or bad luck
@@ -44,7 +45,7 @@ def reporting(program: str, flags: Callable[[], Mapping[str, str]]) -> Iterator[
         program: its name.
         flags: gives names of arguments and the flags that set them; called only if there is something to report.
     """
-    with piped():
+    with plain_output(), piped():
         try:
             yield
         except Refusal as error:
@@ -57,79 +58,37 @@ def reporting(program: str, flags: Callable[[], Mapping[str, str]]) -> Iterator[
             raise SystemExit(2) from error
 
 
-@contextlib.contextmanager
-def piped() -> Iterator[None]:
-    """End quietly, with the code of a program that SIGPIPE ended, if nobody reads the output any more."""
-    code: Any = None
-    try:
-        yield
-    except BrokenPipeError:
-        if not is_unread("\n"):  # another pipe: a bug
-            raise
-    except SystemExit as stop:
-        if not is_unread():
-            raise
-        code = stop.code
-    else:
-        if not is_unread():
-            return
-    raise SystemExit(code or BROKEN_PIPE)
-
-
-def is_unread(more: str = "") -> bool:
-    """Write what is left of the output, and more; whether nobody reads it. What follows is then thrown away."""
-    try:
-        sys.stdout.write(more)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
-
-
 def complain(program: str, message: str) -> None:
     """Print an error of a program in one line."""
-    print(f"{program}: error: {message}", file=sys.stderr)
+    print(f"{program}: error: {printable(message)}", file=sys.stderr)
 
 
 # -- secrets -----------------------------------------------------------------------------------------------------------
 
-SECRET = re.compile(r"--\w*key\w*")  # --wb_key, and misspellings of it
+HIDDEN = "***"
+# --wb_key, and misspellings of it: what follows is hidden
+SECRET = re.compile(r"-+[\w-]*(?:key|kye|kez|wb_k|wbk|api|token|secret)[\w-]*", re.IGNORECASE)
+# what a key of W&B looks like, wherever it stands
+KEY = re.compile(r"\b(?:[0-9a-fA-F]{40,}|(?:local-|wandb_v\d_)[\w-]{16,})\b")
 
 
 def redacted(words: Sequence[str]) -> list[str]:
     """A command line whose secrets are not shown."""
-    shown = list(words)
+    shown = [KEY.sub(HIDDEN, word) for word in words]
     for i, word in enumerate(words):
         name, equals, _ = word.partition("=")
         if SECRET.fullmatch(name) and equals:
-            shown[i] = f"{name}=***"
+            shown[i] = f"{name}={HIDDEN}"
         elif SECRET.fullmatch(name) and i + 1 < len(words):
-            shown[i + 1] = "***"
+            shown[i + 1] = HIDDEN
     return shown
 
 
 def without_secret(words: Sequence[str]) -> list[str]:
-    """A command line without flags that give secrets."""
+    """A command line without flags that give secrets, and without what looks like one."""
     pairs = zip(["", *words], words, strict=False)
-    return [word for before, word in pairs if not any(SECRET.fullmatch(w) for w in (before, word.partition("=")[0]))]
-
-
-def read_env_file(path: Path = Path(".env")) -> None:
-    """Take ``NAME=value`` lines of a .env file into the environment; what the shell has set wins.
-
-    Raises:
-        Refusal: if it is no text.
-    """
-    if path.is_file():
-        try:
-            text = path.read_text("utf-8")
-        except UnicodeDecodeError as error:
-            raise Refusal(f"{path.absolute()} is no text in UTF-8; save it as one, or remove it") from error
-        for line in text.splitlines():
-            match = re.fullmatch(r"\s*(?:export\s+)?(\w+)=(.*?)\s*", line)
-            if match and match[2]:
-                os.environ.setdefault(match[1], match[2].strip("\"'"))
+    own = [word for before, word in pairs if not any(SECRET.fullmatch(w) for w in (before, word.partition("=")[0]))]
+    return [KEY.sub(HIDDEN, word) for word in own]
 
 
 # -- parsers -----------------------------------------------------------------------------------------------------------
@@ -148,7 +107,7 @@ class OneLineParser(argparse.ArgumentParser):
         words = getattr(self, "_words", [])
         for word, shown in zip(words, redacted(words), strict=True):
             if word != shown:
-                message = message.replace(word.partition("=")[2] or word, "***")
+                message = message.replace(word.partition("=")[2] or word, HIDDEN)
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
@@ -228,7 +187,11 @@ def peek(words: Sequence[str], flags: Sequence[Flag]) -> dict[str, Any]:
 def read_words(program: str, argv: Sequence[str] | None) -> list[str]:
     """The words of a command line, once .env has been read and plugins are imported."""
     words = list(sys.argv[1:] if argv is None else argv)
-    read_env_file()
+    left_out = read_env_file()
+    if left_out and ENV_TOLD not in os.environ:
+        os.environ[ENV_TOLD] = "1"  # the processes of one training say it once
+        names = ", ".join(dict.fromkeys(map(printable, left_out)))
+        print(f"{program}: note: .env: {names} left out; only {', '.join(TAKEN)} are taken from there", file=sys.stderr)
     show_version(program, words)
     import_plugins(named_plugins(words))
     return words

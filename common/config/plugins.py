@@ -8,7 +8,7 @@ import pkgutil
 import sys
 import traceback
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,10 @@ from common.config.flags import hints_of
 from common.config.schema import Chosen
 from common.refusal import Refusal
 
-OWN_PACKAGES = ("common", "gfdm", "fdp")
+# where classes are that a run may be made of; others must be in a register, or in a module that --plugin named
+OWN_PACKAGES = ("common.dynamics", "common.backbones", "common.meta", "gfdm", "fdp")
+_registers: list[Mapping[str, type]] = []
+_plugins: set[str] = set()
 PLAIN: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}  # hint to types
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -55,6 +58,7 @@ def _import(name: str) -> None:
         raise Refusal(f"{name}: no such module; give a module's name or the path of its .py file", "plugin")
     if is_file and (found.origin is None or Path(found.origin).resolve() != path.resolve()):
         raise Refusal(f"{name}: {found.origin or 'Python itself'} has that name already; rename the file", "plugin")
+    _plugins.add(module)
     try:
         importlib.import_module(module)
     except (ImportError, SyntaxError) as error:
@@ -69,30 +73,54 @@ def class_path(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
+def trust(*registers: Mapping[str, type]) -> None:
+    """Let configurations name the classes of some registers, also those that are added later.
+
+    Args:
+        registers: names to classes, e.g. ``{"mine": MyNetwork}``.
+    """
+    _registers.extend(register for register in registers if not any(register is known for known in _registers))
+
+
 def resolve_class(path: str, kind: type) -> type:
     """The class that a configuration names.
+
+    A configuration comes with a run folder, from anywhere. It may name classes of this program that a run is made of,
+    those of registers (:func:`trust`) and of modules that --plugin named; it cannot choose what is imported.
 
     Args:
         path: ``module:Class``.
         kind: what it must be a subclass of.
 
     Raises:
-        Refusal: if it cannot be found, is of another kind, or lies in a module that is neither ours nor imported:
-            importing runs code, and a configuration from elsewhere must not choose what is imported.
+        Refusal: if it is none of those, cannot be found, or is of another kind.
     """
-    module = str(path).partition(":")[0]
-    if module.partition(".")[0] not in OWN_PACKAGES and module not in sys.modules:
+    module, _, name = str(path).partition(":")
+    for cls in (cls for register in _registers for cls in register.values()):
+        if class_path(cls) == path:
+            return _of_kind(cls, kind, path)
+    if not (_lies_in(module, OWN_PACKAGES) or _lies_in(module, _plugins)):
         raise Refusal(
-            f"config.json names {path!r}, which is not ours; name its file with --plugin, or import {module!r} before "
-            "loading the run"
+            f"config.json names {path!r}, which is not ours; name its file with --plugin or, in Python, let "
+            "common.config.plugins.trust know the class before the run is loaded"
         )
     try:
         cls = pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise Refusal(f"config.json names {path!r}, which cannot be imported: {error}") from error
-    if not (isinstance(cls, type) and issubclass(cls, kind)):
+    if not isinstance(cls, type) or (cls.__module__, cls.__qualname__) != (module, name):
+        raise Refusal(f"config.json names {path!r}, which is no class that is defined there")
+    return _of_kind(cls, kind, path)
+
+
+def _of_kind(cls: type, kind: type, path: str) -> type:
+    if not issubclass(cls, kind):
         raise Refusal(f"config.json names {path!r}, which is no {kind.__name__}")
     return cls
+
+
+def _lies_in(module: str, packages: Iterable[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
 def class_of(chosen: Chosen) -> type:

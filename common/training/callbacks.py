@@ -1,8 +1,6 @@
-"""What happens around training: the progress bar, sample grids, kept weights, a clean stop."""
+"""What happens around training: log lines, the progress bar, sample grids, kept weights, the loss picture."""
 
-import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ from common.samplers import SOLVERS, path_of, sample
 from common.training.csv_log import CsvLog
 from common.training.loggers import log_picture
 from common.training.module import DiffusionModule
-from common.training.session import is_first_process
 
 GRID_STEPS, GRID_SAMPLES, GRID_SOUNDS = 20, 50, 8  # of the grids; sounds are long
 GRID_COLUMNS = 10  # of samples without classes
@@ -138,24 +135,27 @@ class SampleGrid(Callback):
         log_picture(trainer.loggers, "samples", picture, trainer.global_step)
 
 
-class FiniteGuard(Callback):
-    """Before anything is kept of a step: stop if a loss so far was not finite. Runs first of all callbacks.
+class LogLines(Callback):
+    """The log line of a step, before anything is kept of it. Runs first of all callbacks.
+
+    Before weights are kept it stops the run if a loss so far was not finite.
 
     Args:
-        periods: optimiser steps between what is kept (checkpoints, weights).
+        kept_every: optimiser steps between kept weights.
     """
 
-    def __init__(self, *periods: int) -> None:
-        self.periods = periods
+    def __init__(self, kept_every: int) -> None:
+        self.kept_every = kept_every
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the module's flag in the steps that are kept."""
-        step = trainer.global_step
-        due = step >= trainer.max_steps or any(step % period == 0 for period in self.periods)
-        if due and isinstance(pl_module, DiffusionModule):
-            pl_module.require_finite()
+        """Write the line if it is due."""
+        if isinstance(pl_module, DiffusionModule):
+            step = trainer.global_step
+            if step >= trainer.max_steps or step % self.kept_every == 0:
+                pl_module.require_finite()
+            pl_module.log_line(batch)
 
 
 def write_weights(folder: Path, module: DiffusionModule, version: str) -> None:
@@ -220,136 +220,3 @@ class LossPicture(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the last state."""
         self._draw(trainer, pl_module)
-
-
-ASK_EVERY = 10  # steps between asking the other processes, e.g. whether to stop: the answer waits for the device
-SAVE_EVERY = 300.0  # seconds between checkpoints at most, however slow the steps are
-
-
-def anywhere(trainer: pl.Trainer, wish: bool) -> bool:
-    """Whether any process wishes it."""
-    return trainer.strategy.reduce_boolean_decision(wish, all=False) if trainer.world_size > 1 else wish
-
-
-class TimedCheckpoint(Callback):
-    """Writes ``last.ckpt`` after five minutes without one, so that no more than those can be lost.
-
-    Args:
-        checkpoint: the file.
-        log_every: steps between log lines; the steps that have one are passed over, since it is written after this.
-    """
-
-    def __init__(self, checkpoint: Path, log_every: int) -> None:
-        self.checkpoint, self.log_every = checkpoint, log_every
-        self._last = time.monotonic()
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Whoever wrote it: the time runs from here."""
-        self._last = time.monotonic()
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Write it between optimiser steps that nothing else happens in."""
-        done, step = batch.micro_step + 1, trainer.global_step
-        busy = self.log_every > 1 and step % self.log_every == 0
-        if busy or done % trainer.accumulate_grad_batches or done % trainer.val_check_batch == 0:
-            return
-        if step >= trainer.max_steps or (trainer.world_size > 1 and step % ASK_EVERY):
-            return
-        if anywhere(trainer, time.monotonic() - self._last >= SAVE_EVERY):
-            if isinstance(pl_module, DiffusionModule):
-                pl_module.require_finite()
-            trainer.save_checkpoint(self.checkpoint, weights_only=False)  # the whole state
-
-
-class Stopped(RuntimeError):
-    """Training was asked to stop and has written its checkpoint.
-
-    Attributes:
-        step: the step of the checkpoint.
-        planned: whether it stopped because its time was up, not by a signal.
-    """
-
-    def __init__(self, step: int, checkpoint: Path, planned: bool) -> None:
-        reason = "time is up, " if planned else ""
-        super().__init__(f"{reason}stopped at step {step}; state kept in {checkpoint}")
-        self.step, self.planned = step, planned
-
-
-class CleanStop(Callback):
-    """On SIGINT, SIGTERM or when time is up: finish the optimiser step, write the checkpoint, raise :class:`Stopped`.
-
-    A second SIGINT stops at once.
-
-    Args:
-        checkpoint: where the state goes.
-        deadline: when time is up, on the clock ``time.monotonic``; None for no limit.
-    """
-
-    def __init__(self, checkpoint: Path, deadline: float | None = None) -> None:
-        self.checkpoint, self.deadline = checkpoint, deadline
-        self._asked = False
-        self._before: dict[int, Any] = {}
-
-    def _ask(self, number: int, frame: Any) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-        if is_first_process():
-            sys.stderr.write("\nstopping after this step; once more stops at once, without saving\n")
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the signals over."""
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Hand the signals back."""
-        self._restore()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Hand the signals back."""
-        self._restore()
-
-    def _reason(self, trainer: pl.Trainer) -> str | None:
-        """Why to stop now, the same on every process; None to go on."""
-        if trainer.global_step >= trainer.max_steps or (trainer.world_size > 1 and trainer.global_step % ASK_EVERY):
-            return None
-        if anywhere(trainer, self._asked):
-            return "asked"
-        if self.deadline is not None and anywhere(trainer, time.monotonic() >= self.deadline):
-            return "time"
-        return None
-
-    def _stop(self, trainer: pl.Trainer, reason: str) -> None:
-        trainer.save_checkpoint(self.checkpoint, weights_only=False)  # the whole state
-        raise Stopped(trainer.global_step, self.checkpoint, planned=reason == "time")
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Stop between optimiser steps only; a step that is validated next is left to that."""
-        done = batch.micro_step + 1
-        if done % trainer.accumulate_grad_batches or done % trainer.val_check_batch == 0:
-            return
-        reason = self._reason(trainer)
-        if reason:
-            if isinstance(pl_module, DiffusionModule):
-                pl_module.require_finite()
-                pl_module.on_train_batch_end(outputs, batch, batch_idx)  # its log line, which would come after this
-            self._stop(trainer, reason)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop after the validation of a step, which Lightning would not make up for after a resume."""
-        reason = None if trainer.sanity_checking else self._reason(trainer)
-        if reason:
-            if isinstance(pl_module, DiffusionModule):
-                pl_module.require_finite()
-            self._stop(trainer, reason)

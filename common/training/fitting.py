@@ -25,8 +25,10 @@ from common.refusal import Refusal
 from common.runs import RunFolder, read_prior
 from common.runs.folder import FINAL
 from common.runs.real import write_real
+from common.runs.versions import PLAIN, average_kinds
 from common.training.build import build_data, build_module, build_trainer, check_output, initial_weights, with_prior
-from common.training.callbacks import Stopped, write_weights
+from common.training.callbacks import write_weights
+from common.training.checkpoints import Stopped
 from common.training.dry_run import dry_run, warn_if_too_large
 from common.training.loggers import close_loggers, make_loggers
 from common.training.module import DiffusionModule, NonFiniteLoss
@@ -153,7 +155,8 @@ def question_steps(config: RunConfig) -> None:
 
 def keep_final_weights(module: DiffusionModule, checkpoint: Path, folder: RunFolder) -> int:
     """Write the final weights of a run that was cut off between its last checkpoint and them; returns the exit code."""
-    if FINAL not in folder.versions() and is_first_process():
+    kept = folder.weight_files().get(FINAL, {}).keys()
+    if not {PLAIN, *average_kinds(module.recipe.averages)} <= kept and is_first_process():
         module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
         write_weights(folder.model, module, FINAL)
         say(f"weights   {folder.model}")

@@ -163,8 +163,8 @@ class DiffusionModule(pl.LightningModule):
         """Start the clock of the images-per-second figure."""
         self._timed, self._clock = 0, time.perf_counter()
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """At log steps only: read loss and flags from the device and write the log line."""
+    def log_line(self, batch: Batch) -> None:
+        """After a micro-step, at log steps only: read loss and flags from the device and write the log line."""
         trainer = self.trainer
         summed = batch.micro_step % self._period + 1
         if summed < self._period and trainer.global_step < trainer.max_steps:

@@ -9,20 +9,14 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from common.config.schema import Hardware, RunConfig
 from common.files import save
 from common.runs import RunFolder
-from common.training.callbacks import (
-    CleanStop,
-    FiniteGuard,
-    KeepWeights,
-    LossPicture,
-    StepProgress,
-    TimedCheckpoint,
-)
+from common.training.callbacks import KeepWeights, LogLines, LossPicture, StepProgress
+from common.training.checkpoints import Checkpoints
 from common.training.csv_log import CsvLog
 
 # What Lightning and torch say that does not apply here: the loader yields indices, so workers would only cost; the
@@ -90,32 +84,17 @@ def make_trainer(
     recipe, keeping, hardware = config.recipe, config.keeping, config.hardware
     devices = device_count(hardware, device)
     accumulate = recipe.accumulate_grad_batches
-    saver = ModelCheckpoint(
-        dirpath=folder.checkpoints,
-        filename="step-{step:07d}",
-        auto_insert_metric_name=False,
-        every_n_train_steps=keeping.checkpoint_every,
-        monitor="step",
-        mode="max",
-        save_top_k=keeping.keep,
-        save_last=True,
-        save_on_train_epoch_end=False,
-        enable_version_counter=False,  # last.ckpt is replaced, also if an earlier part of the run wrote it
-    )
-    saver.CHECKPOINT_NAME_LAST = folder.last_checkpoint.stem
     quieten_lightning()
     return pl.Trainer(
         default_root_dir=folder.path,
         logger=log,
         callbacks=[
-            FiniteGuard(keeping.checkpoint_every, keeping.log_model_every_n),
+            LogLines(keeping.log_model_every_n),
             StepProgress(),
             KeepWeights(folder.model, keeping.log_model_every_n),
             *callbacks,
             LossPicture(folder.loss_picture, log),
-            saver,
-            TimedCheckpoint(folder.last_checkpoint, recipe.log_every),
-            CleanStop(folder.last_checkpoint, deadline),
+            Checkpoints(folder, keeping.checkpoint_every, keeping.keep, deadline),
         ],
         accelerator=device.type,
         devices=devices,

@@ -1,7 +1,5 @@
-"""Kept weights, sample grids, pictures and the clean stop, each with a trainer that is only counters."""
+"""Kept weights, sample grids and pictures, each with a trainer that is only counters."""
 
-import os
-import signal
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +11,7 @@ from common.data.spec import DataSpec
 from common.media.grids import LINE
 from common.runs import RunFolder
 from common.training import callbacks
-from common.training.callbacks import CleanStop, KeepWeights, LossPicture, SampleGrid, StepProgress, Stopped
+from common.training.callbacks import KeepWeights, LossPicture, SampleGrid, StepProgress
 from common.training.csv_log import CsvLog
 from common.training.module import DiffusionModule
 from tests.training.test_module import make
@@ -44,11 +42,6 @@ def attached(module: DiffusionModule, **changes) -> DiffusionModule:
 
 def end_of(micro_step: int) -> Batch:
     return Batch(torch.zeros(1), torch.zeros(1), micro_step)
-
-
-def keep_in(saved: list):
-    """``save_checkpoint`` of a trainer that only notes where the whole state would go."""
-    return lambda path, weights_only: saved.append((path, weights_only))
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -191,59 +184,6 @@ def test_whose_validation_loss_it_is(tmp_path, monkeypatch, ema):
         ["training (weights)", "validation (average of the weights)"] if ema else ["training", "validation"]
     ]
     assert set(log.rows[0]) == {"step", "train/loss", "val/loss"}
-
-
-def test_a_stop_waits_for_the_optimiser_step(tmp_path):
-    saved = []
-    module = attached(make(), accumulate_grad_batches=2, save_checkpoint=keep_in(saved), global_step=5)
-    stop = CleanStop(tmp_path / "last.ckpt")
-    before = signal.getsignal(signal.SIGINT)
-    stop.on_train_start(module.trainer, module)
-    try:
-        stop.on_train_batch_end(module.trainer, module, None, end_of(9), 0)  # nobody asked
-        os.kill(os.getpid(), signal.SIGINT)
-        stop.on_train_batch_end(module.trainer, module, None, end_of(10), 0)  # half a step
-        assert not saved
-        with pytest.raises(Stopped, match=r"step 5.*last\.ckpt") as caught:
-            stop.on_train_batch_end(module.trainer, module, None, end_of(11), 0)
-        assert caught.value.step == 5
-        assert saved == [(tmp_path / "last.ckpt", False)]
-        with pytest.raises(KeyboardInterrupt):  # a second one does not wait
-            os.kill(os.getpid(), signal.SIGINT)
-    finally:
-        stop.on_exception(module.trainer, module, KeyboardInterrupt())
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_every_process_stops_at_the_same_step(tmp_path):
-    """The signal reached another process: what counts is whether any was asked."""
-    saved = []
-    strategy = SimpleNamespace(reduce_boolean_decision=lambda asked, all: True, reduce=lambda value, reduce_op: value)
-    module = attached(make(), world_size=2, strategy=strategy, save_checkpoint=keep_in(saved))
-    with pytest.raises(Stopped):
-        CleanStop(tmp_path / "last.ckpt").on_train_batch_end(module.trainer, module, None, end_of(0), 0)
-    assert saved
-
-
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_time_that_is_up_stops_between_steps_and_is_no_interruption(tmp_path, world_size, monkeypatch):
-    clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr("common.training.callbacks.time.monotonic", lambda: clock.now)
-    saved: list = []
-    strategy = SimpleNamespace(reduce_boolean_decision=lambda wish, all: wish, reduce=lambda value, reduce_op: value)
-    module = attached(
-        make(), accumulate_grad_batches=2, world_size=world_size, strategy=strategy, save_checkpoint=keep_in(saved)
-    )
-    stop = CleanStop(tmp_path / "last.ckpt", deadline=160)
-    clock.now = 159.0
-    stop.on_train_batch_end(module.trainer, module, None, end_of(1), 0)
-    clock.now = 161.0
-    stop.on_train_batch_end(module.trainer, module, None, end_of(2), 0)  # within an optimiser step
-    assert saved == []
-    with pytest.raises(Stopped, match="time is up") as stopped:
-        stop.on_train_batch_end(module.trainer, module, None, end_of(3), 0)
-    assert stopped.value.planned
-    assert len(saved) == 1
 
 
 def test_a_grid_goes_to_every_logger(tmp_path, monkeypatch):

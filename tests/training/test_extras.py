@@ -19,7 +19,7 @@ import train
 from common.config.build import load_data
 from common.config.schema import DataConfig
 from common.runs import RunFolder, export_safetensors, load
-from common.training import callbacks, fitting, session
+from common.training import callbacks, checkpoints, fitting, session
 from common.training.build import build_data, build_module, build_trainer
 from tests.cli.test_flags import fitted
 from tests.training import interrupted, tiny
@@ -63,7 +63,7 @@ class Clock:
 def tick(monkeypatch) -> None:
     """Let training run on such a clock."""
     clock = Clock()
-    monkeypatch.setattr(callbacks, "time", clock)
+    monkeypatch.setattr(checkpoints, "time", clock)
     monkeypatch.setattr(fitting, "time", clock)
 
 
@@ -277,14 +277,42 @@ def test_a_run_cut_off_in_its_last_validation_gets_its_weights(tmp_path, monkeyp
         def killed(self, trainer, module):
             if trainer.global_step == 12:
                 raise KeyboardInterrupt
+            draw(self, trainer, module)
 
+        draw = callbacks.SampleGrid.on_validation_end
         patch.setattr(callbacks.SampleGrid, "on_validation_end", killed)
         with pytest.raises((SystemExit, KeyboardInterrupt)):
             run(tmp_path / "cut", checkpoint_every=6)
     cut = tmp_path / "cut" / NAME
-    assert tiny.step_of(cut / "checkpoints" / "last.ckpt") == 12
+    assert tiny.step_of(cut / "checkpoints" / "last.ckpt") == 6  # a checkpoint is the last thing of its step
     assert not (cut / "model" / "model-final.pth").exists()
     assert train.main(tiny.command(resume="x", output_dir=tmp_path / "cut")) == 0
+    assert_same(cut, whole)
+    assert (cut / "samples" / "step-0000012.png").exists()
+
+
+@pytest.mark.parametrize("whole_files", [0, 1, 2])
+def test_final_weights_are_made_up_if_any_is_missing(tmp_path, monkeypatch, capsys, whole_files):
+    whole = run(tmp_path / "whole", ema_decay="0.9,0.8")
+    count = len(list((whole / "model").glob("*final*")))
+    assert count == 3
+    with monkeypatch.context() as patch:
+        save, written = callbacks.save, []
+
+        def killed(path, state):
+            if "final" in path.name:
+                written.append(path)
+            if len(written) > whole_files:
+                raise KeyboardInterrupt
+            save(path, state)
+
+        patch.setattr(callbacks, "save", killed)
+        with pytest.raises((SystemExit, KeyboardInterrupt)):
+            run(tmp_path / "cut", ema_decay="0.9,0.8")
+    cut = tmp_path / "cut" / NAME
+    assert len(list((cut / "model").glob("*final*"))) == whole_files
+    assert train.main(tiny.command(resume="x", output_dir=tmp_path / "cut")) == 0
+    assert "already finished at step 12" in capsys.readouterr().out
     assert tiny.difference(cut, whole) == 0
 
 

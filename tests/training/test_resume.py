@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train
-from common.training import callbacks
+from common.training import checkpoints
 from common.training.module import DiffusionModule
 from tests.training import interrupted, tiny
 
@@ -92,7 +92,7 @@ def test_a_checkpoint_by_the_clock_loses_nothing(tmp_path, uninterrupted, monkey
         return training_step(self, batch, batch_idx)
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks, "SAVE_EVERY", 0.0)
+        patch.setattr(checkpoints, "SAVE_EVERY", 0.0)
         patch.setattr(DiffusionModule, "training_step", cut)
         with pytest.raises(MemoryError, match="cut off"):
             train.main(tiny.command(**FLAGS, wb_id="r", output_dir=tmp_path))

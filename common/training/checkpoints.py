@@ -1,0 +1,136 @@
+"""Checkpoints of a training: the last thing of their step, kept by number, and what a stop goes through."""
+
+import signal
+import sys
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint
+
+from common.runs import RunFolder
+from common.runs.folder import STEP
+from common.training.module import DiffusionModule
+from common.training.session import is_first_process
+
+ASK_EVERY = 10  # steps between asking the other processes, e.g. whether to stop: the answer waits for the device
+SAVE_EVERY = 300.0  # seconds between checkpoints at most, however slow the steps are
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+def anywhere(trainer: pl.Trainer, wish: bool) -> bool:
+    """Whether any process wishes it."""
+    return trainer.strategy.reduce_boolean_decision(wish, all=False) if trainer.world_size > 1 else wish
+
+
+class Stopped(RuntimeError):
+    """Training was asked to stop and has written its checkpoint.
+
+    Attributes:
+        step: the step of the checkpoint.
+        planned: whether it stopped because its time was up, not by a signal.
+    """
+
+    def __init__(self, step: int, checkpoint: object, planned: bool) -> None:
+        reason = "time is up, " if planned else ""
+        super().__init__(f"{reason}stopped at step {step}; state kept in {checkpoint}")
+        self.step, self.planned = step, planned
+
+
+class Checkpoints(Checkpoint):
+    """Writes ``last.ckpt`` and ``step-*.ckpt``, the whole state, once all else of a step is done and written.
+
+    That is when it is due, at the last step, after five minutes without one, and when the run is asked to stop (by a
+    signal, or because its time is up): then it raises :class:`Stopped`. A second signal stops at once.
+
+    What is removed to keep few is told from the names in the run's own folder, never from what a checkpoint says.
+    (Lightning's ``ModelCheckpoint`` removes the paths that it finds in the file that is resumed.)
+
+    Args:
+        folder: the run's folder.
+        every: optimiser steps between numbered checkpoints.
+        keep: how many of those are kept.
+        deadline: when time is up, on the clock ``time.monotonic``; None for no limit.
+    """
+
+    def __init__(self, folder: RunFolder, every: int, keep: int, deadline: float | None = None) -> None:
+        self.folder, self.every, self.keep, self.deadline = folder, every, keep, deadline
+        self._asked = False
+        self._before: dict[int, Any] = {}
+        self._written = time.monotonic()
+
+    # -- signals ------------------------------------------------------------------------------------------------------
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        if is_first_process():
+            sys.stderr.write("\nstopping after this step; once more stops at once, without saving\n")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the signals over."""
+        self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        self._written = time.monotonic()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hand the signals back."""
+        self._restore()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Hand the signals back."""
+        self._restore()
+
+    # -- the end of a step ---------------------------------------------------------------------------------------------
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Between optimiser steps; a step that is validated next is left to that."""
+        done = batch.micro_step + 1
+        if done % trainer.accumulate_grad_batches == 0 and done % trainer.val_check_batch:
+            self._settle(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """After validation, its grid and its picture, which Lightning would not make up for after a resume."""
+        if not trainer.sanity_checking:
+            self._settle(trainer, pl_module)
+
+    def _settle(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write a checkpoint if there is a reason to, and stop if there is a reason for that."""
+        step = trainer.global_step
+        numbered, finished = step % self.every == 0, step >= trainer.max_steps
+        may_ask = not finished and (trainer.world_size == 1 or step % ASK_EVERY == 0)
+        asked = may_ask and anywhere(trainer, self._asked)
+        in_time = self.deadline is None or time.monotonic() < self.deadline
+        out_of_time = may_ask and not asked and self.deadline is not None and anywhere(trainer, not in_time)
+        late = may_ask and anywhere(trainer, time.monotonic() - self._written >= SAVE_EVERY)
+        if not (numbered or finished or asked or out_of_time or late):
+            return
+        if isinstance(pl_module, DiffusionModule):
+            pl_module.require_finite()
+        if numbered:
+            trainer.save_checkpoint(self.folder.checkpoints / f"step-{step:07d}.ckpt", weights_only=False)
+        trainer.save_checkpoint(
+            self.folder.last_checkpoint, weights_only=False
+        )  # last: it names the newest whole state
+        self._written = time.monotonic()
+        if numbered and trainer.is_global_zero:
+            self._remove_old(step)
+        if asked or out_of_time:
+            raise Stopped(step, self.folder.last_checkpoint, planned=out_of_time)
+
+    def _remove_old(self, step: int) -> None:
+        """Remove numbered checkpoints up to a step but for the newest few: regular files of this run's own folder."""
+        if self.folder.checkpoints.is_symlink():
+            return
+        matches = {path: STEP.fullmatch(path.name) for path in self.folder.checkpoints.iterdir()}
+        steps = {path: int(match[1]) for path, match in matches.items() if match}
+        own = [path for path, at in steps.items() if at <= step and path.is_file() and not path.is_symlink()]
+        for path in sorted(own, key=steps.__getitem__)[: -self.keep]:
+            path.unlink()
