@@ -64,7 +64,7 @@ PRESETS: dict[str, Preset] = {
         "log_model_every_n": 900,
         "checkpoint_every": 225,
     },
-    # times are uniform in all of them: log-normal noise levels gain nothing here, and lose much on MNIST (docs/results.md)
+    # uniform times: log-normal noise levels gain nothing on digits, and lose much on MNIST (docs/results.md)
     "mnist-small": {**SMALL_28, **fvp(0.9, 3), "data_name": "mnist"},
     "fashionmnist-small": {**SMALL_28, **fvp(0.9, 2), "data_name": "fashionmnist"},
     "cifar10-small": {
