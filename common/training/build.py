@@ -148,7 +148,8 @@ def build_trainer(
     """
     scale = config.keeping.picture_scale
     check_picture_scale(scale, config.sample)
-    grids = SampleGrid(folder, config.sample, default_solver(module.dynamics), scale)
+    solver, at_once = default_solver(module.dynamics), config.recipe.batch_size
+    grids = SampleGrid(folder, config.sample, solver, at_once, scale)
     log = CsvLog(folder.metrics, resume_step)
     try:
         return make_trainer(folder, log, config, device=device, deadline=deadline, callbacks=[grids])

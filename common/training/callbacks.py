@@ -96,12 +96,16 @@ class SampleGrid(Callback):
         folder: the run's folder, in which real samples may lie, too; a row of them is shown.
         spec: what a sample is; samples ask for its classes in turn.
         solver: name of a solver.
+        at_once: samples drawn together, no more than a training step holds; None draws all together.
         scale: whole number by which images are magnified; None makes small ones visible.
     """
 
-    def __init__(self, folder: RunFolder, spec: DataSpec, solver: str, scale: int | None = None) -> None:
+    def __init__(
+        self, folder: RunFolder, spec: DataSpec, solver: str, at_once: int | None = None, scale: int | None = None
+    ) -> None:
         self.folder, self.spec, self.solver, self.scale = folder, spec, solver, scale
         self.count = GRID_SAMPLES if spec.sample_rate is None else GRID_SOUNDS
+        self.at_once = at_once or self.count
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw and write the grid (first process only; the samples do not depend on it)."""
@@ -113,20 +117,23 @@ class SampleGrid(Callback):
         labels = None
         if self.spec.num_classes is not None:
             labels = torch.arange(self.count, device=pl_module.device) % self.spec.num_classes
-        result = sample(
-            path_of(SOLVERS[self.solver], pl_module.dynamics),
-            Clipped(denoiser) if self.spec.is_image else denoiser,
-            (self.count, *self.spec.shape),
-            solver=self.solver,
-            steps=GRID_STEPS,
-            seeds=range(self.count),
-            labels=labels,
-        )
+        parts = [
+            sample(
+                path_of(SOLVERS[self.solver], pl_module.dynamics),
+                Clipped(denoiser) if self.spec.is_image else denoiser,
+                (len(seeds), *self.spec.shape),
+                solver=self.solver,
+                steps=GRID_STEPS,
+                seeds=seeds.tolist(),
+                labels=None if labels is None else labels[seeds],
+            ).x
+            for seeds in torch.arange(self.count).split(self.at_once)
+        ]
         denoiser.backbone.train(was_training)
         picture = self.folder.samples / f"step-{trainer.global_step:07d}.png"
         save_samples(
             picture,
-            Labelled(self.spec.pictured(self.spec.from_network(result.x)), self.spec.names_of(labels)),
+            Labelled(self.spec.pictured(self.spec.from_network(torch.cat(parts))), self.spec.names_of(labels)),
             read_real(self.folder.real, self.spec),
             columns=GRID_COLUMNS if labels is None else None,
             sample_rate=self.spec.sample_rate,

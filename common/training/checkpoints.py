@@ -15,6 +15,7 @@ from common.training.session import is_first_process
 
 ASK_EVERY = 10  # steps between asking the other processes, e.g. whether to stop: the answer waits for the device
 SAVE_EVERY = 300.0  # seconds between checkpoints at most, however slow the steps are
+KNOWN_AFTER = 10.0  # seconds until the speed of a training is known
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -58,6 +59,7 @@ class Checkpoints(Checkpoint):
         self._asked = False
         self._before: dict[int, Any] = {}
         self._written = time.monotonic()
+        self._began: tuple[float, int] | None = None  # time and step; None once it was foretold
 
     # -- signals ------------------------------------------------------------------------------------------------------
 
@@ -72,6 +74,7 @@ class Checkpoints(Checkpoint):
         """Take the signals over."""
         self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
         self._written = time.monotonic()
+        self._began = None if self.deadline is None else (self._written, trainer.global_step)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
@@ -95,11 +98,30 @@ class Checkpoints(Checkpoint):
         done = batch.micro_step + 1
         if done % trainer.accumulate_grad_batches == 0 and done % trainer.val_check_batch:
             self._settle(trainer, pl_module)
+            self._foretell(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """After validation, its grid and its picture, which Lightning would not make up for after a resume."""
         if not trainer.sanity_checking:
             self._settle(trainer, pl_module)
+
+    def _foretell(self, trainer: pl.Trainer) -> None:
+        """Say once, when the speed is known, how far a training with a deadline will come.
+
+        What stops early has not had the small learning rates of a whole schedule: a shorter training would be better.
+        """
+        if self._began is None or self.deadline is None:
+            return
+        (began, first), now, step = self._began, time.monotonic(), trainer.global_step
+        if now - began < KNOWN_AFTER or step - first < 2:
+            return
+        self._began = None
+        reached = step + int((self.deadline - now) * (step - first) / (now - began))
+        if reached < trainer.max_steps and is_first_process():
+            sys.stderr.write(
+                f"\nabout {reached:,} of {trainer.max_steps:,} steps fit into --max_time; --resume goes on with them, "
+                f"and a training that is whole by then is a new run with --train_steps {reached}\n"
+            )
 
     def _settle(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write a checkpoint if there is a reason to, and stop if there is a reason for that."""

@@ -24,6 +24,7 @@ from common.training.trial import SECOND, Estimate, Trial, estimate
 from common.units import in_bytes, in_time
 
 SAMPLES = 100  # that generate.py draws unless told otherwise
+CERTAIN = 1.3  # times the free memory: estimates were within 25 % of what was measured
 LARGE = 30_000  # a step takes less than so many times the memory of its samples, in all networks here
 
 
@@ -100,17 +101,22 @@ def in_samples(count: int) -> str:
 
 
 def warn_if_too_large(config: RunConfig, dataset: DataSet, module: DiffusionModule, device: torch.device) -> None:
-    """Say so before a training that the system would end without a word, for want of memory; a GPU says so itself.
+    """Say so before a training that the system may end without a word, for want of memory; a GPU says so itself.
 
     The weights stay: a copy of the module is tried, and only if a step could be that large at all.
+
+    Raises:
+        Refusal: if a step needs more than the estimate can be wrong by.
     """
     free, batch = available(device), config.recipe.batch_size
     sample = 4 * math.prod(config.sample.shape)
     if device.type == "cuda" or config.hardware.compile or batch * sample * LARGE < free:
         return
     found = estimate(config, dataset, copy.deepcopy(module), device, largest=SECOND)
+    if not found.fits(batch, round(free * CERTAIN)):
+        raise Refusal(f"{batch}: {too_large(found, free)}", "batch_size")
     if not found.fits(batch, free):
-        say(f"note      {too_large(found, free)}")
+        say(f"note      {too_large(found, free)}; the system may end the training without a word")
 
 
 def too_large(found: Estimate, free: int) -> str:
@@ -120,7 +126,7 @@ def too_large(found: Estimate, free: int) -> str:
     mend = (
         f"--batch_size {largest} --accumulate_grad_batches {batch // largest * accumulated} fits"
         if largest
-        else "not even one sample fits; take a smaller network, or more memory"
+        else "not even one sample fits; take a smaller network, as presets that end in -small have, or smaller images"
     )
     if found.config.network.arguments.get("checkpointing") is False:
         mend += ", or try --checkpointing True"

@@ -93,7 +93,7 @@ class Estimate:
     def peak_bytes(self, batch: int) -> float:
         """Most memory of a training with so many samples in a micro-step, its sample grids among it."""
         step = self._of(lambda trial: trial.step_bytes - trial.kept_bytes, batch)
-        grid = self._of(lambda trial: trial.call_bytes, self.grid_samples)
+        grid = self._of(lambda trial: trial.call_bytes, min(batch, self.grid_samples))
         return self.base_bytes + self.largest.kept_bytes + max(step, grid)
 
     @property

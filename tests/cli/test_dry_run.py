@@ -26,11 +26,16 @@ def test_what_does_not_fit_is_refused_before_it_is_tried(cli, monkeypatch):
     assert result.written == []
 
 
-def test_a_training_that_may_be_killed_says_so_and_is_the_same(cli, monkeypatch):
+def test_a_training_that_cannot_fit_is_refused_and_one_that_may_not_says_so(cli, monkeypatch):
     words = tiny.command(**tiny.FLAGS | {"train_steps": 4}, wb_id="a")
     assert cli("train", *words).code == 0
     monkeypatch.setattr(dry_run, "available", lambda device: 1e6)
     monkeypatch.setattr(trial, "available", lambda device: 1e6)
+    result = cli("train", *words[:-1], "b")
+    assert result.code == 2
+    assert "--batch_size 128: a step needs about" in result.err
+    assert not list(Path("runs").glob("b_*"))
+    monkeypatch.setattr(dry_run, "CERTAIN", 1e6)  # now the estimate may be wrong by that much
     result = cli("train", *words[:-1], "b")
     assert result.code == 0
     assert "note      a step needs about" in result.out

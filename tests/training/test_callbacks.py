@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -109,6 +110,18 @@ def test_grids_are_drawn_from_the_same_seeds(tmp_path, monkeypatch, solver):
     with Image.open(first) as image:
         image.verify()
         assert image.size == (10 * (64 + 2) + 2, LINE + 2 * (64 + 2) + 2)
+
+
+def test_a_grid_is_the_same_in_parts(tmp_path, monkeypatch):
+    module = attached(make())
+    pictures = []
+    for at_once in (20, 7):
+        drawer = grid(tmp_path, monkeypatch)
+        drawer.at_once = at_once
+        drawer.on_validation_end(module.trainer, module)
+        with Image.open(tmp_path / "samples" / "step-0000000.png") as image:
+            pictures.append(np.asarray(image, np.int16))
+    assert abs(pictures[0] - pictures[1]).max() <= 1
 
 
 def test_a_grid_is_magnified_as_asked(tmp_path, monkeypatch):

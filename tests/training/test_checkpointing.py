@@ -82,6 +82,22 @@ def test_time_that_is_up_stops_between_steps_and_is_no_interruption(tmp_path, wo
     assert len(saved) == 1
 
 
+def test_a_deadline_is_held_against_the_speed(tmp_path, monkeypatch, capsys):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("common.training.checkpoints.time.monotonic", lambda: clock.now)
+    module, stop = attached(make(), max_steps=1000), stopping(tmp_path, 100)
+    stop.on_train_start(module.trainer, module)
+    try:
+        for step in range(1, 31):
+            clock.now, module.trainer.global_step = 0.5 * step, step
+            stop.on_train_batch_end(module.trainer, module, None, end_of(step - 1), 0)
+    finally:
+        stop.on_train_end(module.trainer, module)
+    (line,) = capsys.readouterr().err.split("\n")[1:-1]
+    assert line.startswith("about 200 of 1,000 steps fit into --max_time; ")
+    assert line.endswith("--train_steps 200")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_other_signals_stop_too(tmp_path, number):
     module, stop = attached(make(), global_step=5), stopping(tmp_path)
