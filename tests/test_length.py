@@ -3,7 +3,7 @@
 import pytest
 
 import args
-from common.config.length import decays, intervals
+from common.config.length import averages, intervals
 from common.config.schema import Keeping, Recipe
 from common.config.stored import write_config
 from common.refusal import Refusal
@@ -54,7 +54,7 @@ def reach(recipe: Recipe) -> float:
 @pytest.mark.parametrize("words", [(), ("--preset", "mnist-small"), ("--preset", "fdp-mnist-inr")])
 def test_an_average_reaches_back_over_the_same_share(words):
     whole = trained(*words).recipe
-    for parts in (2, 5):  # a tenth of fewer steps than 100 is no more than an update
+    for parts in (2, 5, 30):
         short = trained(*words, "--train_steps", str(whole.train_steps // parts)).recipe
         assert reach(short) == pytest.approx(reach(whole), rel=0.01)
     assert trained(*words, "--train_steps", str(4 * whole.train_steps)).recipe.ema_decay == whole.ema_decay
@@ -63,11 +63,16 @@ def test_an_average_reaches_back_over_the_same_share(words):
 def test_a_given_decay_stays():
     recipe = trained("--preset", "digits", "--train_steps", "100", "--ema_decay", "0.99,0.9").recipe
     assert recipe.ema_decay == (0.99, 0.9)
-    assert decays(Recipe(train_steps=5, ema_decay=(0.9999, 0.5)), 10**6) == (0.0, 0.0)  # nothing to average over
+    tiny = averages(Recipe(train_steps=5, ema_decay=(0.9999, 0.5)), 10**6, ())
+    assert (tiny.ema_decay, tiny.ema_every) == ((0.0, 0.0), 1)  # nothing to average over
+    sparse = trained("--preset", "digits", "--train_steps", "90", "--ema_every", "7").recipe
+    assert sparse.ema_every == 7
 
 
 def test_no_average_is_no_matter():
-    assert decays(Recipe(train_steps=5), 10) == ()
+    assert averages(Recipe(train_steps=5), 10, ()).ema_decay == ()
+    without = Recipe(train_steps=5, use_ema=False)
+    assert averages(without, 10, ()) == without
     with pytest.raises(Refusal, match="ema_decay"):
         trained("--preset", "digits", "--use_ema", "False", "--ema_decay", "0.9")
 

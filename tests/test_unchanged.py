@@ -36,16 +36,16 @@ REFUSED_NOW = {"unet"}  # --num_heads 4 --model_args num_heads=2: one of both wa
 # Intervals follow the length of a training, 77 of 900 steps
 MENDED = {
     ("sounds", "dynamics", "x_norm", 8000.0, 4000.0),
-    ("training", "recipe", "ema_decay", (0.99,), (0.888889,)),  # without an average
+    ("training", "recipe", "ema_decay", (0.99,), (0.777778,)),  # without an average
     ("training", "keeping", "log_model_every_n", 900, 77),
     ("training", "keeping", "checkpoint_every", 225, 19),
     ("training", "keeping", "val_check_interval", 450, 38),
 }
-# presets of our own: averages reach back over a tenth of a training
+# presets of our own: averages reach back over a twentieth of a training
 OF_OURS = {
     ("ema_every", 5, 10),
-    ("ema_decay", (0.99,), (0.888889,)),
-    *(("ema_decay", (0.995,), (new,)) for new in (0.983333, 0.975, 0.9, 0.875)),
+    ("ema_decay", (0.99,), (0.777778,)),
+    *(("ema_decay", (0.995,), (new,)) for new in (0.966667, 0.95, 0.8, 0.75)),
 }
 PLACES = {"data_dir", "output_dir"}  # of the machine; the record leaves them out
 

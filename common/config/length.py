@@ -7,17 +7,16 @@ checkpoint all the same, and its averages reach back over the same share of it (
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
 
 from common.config.schema import Keeping, Recipe
 
 VALIDATIONS, CHECKPOINTS, VERSIONS = 2, 4, 1  # at least, in a whole training
-EVERY = 10  # steps between updates of the average of a preset of our own
+EVERY, SHARE = 10, 20  # steps between updates of the average of a preset of our own, which reaches over a twentieth
 
 
 def of_length(steps: int) -> dict[str, object]:
-    """Values of a preset of so many steps, whose average reaches back over a tenth of them."""
-    return {"train_steps": steps, "ema_decay": (round(1 - 10 * EVERY / steps, 6),), "ema_every": EVERY}
+    """Values of a preset of so many steps, whose average reaches back over a twentieth of them."""
+    return {"train_steps": steps, "ema_decay": (round(1 - SHARE * EVERY / steps, 6),), "ema_every": EVERY}
 
 
 def intervals(keeping: Keeping, steps: int, given: Collection[str]) -> Keeping:
@@ -40,21 +39,11 @@ def intervals(keeping: Keeping, steps: int, given: Collection[str]) -> Keeping:
     )
 
 
-def decays(recipe: Recipe, length: int) -> tuple[float, ...]:
-    """Decays of the averages of a training that is shorter than the one that they were stated for.
-
-    An average reaches back over about every / (1 - decay) steps; that stays the same share of the training.
-
-    Args:
-        recipe: the training, with the decays as they were stated.
-        length: steps of the training that they were stated for.
-    """
-    shortened = max(1.0, length / recipe.train_steps)
-    return tuple(round(max(0.0, 1 - (1 - decay) * shortened), 6) for decay in recipe.ema_decay or ())
-
-
 def averages(recipe: Recipe, length: int, given: Collection[str]) -> Recipe:
-    """A training whose averages reach back over their share of it.
+    """A training whose averages reach back over their share of it, if it is shorter than they were stated for.
+
+    An average reaches back over about every / (1 - decay) steps; in a training of a third of the length that is a
+    third, with updates that are three times as dense.
 
     Args:
         recipe: the training, with its averages as they were stated.
@@ -63,9 +52,10 @@ def averages(recipe: Recipe, length: int, given: Collection[str]) -> Recipe:
     """
     if not recipe.use_ema:
         return recipe
-    following: dict[str, Any] = {}
-    if "ema_decay" not in given:
-        following["ema_decay"] = decays(recipe, length)
-    if "ema_every" not in given:  # an average that is never updated has the first weights
-        following["ema_every"] = min(recipe.ema_every, max(1, recipe.train_steps // 10))
-    return replace(recipe, **following)
+    shortened = max(1.0, length / recipe.train_steps)
+    every = recipe.ema_every if "ema_every" in given else max(1, int(recipe.ema_every / shortened))
+    if "ema_decay" in given:
+        return replace(recipe, ema_every=every)
+    density = shortened * every / recipe.ema_every
+    decays = tuple(round(max(0.0, 1 - (1 - decay) * density), 6) for decay in recipe.ema_decay or ())
+    return replace(recipe, ema_every=every, ema_decay=decays)

@@ -38,7 +38,7 @@ def settings(folder: Path) -> dict[str, object]:
 def test_the_newest_checkpoint_is_sampled_exported_and_evaluated(cli, stopped, tiny_run, capsys):
     result = cli("generate", "--run_id", "tiny", *DRAW)
     assert result.code == 0, result.err
-    taken = "average of decay 0.333334 (last.ckpt); --use_ema False takes those that were trained"
+    taken = "average of decay 0.866667 (last.ckpt); --use_ema False takes those that were trained"
     said = f"weights   checkpoint of step 150, {taken}"
     assert result.out.splitlines()[0] == said
     (array,) = (stopped / "generated_data" / "model-step-0000150" / "exp2-2-ema").glob("data/*.npy")
@@ -48,7 +48,7 @@ def test_the_newest_checkpoint_is_sampled_exported_and_evaluated(cli, stopped, t
     assert array.read_bytes() == other.read_bytes()
     result = cli("evaluate", "--run_id", "tiny", "--metrics", "nearest", "--version", "step-0000150")
     assert result.code == 0
-    drawn_from = "weights   step-0000150, average of decay 0.333334 (ema_model-step-0000150)"
+    drawn_from = "weights   step-0000150, average of decay 0.866667 (ema_model-step-0000150)"
     assert drawn_from in result.out.splitlines()
     assert export.main(["--run_id", "tiny"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -95,7 +95,7 @@ def test_a_checkpoint_that_cannot_be_read(cli, stopped):
     assert result.code == 0
     first, second = result.out.splitlines()[:2]
     assert first.endswith("last.ckpt cannot be read (truncated or foreign); an older one is taken")
-    assert second.startswith("weights   checkpoint of step 150, average of decay 0.333334 (step-0000150.ckpt)")
+    assert second.startswith("weights   checkpoint of step 150, average of decay 0.866667 (step-0000150.ckpt)")
     for file in last.parent.iterdir():
         file.write_bytes(b"")
     result = cli("generate", "--run_id", "tiny", *DRAW)
