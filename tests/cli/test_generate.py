@@ -353,7 +353,7 @@ def folders(run: Path) -> set[str]:
 
 def test_what_is_spelt_out_is_what_the_defaults_say(cli, run):
     words = ("generate", "--run_id", "tiny", "--n_samples", 2, "--steps", 1)
-    for more in ((), ("--use_ema", "True"), ("--ema_decay", "0.333334"), ("--clip_x0", "True"), ("--version", "final")):
+    for more in ((), ("--use_ema", "True"), ("--ema_decay", "0.866667"), ("--clip_x0", "True"), ("--version", "final")):
         assert cli(*words, *more).code == 0, more
     assert folders(run) == {"exp2-1-ema"}
     for i, more in enumerate((("--labels", "3"), ("--clip_x0", "False"), ("--t_end", "0.01"))):

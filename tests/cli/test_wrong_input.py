@@ -459,7 +459,7 @@ WRONG_GENERATE = [
     ("--run_id tiny --num_aug 3", "--num_aug 3 contradicts.*2"),
     ("--run_id tiny --guidance_scale -1", "--guidance_scale"),
     ("--run_id tiny --guidance_scale 2", "--guidance_scale 2.*--label_dropout"),
-    ("--run_id tiny --ema_decay 0.5", "--ema_decay 0.5.*Decays there: 0.333334"),
+    ("--run_id tiny --ema_decay 0.5", "--ema_decay 0.5.*Decays there: 0.866667"),
     ("--run_id tiny --ema_decay 0.99 --use_ema False", "--ema_decay.*--use_ema False"),
     ("--run_id tiny --model_channels 64", "--model_channels.*config.json"),
     ("--run_id tiny --pretrained vp-cifar10", "--pretrained and --run_id"),
