@@ -14,6 +14,7 @@ from common.config.length import averages, intervals
 from common.config.plugins import class_path
 from common.config.schema import SAMPLE_FLAGS, SECTIONS, Chosen, Recipe, RunConfig
 from common.config.stored import ADAPTATION
+from common.data import BUILT_IN
 from common.data.spec import DataSpec
 from common.dynamics import LinearDynamics
 from common.meta import MetaLearned, starting_rate
@@ -198,7 +199,7 @@ def choose_adaptation(values: Mapping[str, Any], network: Member) -> Chosen | No
     return Chosen("meta", ADAPTATION, {**arguments, "rate": rate, "paper": paper})
 
 
-def check(config: RunConfig, given: Collection[str], network: Member) -> None:
+def check(config: RunConfig, given: Mapping[str, Any], network: Member) -> None:
     """Refuse what was given without effect.
 
     Raises:
@@ -206,6 +207,8 @@ def check(config: RunConfig, given: Collection[str], network: Member) -> None:
     """
     own = {flag.name for flag in network.flags}
     recipe, adaptation = config.recipe, config.adaptation
+    if config.data.data_name == BUILT_IN and given.get("data_dir"):
+        raise Refusal(f"has no effect on --data_name {BUILT_IN}; give --data_name folder or arrays", "data_dir")
     if recipe.label_dropout and not config.data.conditioning:
         raise Refusal("and --conditioning False exclude each other: there are no labels to leave out", "label_dropout")
     if "ema_decay" in given and not recipe.use_ema:

@@ -30,7 +30,7 @@ from common.refusal import Refusal
 from common.sides import Sides
 
 FREE = Mark("may change when a run is resumed")
-OF_SAMPLES = Mark("says what samples of one data set are, which means nothing to another one")
+OF_SAMPLES = Mark("says what samples of one data set are or allow, which means nothing to another one")
 PICTURE_SCALE = Range(1, 32, whole=True)
 
 
@@ -87,8 +87,8 @@ class DataConfig(Checked):
     center_crop: Annotated[float | None, Range(0, 1, open_low=True), OF_SAMPLES] = None
     length: Annotated[int | None, at_least(1), OF_SAMPLES] = None
     num_classes: Annotated[int | None, at_least(1), OF_SAMPLES] = None
-    conditioning: bool = True
-    flip: bool = False
+    conditioning: Annotated[bool, OF_SAMPLES] = True
+    flip: Annotated[bool, OF_SAMPLES] = False
     val_samples: Annotated[int, at_least(1), FREE] = 1000
     num_workers: Annotated[int | None, at_least(0), FREE] = None
 

@@ -36,6 +36,8 @@ from common.training.resume import TrainOrder, check_same_data, checkpoint_step,
 from common.training.session import PROGRAM, complain, hide_key, is_first_process, note_environment, say, set_tf32
 from common.training.trainer import device_count
 
+NAMED = 12  # classes that a line names
+
 
 def train(order: TrainOrder) -> int:
     """Do what a command line of train.py asks for; returns the exit code.
@@ -65,7 +67,7 @@ def train(order: TrainOrder) -> int:
     module, data = build_module(config, weights, prior), build_data(config, dataset)
     config = replace(config, model=replace(config.model, prediction=module.prediction))
     resume_step = checkpoint_step(checkpoint, module.state_dict()) if checkpoint else 0
-    introduce(config, module, device, dataset.treatment)
+    introduce(config, module, device, dataset)
     if is_first_process():  # the others compute on devices of their own
         check_output(config, module, device)
     if found.is_new and "train_steps" not in order.given:
@@ -126,21 +128,44 @@ def _stored_prior(config: RunConfig, folder: RunFolder, dataset: DataSet) -> tup
     return config, read_prior(folder, config)
 
 
-def introduce(config: RunConfig, module: DiffusionModule, device: torch.device, treatment: str) -> None:
-    """Say what is trained, and how images came to their size."""
+def introduce(config: RunConfig, module: DiffusionModule, device: torch.device, dataset: DataSet) -> None:
+    """Say what is trained, and what is made of the data."""
     recipe, spec = config.recipe, config.sample
     batch = recipe.batch_size * recipe.accumulate_grad_batches
     say(f"dynamics  {module.dynamics}, {module.prediction}-prediction")
     say(f"network   {config.network.name}, {module.parameter_count:,} parameters, on {device}")
-    say(f"data      {config.data.data_name}, {spec.samples:,} samples of {'x'.join(map(str, spec.shape))}")
+    labels = classes_told(dataset, used=spec.num_classes is not None)
+    say(f"data      {config.data.data_name}, {spec.samples:,} samples of {'x'.join(map(str, spec.shape))}{labels}")
     if spec.is_image:
-        say(f"images    {treatment}")
+        mirrored = ", mirrored at random (--flip False leaves that out)" if config.data.flip else ""
+        say(f"images    {dataset.treatment}{mirrored}")
     count = device_count(config.hardware, device) * config.hardware.num_nodes
     share = "on 1 device" if count == 1 else f"on {count} devices, {batch} on each"
     say(f"training  {recipe.train_steps:,} steps of {batch * count} samples {share}")
     for name, steps in (("warmup_steps", recipe.warmup_steps), ("time_warmup", recipe.time_warmup)):
         if steps >= recipe.train_steps:
             say(f"note      --{name} {steps:,} is not over when training ends; lower it, or train longer")
+    if spec.classes and (empty := [name for name, count in samples_of(dataset).items() if not count]):
+        named = ", ".join(empty[:NAMED]) + (f" and {len(empty) - NAMED:,} more" if len(empty) > NAMED else "")
+        say(
+            f"note      no sample of classes {named}: they would be drawn all the same; give some, or renumber y with "
+            "numpy.unique(y, return_inverse=True)[1]"
+        )
+
+
+def samples_of(dataset: DataSet) -> dict[str, int]:
+    """Classes by name, and how many samples there are to learn each from; nothing without labels."""
+    names = dataset.classes or ()
+    return dict(zip(names, dataset.train.labels.bincount(minlength=len(names)).tolist(), strict=False))
+
+
+def classes_told(dataset: DataSet, *, used: bool) -> str:
+    """The classes of a data set, as a line about it goes on; nothing without labels."""
+    found = samples_of(dataset)
+    if not found:
+        return ""
+    each = ": " + ", ".join(f"{name} {count:,}" for name, count in found.items()) if len(found) <= NAMED else ""
+    return f", {len(found):,} classes{each}{'' if used else ', not used (--conditioning False)'}"
 
 
 def question_steps(config: RunConfig) -> None:

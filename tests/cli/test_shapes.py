@@ -46,7 +46,7 @@ def test_samples_are_of_the_shape_of_the_data(cli, images, tmp_path, source, net
     flags = {**images(source), "model_name": network, **NETWORKS[network], **SHORT, "wb_id": "r", "flip": True}
     trained = cli("train", *tiny.command(**flags))
     assert trained.code == 0, trained.err
-    assert "images    48x32 as they are\n" in trained.out
+    assert "images    48x32 as they are, mirrored at random (--flip False leaves that out)\n" in trained.out
     run = load("r")
     assert run.data.shape == (3, 48, 32)
     generated = cli("generate", "--run_id", "r", "--n_samples", 2, "--steps", 2)
