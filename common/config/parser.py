@@ -2,13 +2,15 @@
 
 import argparse
 import contextlib
+import difflib
 import errno
 import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from typing import Any, NoReturn
 
@@ -23,6 +25,7 @@ Groups = Mapping[str, tuple[Flag, ...]]
 Values = dict[str, Any]
 PACKAGE = "fractional-functional-diffusion"
 ALL = "all"  # --help all
+LIKE_FLAG, LIKE_CHOICE = 0.85, 0.6  # likeness from which on a word is taken for a misspelt other one; flags are longer
 ENV_TOLD = "DIFFUSION_ENV_TOLD"  # set once it was said which lines of .env are left out
 VERSION = "version"  # alone it is the program's; with a value, that of weights, if a program has some
 
@@ -95,7 +98,13 @@ def without_secret(words: Sequence[str]) -> list[str]:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Reports a wrong command line in one line, without secrets."""
+    """Reports a wrong command line in one line, without secrets.
+
+    Attributes:
+        flags: its flags, which a misspelt one is compared with.
+    """
+
+    flags: Collection[str] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As in argparse; the words are remembered for messages."""
@@ -111,16 +120,37 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
+def meant(word: str, known: Collection[str], likeness: float) -> str:
+    """The known word that is nearest to an unknown one, as a message goes on; nothing if none is so much alike."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=likeness)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def choose(flag: Flag, choices: Sequence[Any], text: str) -> Any:
+    """The value of a flag with choices.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is none of them.
+    """
+    if (value := flag.read(text)) in choices:
+        return value
+    names = [str(choice) for choice in choices]
+    raise argparse.ArgumentTypeError(
+        f"invalid choice: {text!r} (choose from {', '.join(names)}){meant(text, names, LIKE_CHOICE)}"
+    )
+
+
 def add_flag(group: Any, flag: Flag) -> None:
     """Add a flag to a parser or a group of one."""
     default = "" if flag.default is None or "(default" in flag.help else f" (default: {written(flag.default)})"
     words = "True|False" if flag.read is boolean else flag.name.upper()
     switch: dict[str, Any] = {} if flag.alone is None else {"nargs": "?", "const": flag.alone}
+    choices = None if flag.choices is None else tuple(flag.choices)
     group.add_argument(
         f"--{flag.name}",
-        type=flag.read,
+        type=flag.read if choices is None else partial(choose, flag, choices),
         help=(flag.help + default).replace("%", "%%"),
-        choices=None if flag.choices is None else tuple(flag.choices),
+        choices=choices,
         metavar=None if flag.choices else words,
         **switch,
     )
@@ -147,6 +177,7 @@ def make_parser(program: str, usage: str, description: str, groups: Groups) -> O
     general.add_argument("--help", "-h", action="help", help="show this help and exit; --help all shows every flag")
     if not any(flag.name == VERSION for flags in groups.values() for flag in flags):
         general.add_argument("--version", action="store_true", help="show the version of the program and exit")
+    parser.flags = [f"--{flag.name}" for flags in groups.values() for flag in flags]
     for title, flags in groups.items():
         group = parser.add_argument_group(title)
         for flag in flags:
@@ -226,7 +257,8 @@ def parse(parser: OneLineParser, words: Sequence[str], choices: Iterable[tuple[M
             why = f"on --{member.flag} {member.name}" if member.name else f"without --{member.flag} {owners[0]}"
             raise Refusal(f"has no effect {why}; leave it out", name)
     if rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        near = meant(f"--{names[0]}", parser.flags, LIKE_FLAG) if names else ""
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{near}")
     return dict(vars(found))
 
 

@@ -10,7 +10,7 @@ How ``x`` is read:
 axes            uint8                    floats
 ==============  =======================  ==============================================
 (N, L)          functions                functions
-(N, a, b)       grey images (N, H, W)    functions (N, L, C) if b <= 4, else (N, H, W)
+(N, a, b)       grey images (N, H, W)    functions (N, L, C) if b <= 4, else (N, H, W), a > 4
 (N, H, W, C)    images, C <= 4           images, C <= 4
 ==============  =======================  ==============================================
 
@@ -34,6 +34,7 @@ from common.data.reading import Images, chunks, select
 from common.data.resize import fit
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source, Split, hold_out
 from common.data.spec import Kind
+from common.data.trees import is_image
 
 MAX_CHANNELS = 4
 SUFFIXES = (".npy", ".npz")
@@ -68,9 +69,11 @@ def find(data_dir: Path) -> tuple[Path, Path | None]:
     if data_dir.is_file() and data_dir.suffix in SUFFIXES:
         return data_dir, None
     if data_dir.is_file() or not data_dir.exists():
+        state = "no .npy or .npz file" if data_dir.exists() else "not there"
+        other = "give --data_name folder, or " if data_dir.suffix.lower() == ".zip" else ""
         raise DataUnavailable(
-            f"--data_name arrays: {data_dir} is {'no .npy or .npz file' if data_dir.exists() else 'not there'}; point "
-            "--data_dir at such a file, or at a folder with train.npy or train.npz"
+            f"--data_name arrays: {data_dir} is {state}; {other}point --data_dir at such a file, or at a folder with "
+            "train.npy or train.npz"
         )
     found: dict[str, list[Path]] = {
         part: [file for suffix in SUFFIXES if (file := data_dir / f"{part}{suffix}").is_file()]
@@ -80,11 +83,17 @@ def find(data_dir: Path) -> tuple[Path, Path | None]:
         if len(files) > 1:
             raise DataUnavailable(f"--data_name arrays: both {files[0]} and {files[1]} are there; remove one of them")
     if not found["train"]:
+        other = "give --data_name folder for the images there, or " if holds_images(data_dir) else ""
         raise DataUnavailable(
-            f"--data_name arrays: neither train.npy nor train.npz in {data_dir}; point --data_dir at a folder with one "
-            "of them, or at an .npy or .npz file"
+            f"--data_name arrays: neither train.npy nor train.npz in {data_dir}; {other}point --data_dir at a folder "
+            "with one of them, or at an .npy or .npz file"
         )
     return found["train"][0], found["test"][0] if found["test"] else None
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether image files lie in a folder or in those in it."""
+    return any(is_image(file.name) for pattern in ("*", "*/*") for file in folder.glob(pattern))
 
 
 def header(path: Path, key: str = "x") -> tuple[tuple[int, ...], np.dtype]:
@@ -257,14 +266,24 @@ class ArrayFile:
         """Whether the last axis holds channels, and how the array is read in words."""
         kind = f"{key} of {array.dtype} {array.shape}"
         if array.dtype != np.uint8 and array.dtype.kind != "f":
-            raise self.refusal(f"{kind}: samples are uint8 or floats")
+            raise self.refusal(
+                f"{kind}: samples are uint8 or floats; save {key}.astype('float32'), or 'uint8' for levels 0 .. 255"
+            )
         if array.ndim not in (2, 3, 4) or 0 in array.shape:
             raise self.refusal(
                 f"{kind}: samples are (N, H, W, C) or (N, H, W) images, or (N, L) or (N, L, C) functions"
             )
         if array.ndim == 4 and array.shape[-1] > MAX_CHANNELS:
-            raise self.refusal(f"{kind}: the last of four axes holds 1 to {MAX_CHANNELS} channels, as in (N, H, W, C)")
+            mend = f"; save {key}.transpose(0, 2, 3, 1)" if array.shape[1] <= MAX_CHANNELS else ""
+            raise self.refusal(
+                f"{kind}: the last of four axes holds 1 to {MAX_CHANNELS} channels, as in (N, H, W, C){mend}"
+            )
         channels_last = has_channels(array.shape, array.dtype)
+        if array.ndim == 3 and array.dtype != np.uint8 and not channels_last and array.shape[1] <= MAX_CHANNELS:
+            raise self.refusal(
+                f"{kind}: series with {array.shape[1]} channels are (N, L, C), save {key}.transpose(0, 2, 1); images "
+                f"that are so low are (N, H, W, C), save {key}[..., None]"
+            )
         sides = array.shape[1:-1] if channels_last else array.shape[1:]
         what = "images of " + "x".join(map(str, sides)) if len(sides) == 2 else f"functions of {sides[0]} points"
         channels = array.shape[-1] if channels_last else 1
@@ -277,9 +296,15 @@ class ArrayFile:
             DataUnavailable: if they are no integers from 0 on, one for each of ``count`` samples.
         """
         if labels.dtype.kind not in "iu" or labels.ndim != 1:
-            raise self.refusal(f"{key} of {labels.dtype} {labels.shape}: labels are integers 0 .. n-1, one per sample")
+            names = labels.dtype.kind in "US"
+            mend = f"; save numpy.unique({key}, return_inverse=True)[1]" if names else ""
+            raise self.refusal(
+                f"{key} of {labels.dtype} {labels.shape}: labels are integers 0 .. n-1, one per sample{mend}"
+            )
         if len(labels) != count:
-            raise self.refusal(f"{key} has {len(labels)} labels for {count} samples")
+            raise self.refusal(
+                f"{key} has {len(labels)} labels for {count} samples; save one per sample, or leave {key} out"
+            )
         if labels.min() < 0:
             raise self.refusal(f"{key} has the label {labels.min()}; labels count from 0")
         return torch.from_numpy(labels.astype(np.int64))
@@ -290,7 +315,11 @@ class ArrayFile:
         extremes = torch.cat(found, 1)
         bad = (~extremes.isfinite()).any(0).nonzero().flatten()  # NaN shows in both extremes
         if len(bad):
-            raise self.refusal(f"{key}[{int(bad[0])}] has NaN or infinite values (in float32); {len(bad)} samples have")
+            raise self.refusal(
+                f"{key}[{int(bad[0])}] has NaN or infinite values (in float32); {len(bad)} samples have. Fill them, or "
+                f"leave those out: ok = numpy.isfinite({key}.astype('float32')).reshape(len({key}), -1).all(1), save "
+                f"{key}[ok], and y alike"
+            )
         return extremes
 
 

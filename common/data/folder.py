@@ -12,6 +12,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from common.data.arrays import SUFFIXES
 from common.data.pictures import Form, picture_set
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source, hold_out
 from common.data.trees import Tree, open_tree
@@ -26,6 +27,8 @@ class Folder(Source):
 
     def load(self, options: DataOptions) -> DataSet:
         form = Form.of(self.name, options)
+        if options.data_dir.suffix in SUFFIXES:
+            raise DataUnavailable(f"--data_name folder: {options.data_dir} is no folder; give --data_name arrays")
         tree, held_out_tree = split_tree(open_tree(self.name, options.data_dir))
         paths, labels, classes = listing(tree)
         files = tree.files(paths)

@@ -43,7 +43,7 @@ def labels_for(indices: Sequence[int], wanted: Sequence[int] | None, num_classes
     """
     if num_classes is None:
         if wanted:
-            raise Refusal("this run was trained without labels (--conditioning False)", "labels")
+            raise Refusal("has no effect on this run, which was trained without labels; leave it out", "labels")
         return None
     cycle = tuple(wanted) if wanted else tuple(range(num_classes))
     bad = [label for label in cycle if not 0 <= label < num_classes]

@@ -1,13 +1,16 @@
 """NumPy's files: how an array is read, and what is refused."""
 
 import pickle
+import re
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from common.data import DataOptions, DataUnavailable, reading
 from common.data.arrays import Arrays, Mapped
+from common.data.folder import Folder
 
 
 def load(path, **options):
@@ -186,12 +189,20 @@ class Bomb:
     ("change", "problem"),
     [
         ({"x": None}, "no array named x"),
-        ({"x": np.zeros((4, 8, 8, 3), np.int64)}, "x of int64 (4, 8, 8, 3): samples are uint8 or floats"),
+        (
+            {"x": np.zeros((4, 8, 8, 3), np.int64)},
+            "x of int64 (4, 8, 8, 3): samples are uint8 or floats; save x.astype('float32'), or 'uint8'",
+        ),
         ({"x": np.zeros((4, 8, 8, 3), bool)}, "uint8 or floats"),
         ({"x": np.zeros((4, 8, 8, 3), complex)}, "uint8 or floats"),
         ({"x": np.array([Bomb()] * 4)}, "cannot be read"),
         ({"y": np.array([Bomb()] * 4)}, "cannot be read"),
-        ({"x": np.zeros((4, 3, 8, 8), np.uint8)}, "(N, H, W, C)"),
+        ({"x": np.zeros((4, 3, 8, 8), np.uint8)}, "as in (N, H, W, C); save x.transpose(0, 2, 3, 1)"),
+        ({"x": np.zeros((4, 8, 8, 8), np.uint8)}, "as in (N, H, W, C)"),
+        (
+            {"x": np.zeros((4, 3, 160))},
+            "(4, 3, 160): series with 3 channels are (N, L, C), save x.transpose(0, 2, 1); ",
+        ),
         ({"x": np.zeros((4, 2, 8, 8, 3), np.uint8)}, "(N, H, W, C)"),
         ({"x": np.zeros(4, np.uint8)}, "(N, L)"),
         ({"x": np.zeros((0, 8, 8), np.uint8), "y": None}, "(0, 8, 8)"),
@@ -199,9 +210,10 @@ class Bomb:
         ({"x": np.zeros((1, 8, 8), np.uint8), "y": None}, "at least two"),
         ({"x": np.full((4, 8), 2.5)}, "every value to learn from is 2.5"),
         ({"y": np.arange(4.0)}, "y of float64 (4,): labels are integers"),
+        ({"y": np.array(list("abca"))}, "one per sample; save numpy.unique(y, return_inverse=True)[1]"),
         ({"y": np.zeros(4, bool)}, "labels are integers"),
         ({"y": np.zeros((4, 1), int)}, "(4, 1)"),
-        ({"y": np.arange(5)}, "5 labels for 4 samples"),
+        ({"y": np.arange(5)}, "5 labels for 4 samples; save one per sample, or leave y out"),
         ({"y": np.array([0, -1, 1, 2])}, "label -1"),
         ({"y_test": np.arange(4)}, "y_test without x_test"),
         ({"x_test": np.zeros((2, 8, 8, 3), np.uint8)}, "only one of"),
@@ -249,6 +261,9 @@ def test_values_that_are_not_finite_are_refused_by_index(tmp_path, bad, index, k
     message = refused(tmp_path / "a.npz")
     assert f"{key}[{index}] " in message
     assert "2 samples" in message
+    with np.errstate(over="ignore"):
+        exec(re.search(r"(ok = .*), save", message)[1], names := {"numpy": np, **arrays})
+    assert np.flatnonzero(~names["ok"]).tolist() == [index, 350]
 
 
 def test_values_that_are_not_finite_are_found_in_a_large_file(tmp_path, monkeypatch):
@@ -284,6 +299,18 @@ def test_files_that_are_not_there_are_named(tmp_path):
     message = refused(tmp_path)
     assert "neither train.npy nor train.npz" in message
     assert str(tmp_path) in message
+    assert "--data_name folder" not in message
+
+
+def test_the_other_source_is_named_for_its_files(tmp_path):
+    (tmp_path / "cats").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "cats" / "a.png")
+    assert "give --data_name folder for the images there, or " in refused(tmp_path)
+    (tmp_path / "a.zip").write_bytes(b"")
+    assert "a.zip is no .npy or .npz file; give --data_name folder, or " in refused(tmp_path / "a.zip")
+    np.save(tmp_path / "a.npy", values(4, 8, 8))
+    with pytest.raises(DataUnavailable, match=r"a\.npy is no folder; give --data_name arrays"):
+        Folder().load(DataOptions(tmp_path / "a.npy"))
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
