@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image, ImageChops
 
 from common.data.spec import DataSpec
-from common.media.figures import curves_figure, loss_figure, save_figure, sounds_figure
+from common.media.figures import BEHIND, curves_figure, loss_figure, save_figure, sounds_figure
 from common.media.grids import GAP, LINE, TEXT_GAP, grid_picture, width_of
 from common.media.layout import Labelled, columns_of, heads_of, partners
 from common.media.pictures import save_samples, save_trajectory
@@ -293,17 +293,23 @@ def test_functions_are_drawn_as_curves():
 
 
 def test_functions_of_a_class_share_a_plot_with_real_ones_in_grey_behind():
-    drawn = Labelled(torch.randn(5, 2, 30), ("up", "down", "up", "down", "up"))
+    drawn = Labelled(torch.randn(25, 2, 30), ("up", "down") * 2 + ("up",) * 21)
     real = Labelled(torch.randn(40, 2, 30), ("down",) * 35 + ("up",) * 5)
     figure = curves_figure(drawn, real)
     assert [plot.get_title() for plot in figure.axes] == ["up", "down"]
-    for plot, rows, behind in zip(figure.axes, ([0, 2, 4], [1, 3]), (range(35, 40), range(30)), strict=True):
+    for plot, rows, behind in zip(
+        figure.axes, ([0, 2, *range(4, 10)], [1, 3]), (range(35, 40), range(30)), strict=True
+    ):
         grey, coloured = plot.lines[: 2 * len(behind)], plot.lines[2 * len(behind) :]  # drawn in this order
         assert [values(line) for line in grey] == [channel.tolist() for i in behind for channel in real.x[i]]
-        assert {line.get_color() for line in grey} == {"0.75"}
+        assert {line.get_color() for line in grey} == {BEHIND}
         assert [values(line) for line in coloured] == [channel.tolist() for i in rows for channel in drawn.x[i]]
         assert [line.get_color() for line in coloured[:2]] == [line.get_color() for line in coloured[2:4]]
-        assert "0.75" not in {line.get_color() for line in coloured}
+        assert BEHIND not in {line.get_color() for line in coloured}
+    assert figure.get_supxlabel() == "grey: real; coloured: the first 8 drawn of each class"
+    few = Labelled(drawn.x[:5], drawn.classes[:5])
+    assert curves_figure(few, real).get_supxlabel() == "grey: real"
+    assert curves_figure(few).get_supxlabel() == ""
 
 
 # -- the way out of the noise -----------------------------------------------------------------------------------------

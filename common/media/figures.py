@@ -25,7 +25,8 @@ DYNAMIC_RANGE = 70.0  # decibels below the loudest that are still told apart
 SMALL, TINY = 8, 7  # points of letters
 ROUND = (1, 2, 2.5, 5, 10)  # steps between labels of an axis, times a power of ten
 FEW = 20  # log lines that are marked one by one: a line of one point shows nothing
-BEHIND, MOST_BEHIND = "0.75", 30  # the grey of real functions, and how many of them are in a plot
+BEHIND, MOST_BEHIND = "0.65", 30  # the grey of real functions, and how many of them are in a plot
+MOST_DRAWN = 8  # drawn functions in a plot: more hide the real ones
 
 
 def new_figure(**options: Any) -> "Figure":
@@ -82,7 +83,8 @@ def curves_figure(drawn: Labelled, real: Labelled | None = None, columns: int | 
     """1-D functions on one scale, one line per channel, real ones in grey behind them.
 
     Functions of one class share a plot, with real ones of that class behind them (the first 20 classes are shown);
-    without classes every function has its own. At most 30 real ones are drawn in a plot.
+    without classes every function has its own. A plot has at most 8 drawn functions and 30 real ones; the picture says
+    what is left out.
 
     Args:
         drawn: functions (N, C, L), at least one.
@@ -105,7 +107,7 @@ def curves_figure(drawn: Labelled, real: Labelled | None = None, columns: int | 
             wanted = [i for i in range(len(behind)) if not (name and real.classes) or real.classes[i] == name]
             for i in wanted[:MOST_BEHIND]:
                 plot.plot(*outline(behind[i]), color=BEHIND, linewidth=0.6)
-        for i in members:
+        for i in members[:MOST_DRAWN]:
             plot.set_prop_cycle(None)  # a channel has its colour
             plot.plot(*outline(values[i]), linewidth=0.8)
         plot.set_title(name, fontsize=SMALL)
@@ -114,8 +116,11 @@ def curves_figure(drawn: Labelled, real: Labelled | None = None, columns: int | 
         few_ticks(plot.yaxis, 4)
     for plot in plots[len(groups) :]:
         plot.axis("off")
-    if real is not None:
-        figure.supxlabel("grey: real", fontsize=SMALL, color="0.5")
+    notes = [] if real is None else ["grey: real"]
+    if any(len(members) > MOST_DRAWN for _, members in groups):
+        notes.append(f"coloured: the first {MOST_DRAWN} drawn of each class")
+    if notes:
+        figure.supxlabel("; ".join(notes), fontsize=SMALL, color="0.5")
     return figure
 
 
