@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 MODES = {1: "L", 3: "RGB"}
 LOOKED_AT = 2000  # images whose size is looked up for a message; all, if their size decides
 SIZES_NAMED = 3
+BROKEN_NAMED = 5  # files that a message names
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # the tag of EXIF, and its values that swap height and width
+
+
+class Unreadable(DataUnavailable):
+    """A file is no whole image, or not as it should be."""
 
 
 @dataclass(frozen=True)
@@ -177,8 +182,36 @@ def picture_set(
         form: how the images are wanted.
 
     Raises:
-        DataUnavailable: for a file that is no whole image; if images differ in size and none was asked for.
+        Unreadable: for files that are no whole images.
+        DataUnavailable: if images differ in size and none was asked for.
     """
+    try:
+        return _read(train, held_out, classes, form)
+    except Unreadable as error:
+        names = [name for files in (train[0], held_out[0]) for name in unreadable(files, form)]
+        if len(names) < 2:
+            raise
+        more = f" and {len(names) - BROKEN_NAMED:,} more" if len(names) > BROKEN_NAMED else ""
+        raise Unreadable(
+            f"{error}; {len(names):,} such files in all: {', '.join(names[:BROKEN_NAMED])}{more}"
+        ) from error
+
+
+def unreadable(files: Files, form: Form) -> list[str]:
+    """Names of files that are no whole images, of about 2,000 that are looked at."""
+    names = []
+    for index in spread(len(files), LOOKED_AT).tolist():
+        try:
+            with opened(files, index, form.source) as image:
+                decode(image, form.channels)
+        except Unreadable:
+            names.append(files.name(index))
+    return names
+
+
+def _read(
+    train: tuple[Files, Tensor], held_out: tuple[Files, Tensor], classes: Sequence[str] | None, form: Form
+) -> DataSet:
     files = train[0], held_out[0]
     found = sizes_of(files, form.source, None if form.size is None else LOOKED_AT)
     sides, treated = form.result(found, in_all=sum(map(len, files)))
@@ -194,7 +227,7 @@ def opened(files: Files, index: int, source: str) -> Iterator["Picture"]:
     """An image file, to be read inside.
 
     Raises:
-        DataUnavailable: with its name, for a file that is no whole image, or that is not as it should be.
+        Unreadable: with its name, for a file that is no whole image, or that is not as it should be.
     """
     from PIL import Image  # here and below: Pillow takes a while to import
 
@@ -202,7 +235,7 @@ def opened(files: Files, index: int, source: str) -> Iterator["Picture"]:
         with files.open(index) as content, Image.open(content) as image:
             yield image
     except Exception as error:  # decoders raise whatever they like; all of it concerns this one file
-        raise DataUnavailable(
+        raise Unreadable(
             f"--data_name {source}: {files.name(index)} cannot be read as an image "
             f"({type(error).__name__}: {error}); repair or remove it"
         ) from error

@@ -1,6 +1,7 @@
 """Images in a zip file arrive as if it were unpacked; a file that is broken is named."""
 
 import pickle
+import re
 import zipfile
 
 import numpy as np
@@ -119,6 +120,22 @@ def test_a_member_that_is_no_image_is_named(tmp_path, method):
     (tmp_path / "folder" / "07.png").write_bytes(b"no image")
     message = refused(pack(tmp_path / "folder", tmp_path / "a.zip", method, "top/"))
     assert message.startswith(f"--data_name folder: {tmp_path / 'a.zip' / 'top' / '07.png'} cannot be read as an image")
+
+
+@pytest.mark.parametrize("size", [None, 4])
+def test_several_files_that_are_no_images_are_named_at_once(tmp_path, size):
+    write(tmp_path / "folder", LAYOUTS["flat"])
+    whole = sorted((tmp_path / "folder").iterdir())
+    broken = [tmp_path / "folder" / f"{letter}.png" for letter in "abcdef"]
+    for path in broken:
+        path.write_bytes(b"no image")
+    whole[3].write_bytes(whole[3].read_bytes()[:-30])  # only decoding shows that its end is missing
+    message = refused(tmp_path / "folder", image_size=size)
+    first, listed = message.split("; repair or remove it; 7 such files in all: ")
+    assert re.fullmatch(r"--data_name folder: .*png cannot be read as an image \(.*\)", first)
+    names = listed.removesuffix(" and 2 more").split(", ")
+    assert len(set(names)) == 5
+    assert set(names) < {str(path) for path in (*broken, whole[3])}
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
