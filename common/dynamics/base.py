@@ -107,6 +107,7 @@ class LinearDynamics(nn.Module, ABC):
         default_grid: time grid of solvers that take Euler steps, a name of ``GRIDS``: uniform if time is a schedule.
         default_ema_decay: decay of the averaged weights.
         default_prior: start of sampling, ``zero`` as published or ``data``.
+        more_noise: what to change if too little noise is left at T.
         run_label: last part of a run folder's name; arguments of the class, ``dynamics`` and ``model`` fill it in.
         flag_names: arguments whose published flag has another name.
     """
@@ -122,6 +123,7 @@ class LinearDynamics(nn.Module, ABC):
     default_grid: ClassVar[str] = "uniform"
     default_ema_decay: ClassVar[float] = 0.9999
     default_prior: ClassVar[str] = "zero"
+    more_noise: ClassVar[str] = "take another --dynamics, or other values of its flags"
     run_label: ClassVar[str] = "{dynamics}_{model}"
     flag_names: ClassVar[dict[str, str]] = {}
     _place: Tensor

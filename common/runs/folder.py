@@ -12,7 +12,7 @@ from common.refusal import Refusal
 WEIGHTS = re.compile(r"(model|ema[\d.e-]*_model)-(.+)\.(?:pth|safetensors)")
 STEP = re.compile(r"step-(\d+)\.ckpt")
 FINAL, LATEST = "final", "latest"
-SHIPPED = "SHIPPED.md"  # says that a run comes with the program
+SHIPPED = "SHIPPED.md"  # says that a run is a copy to sample from
 
 
 class RunNotFound(Refusal):
@@ -99,7 +99,7 @@ class RunFolder:
 
     @property
     def is_shipped(self) -> bool:
-        """Whether it comes with the program: it is sampled from, never trained, and not what ``latest`` means."""
+        """Whether it is a copy to sample from, as come with the program: never trained, and not what ``latest`` means."""
         return (self.path / SHIPPED).is_file()
 
     @property
@@ -248,7 +248,7 @@ def find(run_id: str, output_dir: Path, flag: str = "run_id") -> RunFolder:
         return of_users[-1]
     if run_id == LATEST and folders:
         raise RunNotFound(
-            f"{run_id}: nothing was trained under {output_dir} yet; these come with the program: {', '.join(folders)}",
+            f"{run_id}: nothing was trained under {output_dir} yet; there are copies to sample from: {', '.join(folders)}",
             flag,
         )
     matches = (
