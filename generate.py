@@ -69,5 +69,5 @@ if __name__ == "__main__":
     try:
         raise SystemExit(main())
     except KeyboardInterrupt as stop:
-        print(f"\n{stop or 'stopped; nothing was drawn yet'}", file=sys.stderr)
+        print(f"\n{str(stop) or 'stopped; nothing was drawn yet'}", file=sys.stderr)
         raise SystemExit(130) from None

@@ -99,7 +99,7 @@ class RunFolder:
 
     @property
     def is_shipped(self) -> bool:
-        """Whether it is a copy to sample from, as come with the program: never trained, and not what ``latest`` means."""
+        """Whether it is a copy to sample from, as come with the program: never trained, not what ``latest`` means."""
         return (self.path / SHIPPED).is_file()
 
     @property
@@ -248,7 +248,8 @@ def find(run_id: str, output_dir: Path, flag: str = "run_id") -> RunFolder:
         return of_users[-1]
     if run_id == LATEST and folders:
         raise RunNotFound(
-            f"{run_id}: nothing was trained under {output_dir} yet; there are copies to sample from: {', '.join(folders)}",
+            f"{run_id}: nothing was trained under {output_dir} yet; there are copies to sample from: "
+            f"{', '.join(folders)}",
             flag,
         )
     matches = (

@@ -18,9 +18,9 @@ from common.media.pictures import save_samples
 from common.runs import RunFolder
 from common.runs.real import read_real
 from common.samplers import SOLVERS, path_of, sample
+from common.training.checkpoints import Stopped
 from common.training.csv_log import CsvLog
 from common.training.loggers import log_picture
-from common.training.checkpoints import Stopped
 from common.training.module import LOSS, VALIDATION, DiffusionModule
 
 GRID_STEPS, GRID_SAMPLES, GRID_SOUNDS = 20, 50, 8  # of the grids; sounds are long

@@ -38,6 +38,7 @@ from common.training.session import PROGRAM, complain, hide_key, is_first_proces
 from common.training.trainer import device_count
 
 LOST = "stopped before a checkpoint could be written; what was done since the last one is lost"
+NOTHING_LOST = "stopped before the first step; nothing was lost"
 LITTLE_NOISE = 2.0  # sigma at T below which the data shows through, whose values are about 1
 
 
@@ -206,7 +207,7 @@ def fit(
     """Train to the end, or to a signal; returns the exit code.
 
     Raises:
-        KeyboardInterrupt: if it was stopped at once, saying what is lost if something is.
+        KeyboardInterrupt: if it was stopped at once, saying whether something is lost.
     """
     plugin = f" {shlex.join(['--plugin', ','.join(plugins)])}" if plugins else ""
     again = f"python {PROGRAM} {folder.words('resume')}{plugin}"
@@ -219,7 +220,7 @@ def fit(
         if not isinstance(end.__context__, KeyboardInterrupt):
             raise
         # Lightning ends the program without a word
-        raise KeyboardInterrupt(LOST if trainer.global_step > resume_step else "") from None
+        raise KeyboardInterrupt(LOST if trainer.global_step > resume_step else NOTHING_LOST) from None
     except NonFiniteLoss as error:
         last = folder.last_checkpoint
         good = f"last good checkpoint: {last}" if last.exists() else "no checkpoint was written yet"

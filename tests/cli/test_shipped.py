@@ -40,7 +40,7 @@ def test_they_draw_digits_without_a_data_set(cli, shipped):
 
 
 def test_they_are_neither_the_latest_run_nor_trained(cli, shipped):
-    with pytest.raises(RunNotFound, match="latest: nothing was trained under runs yet; there are copies to sample from: "):
+    with pytest.raises(RunNotFound, match="nothing was trained under runs yet; there are copies to sample from: "):
         find("latest", Path("runs"))
     flags = ("train", "--data_name", "digits", "--train_steps", 2, "--batch_size", 4)
     for words in (("--wb_id", "mnist-demo"), ("--wb_id", "mnist-demo", "--resume", "auto")):

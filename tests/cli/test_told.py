@@ -23,9 +23,10 @@ def test_what_a_training_starts_from_and_ends_with(cli):
     first = cli("train", *tiny.command(**little, wb_id="first"))
     assert first.code == 0
     (dynamics,) = lines(first.out, "dynamics")
-    assert dynamics.endswith("eps-prediction, sigma(T) = 0.0941")
-    assert "the noise level at T is only 0.0941: data is still seen there" in first.out
+    assert dynamics.endswith("v-prediction, sigma(T) = 0.0942")
+    assert "the noise level at T is only 0.0942: data is still seen there" in first.out
     assert "choose other --hurst or --num_aug" in first.out
+    assert "val (avg)=" in first.err.splitlines()[-1]  # the bar after a later log line
     folder = Path("runs/first_digits_H0.25_K3")
     log = tiny.lines(folder)
     training, validation = float(log[-1]["train/loss"]), float(log[-2]["val/loss"])
@@ -39,7 +40,7 @@ def test_what_a_training_starts_from_and_ends_with(cli):
     start, note = lines(second.out, "start", "note")
     assert start == (
         f"start     {folder.name} (final, average of decay 0.6), trained under FVE(hurst=0.25, num_aug=3, "
-        "marginals=exact, normalize=True), eps-prediction"
+        "marginals=exact, normalize=True), v-prediction"
     )
     assert note.startswith("note      the process is not that of these weights")
     assert lines(second.out, "dynamics")[0].endswith("sigma(T) = 152")
@@ -53,7 +54,7 @@ def test_what_a_training_starts_from_and_ends_with(cli):
 
     third = cli("train", *tiny.command(**FLAGS, dynamics="vp", init_from="second", wb_id="third"), "--dry_run")
     assert lines(third.out, "start") == [
-        f"start     {folder.name} (final, not averaged), trained under VP(), eps-prediction"
+        f"start     {folder.name} (final, not averaged), trained under VP(beta_min=0.1, beta_max=20.0), v-prediction"
     ]
     assert "process is not" not in third.out
 
@@ -79,18 +80,29 @@ def test_stopped_at_once(cli, monkeypatch, at, lost):
     monkeypatch.setattr(DiffusionModule, "training_step", interrupted)
     with pytest.raises(KeyboardInterrupt) as stop:
         cli("train", *tiny.command(**FLAGS, wb_id="a"))
-    assert ("what was done since the last one is lost" in str(stop.value)) == lost
+    assert str(stop.value) == (
+        "stopped before a checkpoint could be written; what was done since the last one is lost"
+        if lost
+        else "stopped before the first step; nothing was lost"
+    )
     assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("why", ["", "some of it is lost"])
-def test_the_last_word_of_a_training_that_was_stopped_at_once(monkeypatch, capsys, why):
-    def train(order):
+@pytest.mark.parametrize(
+    ("program", "work", "otherwise"),
+    [
+        ("train.py", "common.training.fitting.train", "stopped; nothing was lost"),
+        ("generate.py", "common.generation.opening.open_job", "stopped; nothing was drawn yet"),
+    ],
+)
+def test_the_last_word_of_a_program_that_was_stopped_at_once(monkeypatch, capsys, program, work, otherwise, why):
+    def stopped(order):
         raise KeyboardInterrupt(why)
 
-    monkeypatch.setattr("common.training.fitting.train", train)
-    monkeypatch.setattr("sys.argv", ["train.py"])
+    monkeypatch.setattr(work, stopped)
+    monkeypatch.setattr("sys.argv", [program, "--run_id", "a"][: 3 if program == "generate.py" else 1])
     with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+        runpy.run_path(str(ROOT / program), run_name="__main__")
     assert end.value.code == 130
-    assert capsys.readouterr().err == f"\n{why or 'stopped before the first step; nothing was lost'}\n"
+    assert capsys.readouterr().err == f"\n{why or otherwise}\n"
