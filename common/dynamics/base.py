@@ -231,9 +231,10 @@ class LinearDynamics(nn.Module, ABC):
     def _std(self, scale: Tensor, log_sigma: Tensor) -> Tensor:
         return scale * log_sigma.exp()
 
-    def moments(self, t: Tensor) -> Moments:
-        """The law of Z_t given x0 at times t (B,), any float dtype, in [t_min, T]; see :class:`Moments`."""
-        return Moments(self, t)
+    def moments(self, t: Tensor | float) -> Moments:
+        """The law of Z_t given x0 at times t (B,) in [t_min, T], any float dtype, or at one; see :class:`Moments`."""
+        at = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device=self.device)
+        return Moments(self, torch.atleast_1d(at))
 
     # -- training: one scalar problem, whatever A is ---------------------------------------------------------------
 

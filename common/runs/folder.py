@@ -1,5 +1,6 @@
 """A run folder: every name in it, once, and how a run is found by its id."""
 
+import json
 import re
 import shlex
 from dataclasses import dataclass
@@ -171,6 +172,25 @@ class SampleFolder:
     def settings(self) -> Path:
         """What the samples were drawn with."""
         return self.path / "settings.json"
+
+    @property
+    def version(self) -> str:
+        """The version of the weights that drew them."""
+        return self.path.parent.name.removeprefix("model-")
+
+    @property
+    def weights(self) -> str:
+        """Name of the weights that drew them, e.g. ``ema_model-final.pth``; empty if settings.json does not say."""
+        try:
+            kept = json.loads(self.settings.read_text("utf-8"))
+        except (OSError, ValueError):
+            return ""
+        return str(kept.get("weights", "")) if isinstance(kept, dict) else ""
+
+    @property
+    def kind(self) -> str:
+        """Kind of the weights that drew them, e.g. ``ema_model``; empty if settings.json does not say."""
+        return self.weights.partition(f"-{self.version}")[0]
 
     @property
     def figures(self) -> Path:
