@@ -36,6 +36,8 @@ def run(order: GenerateOrder) -> int:
         f"{len(job.seeds)} samples from {opened.folder.name} ({opened.version}): {config.solver}, {job.steps} steps, "
         f"on {job.dynamics.device}"
     )
+    for remark in job.remarks:
+        print(f"note      {remark}")
     if 0 < len(todo) < len(job.blocks):
         print(f"kept      {len(job.seeds) - sum(map(len, todo))} samples are there already")
     for line in forecast(job, todo):
@@ -69,5 +71,5 @@ if __name__ == "__main__":
     try:
         raise SystemExit(main())
     except KeyboardInterrupt as stop:
-        print(f"\n{stop or 'stopped; nothing was drawn yet'}", file=sys.stderr)
+        print(f"\n{str(stop) or 'stopped; nothing was drawn yet'}", file=sys.stderr)
         raise SystemExit(130) from None

@@ -1,9 +1,10 @@
 """Train a diffusion model: ``python train.py [--preset NAME] [flags]``; see ``--help``."""
 
+import sys
 from collections.abc import Sequence
 
 import args
-from common.config.parser import complain, reporting
+from common.config.parser import reporting
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,6 +21,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         raise SystemExit(main())
-    except KeyboardInterrupt:
-        complain("train.py", "stopped before a checkpoint could be written; what was done since the last one is lost")
+    except KeyboardInterrupt as stop:
+        print(f"\n{str(stop) or 'stopped; nothing was lost'}", file=sys.stderr)
         raise SystemExit(130) from None

@@ -48,6 +48,7 @@ class Fractional(Tabulated):
 
     run_label: ClassVar[str] = "H{hurst}_K{num_aug}"
     flag_names: ClassVar[dict[str, str]] = {"normalize": "norm"}
+    more_noise: ClassVar[str] = "choose other --hurst or --num_aug (e.g. 0.9 and 2)"
     remedy: ClassVar[tuple[str | None, str]] = ("aug_init_var", "take a value nearer to 1e-4, or a smaller num_aug")
     gamma: Tensor = field(init=False)
     omega: Tensor = field(init=False)

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from common.data.spec import DataSpec
-from common.dynamics import VP
+from common.dynamics import CLD, VP
 from common.generation.blocks import Job, blocks, generate, labels_for, missing, not_finite, read_samples
 from common.generation.config import SampleConfig
+from common.generation.pictures import shown_level
 from common.refusal import Refusal
 from common.samplers import SOLVERS
+from gfdm.dynamics import FVP
 
 SHAPE = (2, 3, 4)
 
@@ -225,3 +227,11 @@ def test_samples_that_are_not_finite_are_found(tmp_path):
     draw(tmp_path, denoiser, solver="exp1", steps=1)
     assert len(calls) == 3
     assert not_finite(tmp_path) == [5]
+
+
+@pytest.mark.parametrize("dynamics", [VP(), FVP(0.7, 3), CLD()], ids=repr)
+def test_the_noise_level_of_a_trajectory_is_that_of_what_it_shows(dynamics):
+    """The data component of an augmented state is noisier than the scalar that its network sees."""
+    x0, t = torch.ones(200_000, 1, 1), torch.full((200_000,), 0.5)
+    x = dynamics.sample_state(x0, t, torch.randn(len(t), dynamics.num_components, 1, 1))[:, 0]
+    assert shown_level(dynamics, 0.5) == pytest.approx(float(x.std() / x.mean()), rel=0.05)

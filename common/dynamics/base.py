@@ -107,6 +107,7 @@ class LinearDynamics(nn.Module, ABC):
         default_grid: time grid of solvers that take Euler steps, a name of ``GRIDS``: uniform if time is a schedule.
         default_ema_decay: decay of the averaged weights.
         default_prior: start of sampling, ``zero`` as published or ``data``.
+        more_noise: what to change if too little noise is left at T.
         run_label: last part of a run folder's name; arguments of the class, ``dynamics`` and ``model`` fill it in.
         flag_names: arguments whose published flag has another name.
     """
@@ -122,6 +123,7 @@ class LinearDynamics(nn.Module, ABC):
     default_grid: ClassVar[str] = "uniform"
     default_ema_decay: ClassVar[float] = 0.9999
     default_prior: ClassVar[str] = "zero"
+    more_noise: ClassVar[str] = "take another --dynamics, or other values of its flags"
     run_label: ClassVar[str] = "{dynamics}_{model}"
     flag_names: ClassVar[dict[str, str]] = {}
     _place: Tensor
@@ -229,9 +231,10 @@ class LinearDynamics(nn.Module, ABC):
     def _std(self, scale: Tensor, log_sigma: Tensor) -> Tensor:
         return scale * log_sigma.exp()
 
-    def moments(self, t: Tensor) -> Moments:
-        """The law of Z_t given x0 at times t (B,), any float dtype, in [t_min, T]; see :class:`Moments`."""
-        return Moments(self, t)
+    def moments(self, t: Tensor | float) -> Moments:
+        """The law of Z_t given x0 at times t (B,) in [t_min, T], any float dtype, or at one; see :class:`Moments`."""
+        at = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device=self.device)
+        return Moments(self, torch.atleast_1d(at))
 
     # -- training: one scalar problem, whatever A is ---------------------------------------------------------------
 

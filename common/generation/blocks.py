@@ -16,7 +16,7 @@ from common.files import atomic_write
 from common.generation.config import SampleConfig
 from common.refusal import Refusal
 from common.runs import SampleFolder
-from common.samplers import Grid, Solver, sample
+from common.samplers import SOLVERS, Grid, Solver, default_solver, sample
 
 StepCallback = Callable[[float, Tensor], None]
 
@@ -160,6 +160,15 @@ class Job:
     def evaluations(self) -> int:
         """Denoiser calls per block, at most."""
         return self.solver().calls(self.steps, denoise_last=bool(self.config.denoise_last))
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user should know before it starts: that a solver needs more steps."""
+        fewest, name, other = self.solver().fewest_steps, self.config.solver, default_solver(self.dynamics)
+        if self.steps >= fewest:
+            return []
+        better = "" if other == name else f"; --solver {other} does with {SOLVERS[other].default_steps}"
+        return [f"{name} needs about {fewest} steps or more{better}"]
 
     def check(self) -> None:
         """Refuse classes that do not exist, and a time grid that cannot be laid."""

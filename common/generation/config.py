@@ -76,7 +76,7 @@ class SampleConfig(Checked):
         prior: start of sampling: zero as published, or data for the data's mean and variance (default: that of the run)
         clip_x0: clip x0_hat to [-1, 1] (default: on images, if the solver gains by it)
         guidance: denoiser wrapper that steers what is drawn (default: none; classifier_free with --guidance_scale)
-        batch_size: samples computed together; another number is another set of samples
+        batch_size: samples computed together; another number is kept as another set, which differs by rounding alone
         trajectory: also draw how the first samples come out of the noise (trajectory.png, .gif)
         picture_scale: whole number by which images in pictures are magnified (default: what makes small ones visible;
             1 above 32 x 32)

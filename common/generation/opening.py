@@ -149,10 +149,10 @@ def drawn_from(folder: Path, decays: tuple[float, ...]) -> list[str]:
         folder: samples of a version of the weights.
         decays: decays of the averages as far as they are known, the main one first.
     """
-    name = (kept_identity(SampleFolder(folder).settings) or {}).get("weights")
-    version = folder.parent.name.removeprefix("model-")
-    kind = str(name).partition(f"-{version}")[0]
-    return [f"weights   {version}, {nature(kind, decays)} ({name})"] if name else []
+    place = SampleFolder(folder)
+    if not place.weights:
+        return []
+    return [f"weights   {place.version}, {nature(place.kind, decays)} ({place.weights})"]
 
 
 def target_folder(run: Run, config: SampleConfig) -> Path:

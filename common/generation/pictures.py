@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from common.data.spec import DataSpec
+from common.dynamics import LinearDynamics
 from common.generation.blocks import Job, labels_for, not_finite, read_samples
 from common.media.audio import write_wav
 from common.media.grids import visible_scale
@@ -51,8 +52,7 @@ class Trajectory:
     def add(self, time: float, x: Tensor) -> None:
         """Keep the state (B, C, *S) reached at a time, if it is one of the wanted ones."""
         if self.seen in self.wanted:
-            level = self.dynamics.log_sigma(torch.tensor([time], dtype=torch.float64, device=self.dynamics.device))
-            self.moments.append(Moment(time, float(level.exp()), x[: self.count].cpu()))
+            self.moments.append(Moment(time, shown_level(self.dynamics, time), x[: self.count].cpu()))
         self.seen += 1
 
     def save(self, place: SampleFolder) -> list[str]:
@@ -64,6 +64,15 @@ class Trajectory:
         )
         save_film(place.film, self.moments, self.classes, self.scale)
         return [f"path      {place.trajectory}", f"film      {place.film}"]
+
+
+def shown_level(dynamics: LinearDynamics, time: float) -> float:
+    """Noise level of the data component, which is what is shown; that of v = w . z is lower if there are others."""
+    t = torch.tensor([time], dtype=torch.float64, device=dynamics.device)
+    if dynamics.num_components == 1:
+        return float(dynamics.log_sigma(t).exp())
+    law = dynamics.moments(t)
+    return float(dynamics.representative(law.cov[:, 0, 0].sqrt() / law.scale))
 
 
 def evenly(count: int, wanted: int) -> list[int]:

@@ -27,7 +27,7 @@ class Moment(NamedTuple):
 
     Attributes:
         time: t.
-        sigma: noise level at t.
+        sigma: noise level of x at t.
         x: data components (N, C, *S) on the network's scale.
     """
 

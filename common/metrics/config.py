@@ -5,11 +5,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from common.config.flags import Checked, several
+from common.config.flags import SHARE, Checked, several
 from common.config.resolve import Member
+from common.config.stored import read_config
 from common.metrics import METRICS, Metric
 from common.refusal import Refusal
-from common.runs import RunFolder
+from common.runs import RunFolder, SampleFolder
+from common.runs.versions import PLAIN, average_kinds
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class EvaluateConfig(Checked):
         run_id: id or folder name of the run, or latest (required)
         version: version of the weights (default: that of the newest generated data)
         samples: folder under generated_data/model-{version}, e.g. exp2-20-ema (default: the newest)
+        use_ema: samples of averaged weights, or of those that were trained (default: the newest)
+        ema_decay: samples of this average of the weights (default: the newest)
         metrics: metrics separated by commas (default: all)
         output_dir: folder that holds the runs
         data_dir: where the data lies now (default: where the run found it)
@@ -28,6 +32,8 @@ class EvaluateConfig(Checked):
     run_id: str | None = None
     version: str | None = None
     samples: str | None = None
+    use_ema: bool | None = None
+    ema_decay: Annotated[float | None, SHARE] = None
     metrics: Annotated[tuple[str, ...] | None, several(str)] = None
     output_dir: Path = Path("runs")
     data_dir: Path | None = None
@@ -51,10 +57,15 @@ class EvaluateConfig(Checked):
             Refusal: if there is none, listing what there is.
         """
         folders = run.sample_sets()
+        decays = () if run.is_released else read_config(run.path).recipe.averages
+        kinds: dict[float | None, str] = dict(zip(decays, average_kinds(decays), strict=True))
         fitting = [
             folder
-            for folder in folders
-            if self.version in (None, folder.parent.name.removeprefix("model-")) and self.samples in (None, folder.name)
+            for folder, place in zip(folders, map(SampleFolder, folders), strict=True)
+            if self.version in (None, place.version)
+            and self.samples in (None, folder.name)
+            and self.use_ema in (None, place.kind and place.kind != PLAIN)
+            and (self.ema_decay is None or place.kind == kinds.get(self.ema_decay))
         ]
         if not fitting:
             known = ", ".join(f"{folder.parent.name}/{folder.name}" for folder in folders) or "none"

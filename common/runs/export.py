@@ -15,6 +15,7 @@ from common.runs.run import Run
 
 REMARK = """This is a copy of a run, with the weights that samples are drawn from: `python generate.py --run_id {id}`.
 It cannot be resumed; `python train.py --init_from {id}` starts a new run from it.
+Outside of `runs`, both also need `--output_dir`, the folder that this one lies in.
 """
 
 

@@ -1,5 +1,6 @@
 """A run folder: every name in it, once, and how a run is found by its id."""
 
+import json
 import re
 import shlex
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from common.refusal import Refusal
 WEIGHTS = re.compile(r"(model|ema[\d.e-]*_model)-(.+)\.(?:pth|safetensors)")
 STEP = re.compile(r"step-(\d+)\.ckpt")
 FINAL, LATEST = "final", "latest"
-SHIPPED = "SHIPPED.md"  # says that a run comes with the program
+SHIPPED = "SHIPPED.md"  # says that a run is a copy to sample from
 
 
 class RunNotFound(Refusal):
@@ -99,7 +100,7 @@ class RunFolder:
 
     @property
     def is_shipped(self) -> bool:
-        """Whether it comes with the program: it is sampled from, never trained, and not what ``latest`` means."""
+        """Whether it is a copy to sample from, as come with the program: never trained, not what ``latest`` means."""
         return (self.path / SHIPPED).is_file()
 
     @property
@@ -171,6 +172,25 @@ class SampleFolder:
     def settings(self) -> Path:
         """What the samples were drawn with."""
         return self.path / "settings.json"
+
+    @property
+    def version(self) -> str:
+        """The version of the weights that drew them."""
+        return self.path.parent.name.removeprefix("model-")
+
+    @property
+    def weights(self) -> str:
+        """Name of the weights that drew them, e.g. ``ema_model-final.pth``; empty if settings.json does not say."""
+        try:
+            kept = json.loads(self.settings.read_text("utf-8"))
+        except (OSError, ValueError):
+            return ""
+        return str(kept.get("weights", "")) if isinstance(kept, dict) else ""
+
+    @property
+    def kind(self) -> str:
+        """Kind of the weights that drew them, e.g. ``ema_model``; empty if settings.json does not say."""
+        return self.weights.partition(f"-{self.version}")[0]
 
     @property
     def figures(self) -> Path:
@@ -248,7 +268,8 @@ def find(run_id: str, output_dir: Path, flag: str = "run_id") -> RunFolder:
         return of_users[-1]
     if run_id == LATEST and folders:
         raise RunNotFound(
-            f"{run_id}: nothing was trained under {output_dir} yet; these come with the program: {', '.join(folders)}",
+            f"{run_id}: nothing was trained under {output_dir} yet; there are copies to sample from: "
+            f"{', '.join(folders)}",
             flag,
         )
     matches = (

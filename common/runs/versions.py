@@ -94,7 +94,7 @@ class Version(ABC):
         """The kind of weights that is wanted.
 
         Args:
-            averaged: use averaged weights; None takes them if they are there.
+            averaged: use averaged weights; None takes them if they are there, else what there is.
             decay: decay of the average to use; None takes the main one.
 
         Raises:
@@ -112,11 +112,12 @@ class Version(ABC):
                     f"{decay:g}: no such average of version {self.name}. Decays there: {there}", "ema_decay"
                 )
             return kept[decay]
-        use = AVERAGED in self.kinds if averaged is None else averaged
-        kind = AVERAGED if use else PLAIN
+        if averaged is None:
+            return next((kind for kind in (AVERAGED, PLAIN) if kind in self.kinds), next(iter(self.kinds)))
+        kind = AVERAGED if averaged else PLAIN
         if kind not in self.kinds:
             there = ", ".join(map(self.label, self.kinds))
-            raise RunNotFound(f"{use}: {self.label(kind)} is missing; this version has {there}", "use_ema")
+            raise RunNotFound(f"{averaged}: {self.label(kind)} is missing; this version has {there}", "use_ema")
         return kind
 
 

@@ -34,6 +34,7 @@ class Solver(ABC):
         stochastic: whether a step uses noise.
         path: what it runs on: the whole ``augmented`` state, or the ``scalar`` path if the noise level is monotone.
         default_steps: steps that it needs.
+        fewest_steps: steps below which its samples are still noisy; a program says so.
         denoise_last: whether x0_hat at the end is given by default, instead of the state there.
         clips: whether clipping x0_hat to the range of images helps it.
     """
@@ -43,6 +44,7 @@ class Solver(ABC):
     stochastic: bool = False
     path: ClassVar[Literal["augmented", "scalar"]] = "augmented"
     default_steps: ClassVar[int] = 1000
+    fewest_steps: ClassVar[int] = 1
     denoise_last: ClassVar[bool] = False
     clips: ClassVar[bool] = False
 

@@ -12,6 +12,7 @@ class Euler(Solver):
     """z + dt (F z - 1/2 G G' s): the probability-flow ODE."""
 
     order = 1
+    fewest_steps = 200
 
     def default_grid(self, dynamics: LinearDynamics) -> Grid:
         """Uniform in time, as published, or what the dynamics says, whose time may be no schedule."""
@@ -28,6 +29,7 @@ class EulerMaruyama(Euler):
     """z + dt (F z - G G' s) + sqrt(|dt|) G xi: the reverse SDE; the last step is taken without noise."""
 
     stochastic = True
+    fewest_steps = 100  # its noise corrects some of the error
 
     def step(
         self, dynamics: LinearDynamics, posterior: Posterior, z: Tensor, t: Tensor, s: Tensor, noise: Tensor | None

@@ -15,10 +15,12 @@ from common.data.module import DataModule
 from common.data.source import DataSet
 from common.refusal import Refusal
 from common.runs import RunFolder, RunNotFound, find, load_weights, open_version
+from common.runs.versions import nature
 from common.samplers import default_solver
 from common.training.callbacks import SampleGrid
 from common.training.csv_log import CsvLog
 from common.training.module import DiffusionModule
+from common.training.session import say
 from common.training.trainer import make_trainer
 
 RELEASED_PREDICTION = "eps"  # of the published code's networks
@@ -114,14 +116,20 @@ def with_prior(config: RunConfig, dataset: DataSet, file: str) -> tuple[RunConfi
 def initial_weights(config: RunConfig) -> Path | None:
     """The file that --init_from names: a file itself, or the newest weights of a run, averaged if it has those.
 
+    Says what that is, and if its process is not that of the new run.
+
     Raises:
         Refusal: if there is none, or a run's network predicts something else.
     """
     source = config.recipe.init_from
-    if source is None or Path(source).is_file():
-        return None if source is None else Path(source).resolve()
+    if source is None:
+        return None
+    if Path(source).is_file():
+        say(f"start     weights of {source}")
+        return Path(source).resolve()
     folder = find(source, config.keeping.output_dir, flag="init_from")
-    learnt = RELEASED_PREDICTION if folder.is_released else read_config(folder.path).model.prediction
+    stored = None if folder.is_released else read_config(folder.path)
+    learnt = stored.model.prediction if stored else RELEASED_PREDICTION
     wanted = config.model.prediction
     if wanted != learnt and (wanted, learnt) != ("auto", RELEASED_PREDICTION):
         raise Refusal(f"{source}: its network predicts {learnt}; add --prediction {learnt}", "init_from")
@@ -129,8 +137,14 @@ def initial_weights(config: RunConfig) -> Path | None:
         export = f"; give a file of its checkpoint's, by python scripts/export.py {folder.words('run_id')}"
         mend = export if folder.checkpoint_files() else ""
         raise RunNotFound(f"{source}: {folder.model} holds no weights yet{mend}", "init_from")
-    version = open_version(folder, None, ())
-    return version.file(version.choose(averaged=None, decay=None)).resolve()
+    decays = stored.recipe.averages if stored else ()
+    version = open_version(folder, None, decays)
+    kind = version.choose(averaged=None, decay=None)
+    origin = f"under {build_dynamics(stored)}" if stored else "by the published code"
+    say(f"start     {folder.name} ({version.title}, {nature(kind, decays)}), trained {origin}, {learnt}-prediction")
+    if stored and stored.dynamics != config.dynamics:
+        say("note      the process is not that of these weights; they have to be trained on under it")
+    return version.file(kind).resolve()
 
 
 def build_trainer(

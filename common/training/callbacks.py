@@ -18,9 +18,10 @@ from common.media.pictures import save_samples
 from common.runs import RunFolder
 from common.runs.real import read_real
 from common.samplers import SOLVERS, path_of, sample
+from common.training.checkpoints import Stopped
 from common.training.csv_log import CsvLog
 from common.training.loggers import log_picture
-from common.training.module import DiffusionModule
+from common.training.module import LOSS, VALIDATION, DiffusionModule
 
 GRID_STEPS, GRID_SAMPLES, GRID_SOUNDS = 20, 50, 8  # of the grids; sounds are long
 GRID_COLUMNS = 10  # of samples without classes
@@ -66,8 +67,8 @@ class StepProgress(ProgressBar):
         figures = {
             name: f"{latest[key]:.{digits}g}"
             for name, key, digits in (
-                ("loss", "train/loss", 4),
-                ("val (avg)" if averaged else "val", "val/loss", 4),
+                ("loss", LOSS, 4),
+                ("val (avg)" if averaged else "val", VALIDATION, 4),
                 ("images/s", "train/images_per_s", 3),
             )
             if key in latest
@@ -206,7 +207,7 @@ class KeepWeights(Callback):
 
 
 class LossPicture(Callback):
-    """``loss.png``: redrawn after each validation and at the end.
+    """``loss.png``: redrawn after each validation, at the end, and when a run is stopped.
 
     Args:
         path: the file.
@@ -227,3 +228,8 @@ class LossPicture(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the last state."""
         self._draw(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Draw the last state of a run that was stopped and can go on."""
+        if isinstance(exception, Stopped):
+            self._draw(trainer, pl_module)

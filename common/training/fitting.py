@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,14 +29,18 @@ from common.runs.versions import PLAIN, average_kinds
 from common.training.build import build_data, build_module, build_trainer, check_output, initial_weights, with_prior
 from common.training.callbacks import write_weights
 from common.training.checkpoints import Stopped
+from common.training.csv_log import read_metrics
 from common.training.dry_run import dry_run, warn_if_too_large
 from common.training.loggers import close_loggers, make_loggers
-from common.training.module import DiffusionModule, NonFiniteLoss
+from common.training.module import LOSS, VALIDATION, DiffusionModule, NonFiniteLoss
 from common.training.resume import TrainOrder, check_same_data, checkpoint_step, plan
 from common.training.session import PROGRAM, complain, hide_key, is_first_process, note_environment, say, set_tf32
 from common.training.trainer import device_count
 
 NAMED = 12  # classes that a line names
+LOST = "stopped before a checkpoint could be written; what was done since the last one is lost"
+NOTHING_LOST = "stopped before the first step; nothing was lost"
+LITTLE_NOISE = 2.0  # sigma at T below which the data shows through, whose values are about 1
 
 
 def train(order: TrainOrder) -> int:
@@ -114,7 +118,7 @@ def train(order: TrainOrder) -> int:
             if not folder.real.exists():
                 with suppress(DataUnavailable):  # a sample that cannot be read is the training's to report, if it comes
                     write_real(folder.real, dataset.train, config.sample)
-        code = fit(trainer, module, data, checkpoint, folder, order.command.plugin)
+        code = fit(trainer, module, data, checkpoint, resume_step, folder, order.command.plugin)
     finally:
         close_loggers(loggers, code)
     return code
@@ -132,7 +136,16 @@ def introduce(config: RunConfig, module: DiffusionModule, device: torch.device, 
     """Say what is trained, and what is made of the data."""
     recipe, spec = config.recipe, config.sample
     batch = recipe.batch_size * recipe.accumulate_grad_batches
-    say(f"dynamics  {module.dynamics}, {module.prediction}-prediction")
+    dynamics = module.dynamics
+    level = float(dynamics.log_sigma(torch.tensor([dynamics.horizon], device=dynamics.device)).exp())
+    # modes may keep some of the data at T, since sampling starts from its mean and spectrum
+    shown = "" if dynamics.basis.modes else f", sigma(T) = {level:.3g}"
+    say(f"dynamics  {dynamics}, {module.prediction}-prediction{shown}")
+    if shown and level < LITTLE_NOISE:
+        say(
+            f"note      the noise level at T is only {level:.3g}: data is still seen there, so samples start from the "
+            f"wrong law; {dynamics.more_noise}"
+        )
     say(f"network   {config.network.name}, {module.parameter_count:,} parameters, on {device}")
     labels = classes_told(dataset, used=spec.num_classes is not None)
     say(f"data      {config.data.data_name}, {spec.samples:,} samples of {'x'.join(map(str, spec.shape))}{labels}")
@@ -178,6 +191,24 @@ def question_steps(config: RunConfig) -> None:
         )
 
 
+def last_losses(rows: Sequence[Mapping[str, float]], averaged: bool) -> list[str]:
+    """The last losses of a log in one line, or none if it has none; a validation of an earlier step is said to be one.
+
+    Args:
+        rows: lines of ``metrics.csv``.
+        averaged: whether the average of the weights is validated.
+    """
+    last = {name: row for row in rows for name in row}
+    if LOSS not in last:
+        return []
+    found = f"loss      {last[LOSS][LOSS]:.4g} training"
+    if VALIDATION in last:
+        row = last[VALIDATION]
+        earlier = f" at step {row['step']:,.0f}" if row["step"] < last[LOSS]["step"] else ""
+        found += f", {row[VALIDATION]:.4g} validation{earlier}{' (average of the weights)' if averaged else ''}"
+    return [found]
+
+
 def keep_final_weights(module: DiffusionModule, checkpoint: Path, folder: RunFolder) -> int:
     """Write the final weights of a run that was cut off between its last checkpoint and them; returns the exit code."""
     kept = folder.weight_files().get(FINAL, {}).keys()
@@ -193,10 +224,15 @@ def fit(
     module: DiffusionModule,
     data: DataModule,
     checkpoint: Path | None,
+    resume_step: int,
     folder: RunFolder,
     plugins: Sequence[str],
 ) -> int:
-    """Train to the end, or to a signal; returns the exit code."""
+    """Train to the end, or to a signal; returns the exit code.
+
+    Raises:
+        KeyboardInterrupt: if it was stopped at once, saying whether something is lost.
+    """
     plugin = f" {shlex.join(['--plugin', ','.join(plugins)])}" if plugins else ""
     again = f"python {PROGRAM} {folder.words('resume')}{plugin}"
     try:
@@ -204,6 +240,11 @@ def fit(
     except Stopped as stop:
         say(f"{stop}\ngo on with: {again}")
         return 0 if stop.planned else 130
+    except SystemExit as end:
+        if not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        # Lightning ends the program without a word
+        raise KeyboardInterrupt(LOST if trainer.global_step > resume_step else NOTHING_LOST) from None
     except NonFiniteLoss as error:
         last = folder.last_checkpoint
         good = f"last good checkpoint: {last}" if last.exists() else "no checkpoint was written yet"
@@ -220,6 +261,9 @@ def fit(
         complain(f"{error.line({str(error.argument): str(error.argument)})}; go on with: {again}")
         return 2
     drawn_from = " (drawn from the average of the weights)" if module.is_averaged else ""
-    say(f"weights   {folder.model}\npictures  {folder.loss_picture}, {folder.samples}{drawn_from}")
+    for line in last_losses(read_metrics(folder.metrics), module.is_averaged):
+        say(line)
+    grids = f", {folder.samples}{drawn_from}" if folder.samples.exists() else ""
+    say(f"weights   {folder.model}\npictures  {folder.loss_picture}{grids}")
     say(f"next      python generate.py {folder.words('run_id')}{plugin}")
     return 0

@@ -20,6 +20,7 @@ from common.training.optimizers import OPTIMIZERS, SCHEDULERS, Schedule
 from common.training.times import TIME_SAMPLINGS, growth
 from common.training.weights import LOSS_WEIGHTS, REDUCTIONS
 
+LOSS, VALIDATION = "train/loss", "val/loss"  # names in the log
 LEVELS = 24  # bins of the noise level in the loss-by-level picture
 LEVEL_MEMORY = 0.999  # share of the past that the picture keeps per step
 
@@ -173,13 +174,14 @@ class DiffusionModule(pl.LightningModule):
         mean = trainer.strategy.reduce(self.loss_sum / summed, reduce_op="mean")
         seconds = time.perf_counter() - self._clock
         samples = len(batch.x0) * self._timed * trainer.world_size
-        self.latest = {
-            "train/loss": float(mean),
+        figures = {
+            LOSS: float(mean),
             "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
             "train/images_per_s": samples / seconds,
         }
         for logger in trainer.loggers:
-            logger.log_metrics(self.latest, step=trainer.global_step)
+            logger.log_metrics(figures, step=trainer.global_step)
+        self.latest |= figures  # beside the last validation loss
         self.on_train_start()
 
     def require_finite(self) -> None:
@@ -214,9 +216,9 @@ class DiffusionModule(pl.LightningModule):
         self.val_loss.reset()
         if self.trainer.sanity_checking:
             return
-        self.latest["val/loss"] = value
+        self.latest[VALIDATION] = value
         for logger in self.trainer.loggers:
-            logger.log_metrics({"val/loss": value}, step=self.trainer.global_step)
+            logger.log_metrics({VALIDATION: value}, step=self.trainer.global_step)
 
     # -- optimiser ----------------------------------------------------------------------------------------------------
 

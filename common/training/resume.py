@@ -114,7 +114,7 @@ def plan(order: TrainOrder) -> Plan:
     wb_id = order.config.keeping.wb_id
     for run in run_folders(output_dir):
         if run.is_shipped and wb_id is not None and run.name.startswith(f"{wb_id}_"):
-            raise Refusal(f"{wb_id}: {run.path} comes with the program; take another id", "wb_id")
+            raise Refusal(f"{wb_id}: {run.path} is a copy to sample from; take another id", "wb_id")
     if command.resume == AUTO and wb_id is None:
         raise Refusal("auto needs --wb_id, the id it looks for; or name a run: --resume ID", "resume")
     config = order.config.named(wb_id or fresh_id(), output_dir)
@@ -149,8 +149,8 @@ def _named(order: TrainOrder, name: str, output_dir: Path) -> Plan:
 def _go_on(order: TrainOrder, folder: RunFolder, checkpoint: Path) -> Plan:
     if folder.is_shipped:
         raise Refusal(
-            f"{folder.name}: it comes with the program and has no checkpoint; a new run starts from its weights with "
-            f"--init_from {folder.name}",
+            f"{folder.name}: it is a copy to sample from, without a checkpoint; a new run starts from its weights with "
+            f"{folder.words('init_from')}",
             "resume",
         )
     config = resumed(order.given, order.of_preset, folder)

@@ -333,6 +333,23 @@ def test_the_newest_samples_are_the_default(cli, run):
     assert "exp2-1-ema: 2" in cli(*words).out
 
 
+def test_samples_are_named_by_their_weights_too(cli, run):
+    for averaged in (False, True):
+        assert cli("generate", *SHORT, "--n_samples", 2, "--use_ema", averaged).code == 0
+    os.utime(run / "generated_data" / "model-final" / "exp2-2-raw" / "data", (2e9, 2e9))
+    words = ("evaluate", "--run_id", "tiny", "--metrics", "nearest")
+    for more, name in (
+        ((), "exp2-2-raw"),
+        (("--use_ema", "True"), "exp2-2-ema"),
+        (("--ema_decay", "0.333334"), "exp2-2-ema"),
+        (("--use_ema", "False"), "exp2-2-raw"),
+    ):
+        assert f"{name}: 2" in cli(*words, *more).out, more
+    refused = cli(*words, "--ema_decay", 0.9)
+    assert refused.code == 2
+    assert "there are: model-final/exp2-2-ema, model-final/exp2-2-raw" in refused.err
+
+
 def test_samples_without_labels_have_no_agreement(cli, run):
     assert cli("generate", *SHORT, "--n_samples", 3).code == 0
     for path in run.rglob("label_*.npy"):
@@ -451,3 +468,18 @@ def test_without_final_weights_the_newest_are_taken(cli, run):
     result = cli("generate", "--run_id", "tiny", "--n_samples", 2, "--steps", 1)
     assert result.code == 0
     assert "(v2)" in result.out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--mode ode --steps 2", "note      euler needs about 200 steps or more; --solver exp2 does with 20"),
+        ("--mode sde --steps 99", "note      em needs about 100 steps or more; --solver exp2 does with 20"),
+        ("--mode sde --steps 100", None),
+        ("--steps 2", None),
+    ],
+)
+def test_too_few_steps_of_a_published_solver_are_told(cli, run, words, told):
+    result = cli("generate", "--run_id", "tiny", "--n_samples", 2, *words.split())
+    assert result.code == 0
+    assert [line for line in result.out.splitlines() if line.startswith("note")] == ([told] if told else [])

@@ -40,17 +40,17 @@ def test_they_draw_digits_without_a_data_set(cli, shipped):
 
 
 def test_they_are_neither_the_latest_run_nor_trained(cli, shipped):
-    with pytest.raises(RunNotFound, match="latest: nothing was trained under runs yet; these come with the program: "):
+    with pytest.raises(RunNotFound, match="nothing was trained under runs yet; there are copies to sample from: "):
         find("latest", Path("runs"))
     flags = ("train", "--data_name", "digits", "--train_steps", 2, "--batch_size", 4)
     for words in (("--wb_id", "mnist-demo"), ("--wb_id", "mnist-demo", "--resume", "auto")):
         result = cli(*flags, *words)
         assert result.code == 2
-        assert "comes with the program; take another id" in result.err
+        assert "is a copy to sample from; take another id" in result.err
     result = cli("train", "--resume", "mnist-demo")
     assert result.code == 2
     assert f"--init_from {SHIPPED['mnist-demo'][0]}" in result.err
-    assert "comes with the program" in result.err
+    assert "is a copy to sample from, without a checkpoint" in result.err
 
 
 def test_a_run_becomes_a_copy_to_sample_from(run, tmp_path, capsys):
@@ -69,3 +69,24 @@ def test_a_run_becomes_a_copy_to_sample_from(run, tmp_path, capsys):
         export.main(words)
     assert stop.value.code == 2
     assert f"--copy_to {copy} is there already" in capsys.readouterr().err
+
+
+def test_a_copy_of_one_average_is_used_without_a_flag(cli, run, tmp_path):
+    """A version with one kind of weights has them taken, whichever they are."""
+    for file in (run / "model").iterdir():
+        if not file.name.startswith("ema_model-final"):
+            file.unlink()
+    file = next((run / "model").iterdir())
+    file.rename(file.with_name("ema0.5_model-final.pth"))
+    result = cli("generate", "--run_id", "tiny", "--n_samples", 2, "--steps", 2)
+    assert result.code == 0, result.err
+    assert "(ema0.5_model-final.pth)" in result.out
+    assert export.main(["--run_id", "tiny", "--copy_to", str(tmp_path / "boxed")]) == 0
+    copy = tmp_path / "boxed" / run.name
+    assert (copy / "model" / "ema0.5_model-final.safetensors").is_file()
+    assert "--output_dir" in (copy / "SHIPPED.md").read_text()
+    words = ("--output_dir", tmp_path / "boxed")
+    assert cli("generate", "--run_id", "tiny", *words, "--n_samples", 2, "--steps", 2).code == 0
+    refused = cli("train", "--resume", "tiny", *words)
+    assert refused.code == 2
+    assert f"--init_from {run.name} --output_dir {tmp_path / 'boxed'}" in refused.err

@@ -268,3 +268,11 @@ def test_casting_a_module_leaves_the_tables_in_float64():
 
 def test_tables_are_no_part_of_a_checkpoint():
     assert all(not build(name).state_dict() for name in ("fvp-0.9-2", "cld", "heat-8", "fvp-0.9-2-path"))
+
+
+@pytest.mark.parametrize("t", [0.1, torch.tensor(0.1, dtype=torch.float64)], ids=["number", "0-d"])
+def test_one_time_is_a_batch_of_one(t):
+    dynamics = FVP(0.7, 2)
+    one, batch = dynamics.moments(t), dynamics.moments(torch.tensor([0.1], dtype=torch.float64))
+    assert torch.equal(one.log_sigma, batch.log_sigma)
+    assert torch.equal(one.cov, batch.cov)
