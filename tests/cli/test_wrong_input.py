@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from common.config import plugins
 from common.files import save
 from common.metrics import METRICS, Evidence, Metric
 from tests.cli.conftest import Result
@@ -282,6 +283,7 @@ def test_data(cli, case):
     ],
 )
 def test_plugins(cli, name, content, pattern, monkeypatch):
+    monkeypatch.setattr(plugins, "_plugins", set())  # those that a later test does not name
     monkeypatch.setattr(sys, "path", list(sys.path))
     Path("own").mkdir()
     Path("own", name).write_text(content)
