@@ -341,7 +341,7 @@ def test_samples_are_named_by_their_weights_too(cli, run):
     for more, name in (
         ((), "exp2-2-raw"),
         (("--use_ema", "True"), "exp2-2-ema"),
-        (("--ema_decay", "0.333334"), "exp2-2-ema"),
+        (("--ema_decay", "0.866667"), "exp2-2-ema"),
         (("--use_ema", "False"), "exp2-2-raw"),
     ):
         assert f"{name}: 2" in cli(*words, *more).out, more
