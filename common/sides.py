@@ -1,5 +1,6 @@
 """Height and width of images, and how sizes are written."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -51,3 +52,9 @@ def written(sizes: Sequence[int]) -> str:
 def next_multiples(sizes: Sequence[int], divisor: int) -> tuple[int, ...]:
     """The smallest sizes, none below those given, that a number divides; at least that number."""
     return tuple(max(1, -(-size // divisor)) * divisor for size in sizes)
+
+
+def divisors(sizes: Sequence[int]) -> list[int]:
+    """Whole numbers that divide every size, in ascending order."""
+    common = math.gcd(*sizes)
+    return [number for number in range(1, common + 1) if common % number == 0]

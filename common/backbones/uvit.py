@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from common.backbones.embeddings import LabelEmbedding
 from common.refusal import Refusal, require
-from common.sides import next_multiples, written
+from common.sides import divisors, next_multiples, written
 
 TIME_SCALE = 999.0
 POSITION_SCALE = 64.0  # the fastest wave of a position table turns by this angle from one end of the grid to the other
@@ -92,7 +92,8 @@ class UViT(nn.Module):
             "patch_size",
             f"a divisor of every side of {tuple(shape)}",
             patch_size,
-            f"the next size that would work is {written(next_multiples(shape, patch_size))}",
+            f"such are {', '.join(map(str, divisors(shape)))}; with {patch_size} the next size that would work is "
+            f"{written(next_multiples(shape, patch_size))}",
         )
         require(in_channels >= 1, "in_channels", "at least 1", in_channels)
         require(out_channels >= 1, "out_channels", "at least 1", out_channels)

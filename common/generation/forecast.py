@@ -10,7 +10,7 @@ from common.samplers import SOLVERS, default_solver
 from common.units import in_time
 
 MANY = 100  # network evaluations from which on one of them is timed
-QUICK = 1.0  # seconds; an evaluation below is timed again, because the first one also sets things up
+QUICK = 15.0  # seconds; an evaluation below is timed again, because the first one also sets things up
 LONG = 60.0  # seconds from which on a shorter way is named
 
 

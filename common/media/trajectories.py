@@ -1,6 +1,7 @@
 """The way out of the noise: a picture with a column per time, and a film with a frame per time."""
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from common.files import atomic_write
 from common.media.figures import SMALL, TINY, few_ticks, new_figure, outline
-from common.media.grids import TEXT_GAP, block, displayable, magnified, titled, width_of
+from common.media.grids import TEXT_GAP, block, displayable, magnified, titled, visible_scale, width_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,6 +70,10 @@ def trajectory_picture(
         classes: the name of the class of each sample, or None.
         scale: whole number by which images are magnified; None makes small ones visible.
     """
+    height, width = moments[0].x.shape[-2:]
+    if scale is None:  # wide enough for the heads, also where images are narrow
+        widest = max(width_of(line) for moment in moments for line in moment.head.splitlines())
+        scale = max(visible_scale(height, width), math.ceil(widest / width))
     tiles = torch.stack([magnified(on_own_scale(moment.x), scale) for moment in moments], 1).flatten(0, 1)
     margin = max(map(width_of, classes)) + 2 * TEXT_GAP if classes else 0
     return block(tiles, len(moments), [moment.head for moment in moments], classes or (), margin=margin)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from common.denoiser import Denoiser, X0Denoiser
-from common.dynamics import LinearDynamics
+from common.dynamics import Fourier, LinearDynamics
 from common.refusal import Refusal
 from common.samplers.base import Posterior, Solver
 from common.samplers.euler import Euler, EulerMaruyama
@@ -124,6 +124,10 @@ def sample(
         seeds = fresh_seeds(shape[0])
     if len(seeds) != shape[0]:
         raise ValueError(f"seeds must hold one integer per sample ({shape[0]}), got {len(seeds)}")
+    if isinstance(dynamics.basis, Fourier) and tuple(shape[2:]) != dynamics.basis.shape:
+        raise ValueError(
+            f"shape must end in {dynamics.basis.shape}, the grid of the dynamics' modes, got {tuple(shape)}"
+        )
     if labels is not None and tuple(labels.shape) != (shape[0],):
         raise ValueError(f"labels must have shape ({shape[0]},), got {tuple(labels.shape)}")
     state = (shape[0], dynamics.num_components, *shape[1:])
