@@ -138,9 +138,8 @@ class Checkpoints(Checkpoint):
             pl_module.require_finite()
         if numbered:
             trainer.save_checkpoint(self.folder.checkpoints / f"step-{step:07d}.ckpt", weights_only=False)
-        trainer.save_checkpoint(
-            self.folder.last_checkpoint, weights_only=False
-        )  # last: it names the newest whole state
+        # the numbered one first: this one is what a run goes on from
+        trainer.save_checkpoint(self.folder.last_checkpoint, weights_only=False)
         self._written = time.monotonic()
         if numbered and trainer.is_global_zero:
             self._remove_old(step)

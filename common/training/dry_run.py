@@ -3,12 +3,10 @@
 import copy
 import math
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from common.config.schema import RunConfig
 from common.data.module import DataModule
@@ -16,7 +14,7 @@ from common.data.source import DataSet
 from common.refusal import Refusal
 from common.samplers import SOLVERS, default_solver
 from common.training.build import build_data
-from common.training.memory import available
+from common.training.memory import available, bytes_of
 from common.training.module import DiffusionModule
 from common.training.session import is_first_process, say
 from common.training.trainer import device_count, trial_trainer
@@ -100,8 +98,8 @@ def in_samples(count: int) -> str:
     return f"{count:,} sample{'' if count == 1 else 's'}"
 
 
-def warn_if_too_large(config: RunConfig, dataset: DataSet, module: DiffusionModule, device: torch.device) -> None:
-    """Say so before a training that the system may end without a word, for want of memory; a GPU says so itself.
+def require_memory(config: RunConfig, dataset: DataSet, module: DiffusionModule, device: torch.device) -> None:
+    """Before a training: refuse what does not fit into memory, and say what may not; a GPU says so itself.
 
     The weights stay: a copy of the module is tried, and only if a step could be that large at all.
 
@@ -137,17 +135,12 @@ def too_large(found: Estimate, free: int) -> str:
 def disk_bytes(found: Estimate, module: DiffusionModule) -> float:
     """Bytes of the checkpoints and weights that a whole run keeps at its end."""
     recipe, keeping = found.config.recipe, found.config.keeping
-    weights, whole = bytes_of(module.network.state_dict()), bytes_of(module.state_dict())
+    weights, whole = bytes_of(module.network.state_dict().values()), bytes_of(module.state_dict().values())
     # gradients and the state of the optimiser stay of a step; a checkpoint has the latter
-    checkpoint = whole + found.largest.kept_bytes - bytes_of(dict(module.network.named_parameters()))
+    checkpoint = whole + found.largest.kept_bytes - bytes_of(module.network.parameters())
     versions = recipe.train_steps // keeping.log_model_every_n + 1
     kinds = 1 + len(recipe.averages)
     return (keeping.keep + 1) * checkpoint + versions * kinds * weights
-
-
-def bytes_of(state: Mapping[str, Tensor]) -> int:
-    """Bytes of some tensors."""
-    return sum(x.numel() * x.element_size() for x in state.values())
 
 
 def existing(folder: Path) -> Path:

@@ -30,7 +30,7 @@ from common.training.build import build_data, build_module, build_trainer, check
 from common.training.callbacks import write_weights
 from common.training.checkpoints import Stopped
 from common.training.csv_log import read_metrics
-from common.training.dry_run import dry_run, warn_if_too_large
+from common.training.dry_run import dry_run, require_memory
 from common.training.loggers import close_loggers, make_loggers
 from common.training.module import LOSS, VALIDATION, DiffusionModule, NonFiniteLoss
 from common.training.resume import TrainOrder, check_same_data, checkpoint_step, plan
@@ -90,7 +90,7 @@ def train(order: TrainOrder) -> int:
         say(f"already finished at step {resume_step}")
         return keep_final_weights(module, checkpoint, folder)
     if is_first_process():
-        warn_if_too_large(config, dataset, module, device)
+        require_memory(config, dataset, module, device)
     deadline = None if order.command.max_time is None else started + order.command.max_time
     trainer = build_trainer(config, folder, device, module, resume_step, deadline)
     if data.val_samples < trainer.world_size:

@@ -1,7 +1,7 @@
 """Memory: the most that tensors take at one time while something runs, and what there is to take."""
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,11 @@ class TensorMemory(TorchDispatchMode):
 
 def _storage_id(x: Tensor) -> int:
     return int(x.untyped_storage()._cdata)
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes of some tensors."""
+    return sum(x.numel() * x.element_size() for x in tensors)
 
 
 def taken(device: torch.device) -> int:

@@ -19,7 +19,7 @@ from common.config.schema import RunConfig
 from common.data.source import DataSet
 from common.training.build import build_data
 from common.training.callbacks import GRID_SAMPLES, GRID_SOUNDS, GRID_STEPS
-from common.training.memory import TensorMemory, available, taken
+from common.training.memory import TensorMemory, available, bytes_of, taken
 from common.training.module import DiffusionModule
 from common.training.trainer import trial_trainer
 
@@ -189,7 +189,7 @@ def try_size(config: RunConfig, dataset: DataSet, module: DiffusionModule, devic
         trainer.fit(module, data)
     kept, peak = counted.live, counted.peak
     if len(watch.seconds) < STEPS:  # the state of the optimiser was not there yet when the step needed most
-        peak += kept - sum(p.numel() * p.element_size() for p in module.network.parameters())
+        peak += kept - bytes_of(module.network.parameters())
     del trainer
     if sum(watch.seconds) < QUICK:  # counting costs little beside long operations, much beside short ones
         watch = _Stopwatch(device)
