@@ -1,5 +1,6 @@
 """Files that are either whole or not there, and are never unpickled."""
 
+import errno
 import json
 import os
 import pickle
@@ -10,7 +11,6 @@ import pytest
 import safetensors
 import torch
 
-from common import files
 from common.files import atomic_write, load_state, save, save_safetensors, write_json
 from common.training.trainer import AtomicCheckpointIO
 
@@ -48,24 +48,29 @@ def test_json_is_plain_text(tmp_path):
 
 
 @pytest.mark.parametrize("fails", ["write", "fsync", "chmod", "replace"])
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, fails, error):
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("write", [atomic_write, save], ids=lambda write: write.__name__)
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, fails, error, write):
     path = tmp_path / "file.bin"
-    atomic_write(path, b"old")
+    write(path, b"old")
+    before = path.read_bytes()
 
     def fail(*_args, **_kwargs):
         raise error
 
     if fails == "write":
-        real = os.fdopen
-        monkeypatch.setattr(os, "fdopen", lambda handle, mode: _Failing(real(handle, mode), error))
+        real = Path.open
+        monkeypatch.setattr(Path, "open", lambda path, mode: _Failing(real(path, mode), error))
     elif fails == "fsync":
         monkeypatch.setattr(os, "fsync", fail)
     else:
         monkeypatch.setattr(Path, fails, fail)
-    with pytest.raises(type(error)):
-        atomic_write(path, b"new content")
-    assert path.read_bytes() == b"old"
+    with pytest.raises(type(error)) as caught:
+        write(path, b"new content")
+    if isinstance(caught.value, OSError):
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    monkeypatch.undo()
+    assert path.read_bytes() == before
     assert names(tmp_path) == ["file.bin"]
 
 
@@ -105,7 +110,7 @@ def test_lightning_checkpoints_are_atomic(tmp_path, monkeypatch):
         file.write(b"half a checkpoint")
         raise OSError("disk full")
 
-    monkeypatch.setattr(files.torch, "save", half)
+    monkeypatch.setattr(torch, "save", half)
     with pytest.raises(OSError, match="disk full"):
         saver.save_checkpoint({"global_step": 2}, path)
     monkeypatch.undo()

@@ -12,7 +12,7 @@ from torch import Tensor
 from common.data.spec import DataSpec
 from common.denoiser import X0Denoiser
 from common.dynamics import LinearDynamics
-from common.files import atomic_write
+from common.files import atomic_write, read_array
 from common.generation.config import SampleConfig
 from common.refusal import Refusal
 from common.runs import SampleFolder
@@ -57,19 +57,6 @@ def write_array(path: Path, array: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     atomic_write(path, buffer.getvalue())
-
-
-def read_array(path: Path) -> np.ndarray:
-    """Read a .npy file of plain numbers.
-
-    Raises:
-        Refusal: naming the file if it is cut short or of another kind.
-    """
-    try:
-        array: np.ndarray = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise Refusal(f"{path} is no whole array ({error}); generate.py draws it again") from error
-    return array
 
 
 def is_whole(path: Path, count: int) -> bool:

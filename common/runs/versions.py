@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.files import UNREADABLE, load_state, sha256
+from common.files import UNREADABLE, load_checkpoint, load_state, sha256
 from common.refusal import Refusal
 from common.runs.folder import RunFolder, RunNotFound
 from common.runs.released import plain_names
@@ -197,7 +197,7 @@ class Checkpoint(Version):
     @classmethod
     def open(cls, path: Path, decays: tuple[float, ...], passed_over: tuple[Path, ...] = ()) -> "Checkpoint":
         """The checkpoint in a file; raises one of ``UNREADABLE`` if it is none."""
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        saved = load_checkpoint(path, mmap=True)
         state = {str(name): value for name, value in saved["state_dict"].items() if isinstance(value, Tensor)}
         step = int(saved["global_step"])
         return cls(f"step-{step:07d}", decays, path, step, state, passed_over)

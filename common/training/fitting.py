@@ -20,7 +20,7 @@ from common.config.stored import to_json, write_config
 from common.data import DataUnavailable
 from common.data.module import DataModule
 from common.data.source import DataSet
-from common.files import save_safetensors
+from common.files import load_checkpoint, save_safetensors
 from common.refusal import Refusal
 from common.runs import RunFolder, read_prior
 from common.runs.folder import FINAL
@@ -213,7 +213,7 @@ def keep_final_weights(module: DiffusionModule, checkpoint: Path, folder: RunFol
     """Write the final weights of a run that was cut off between its last checkpoint and them; returns the exit code."""
     kept = folder.weight_files().get(FINAL, {}).keys()
     if not {PLAIN, *average_kinds(module.recipe.averages)} <= kept and is_first_process():
-        module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+        module.load_state_dict(load_checkpoint(checkpoint)["state_dict"])
         write_weights(folder.model, module, FINAL)
         say(f"weights   {folder.model}")
     return 0

@@ -14,7 +14,7 @@ from common.config.resolve import plain, section
 from common.config.schema import FREE_FLAGS, SECTIONS, Keeping, Recipe, RunConfig
 from common.config.stored import CONFIG, read_config
 from common.data.spec import DataSpec
-from common.files import UNREADABLE
+from common.files import UNREADABLE, load_checkpoint
 from common.refusal import Refusal, require
 from common.runs.folder import RunFolder, find, run_folders
 from common.seeding import SEEDS
@@ -251,11 +251,11 @@ def checkpoint_step(checkpoint: Path, expected: Mapping[str, torch.Tensor]) -> i
         Refusal: if it is no checkpoint of this network by this program.
     """
     try:
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        saved = load_checkpoint(checkpoint)
         step, state = int(saved["global_step"]), saved["state_dict"]
         found = {name: tuple(value.shape) for name, value in state.items()}
         whole = all(part in saved for part in WHOLE)
-    except (*UNREADABLE, IndexError) as error:
+    except UNREADABLE as error:
         raise Refusal(
             f"{checkpoint} is no readable checkpoint of train.py (truncated or foreign); "
             f"try another of {checkpoint.parent}",

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from common.config.schema import Hardware, RunConfig
-from common.files import save
+from common.files import load_checkpoint, save
 from common.runs import RunFolder
 from common.training.callbacks import KeepWeights, LogLines, LossPicture, StepProgress
 from common.training.checkpoints import Checkpoints
@@ -48,6 +48,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write the checkpoint to a temporary file, then rename it."""
         save(Path(path), checkpoint)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        """Read it onto the CPU, check sums verified, nothing unpickled."""
+        return load_checkpoint(Path(path))
 
 
 def device_count(hardware: Hardware, device: torch.device) -> int:

@@ -1,0 +1,24 @@
+"""Files: written whole or not at all, checked when they are read, never unpickled; one writer to a folder."""
+
+from common.files.lock import Owner, locked, owner_of
+from common.files.manifest import Manifest
+from common.files.reading import UNREADABLE, load_checkpoint, load_state, read_array, sha256
+from common.files.writing import atomic_write, remove_leftovers, replacing, save, save_safetensors, write_json
+
+__all__ = [
+    "UNREADABLE",
+    "Manifest",
+    "Owner",
+    "atomic_write",
+    "load_checkpoint",
+    "load_state",
+    "locked",
+    "owner_of",
+    "read_array",
+    "remove_leftovers",
+    "replacing",
+    "save",
+    "save_safetensors",
+    "sha256",
+    "write_json",
+]

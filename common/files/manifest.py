@@ -1,0 +1,103 @@
+"""manifest.json: sizes and SHA-256 of the files of a folder, so that damage is noticed."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from common.files.reading import sha256
+from common.files.writing import write_json
+from common.refusal import Refusal
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The manifest of a folder. It is written by whoever holds the folder's lock, after the files that it lists.
+
+    A file that is not listed (an earlier version wrote it, or its process was killed before it was) is not damaged:
+    it just cannot be checked.
+
+    Attributes:
+        folder: the folder.
+    """
+
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.folder / MANIFEST
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is one."""
+        return self.path.exists()
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self.path.read_text("utf-8"))
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']!r}; this program reads {FORMAT}")
+            entries = content["files"].values()
+            if not all(type(entry["size"]) is int and isinstance(entry["sha256"], str) for entry in entries):
+                raise ValueError("an entry without size and sha256")
+            if not isinstance(content["made"], str):
+                raise TypeError("made is no time")
+        except FileNotFoundError:
+            return {"format": FORMAT, "made": "", "files": {}}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise Refusal(f"{self.path} cannot be read ({reason}); remove it to go on without check sums") from error
+        return dict(content)
+
+    @property
+    def made(self) -> str:
+        """When the folder was begun, as UTC in ISO 8601, which sorts as text; empty if nothing says so.
+
+        Raises:
+            Refusal: if it is damaged.
+        """
+        return str(self._read()["made"])
+
+    def check(self, path: Path) -> bool:
+        """Hold a file of the folder against the manifest.
+
+        Returns:
+            Whether it is listed, and so was found right.
+
+        Raises:
+            Refusal: if it is missing or another than the one listed, or the manifest is damaged.
+        """
+        entry = self._read()["files"].get(path.relative_to(self.folder).as_posix())
+        if entry is None:
+            return False
+        if not path.is_file():
+            raise Refusal(f"{path} is missing; {MANIFEST} lists it")
+        if path.stat().st_size != entry["size"] or sha256(path) != entry["sha256"]:
+            raise Refusal(f"{path} is damaged, or another file than was written: its SHA-256 is not that in {MANIFEST}")
+        return True
+
+    @contextlib.contextmanager
+    def renewing(self, *paths: Path) -> Iterator[None]:
+        """Write files of the folder: meanwhile they are not listed, so that a kill at any time leaves no false entry.
+
+        Args:
+            paths: the files; those that are not there afterwards are not listed.
+        """
+        names = {path.relative_to(self.folder).as_posix(): path for path in paths}
+        content = self._read()
+        if names.keys() & content["files"].keys():
+            content["files"] = {name: entry for name, entry in content["files"].items() if name not in names}
+            write_json(self.path, content)
+        yield
+        for name, path in names.items():
+            if path.is_file():
+                content["files"][name] = {"size": path.stat().st_size, "sha256": sha256(path)}
+        content["made"] = content["made"] or datetime.now(UTC).isoformat(timespec="microseconds")
+        write_json(self.path, content)

@@ -1,0 +1,89 @@
+"""Files that are read: nothing is unpickled, and what has check sums is held against them first."""
+
+import hashlib
+import pickle
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from common.refusal import Refusal
+
+# what the readers raise for files that are cut short, damaged, of another kind, or would need unpickling
+UNREADABLE = (
+    RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError,
+    SafetensorError, zipfile.BadZipFile, zlib.error, MemoryError,
+)  # fmt: skip
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_zip(path: Path) -> None:
+    """Hold every entry of a zip file against its CRC, which torch does not do; other files pass.
+
+    Raises:
+        zipfile.BadZipFile: naming the first entry that is damaged.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as content:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in content.infolist()):
+            raise zipfile.BadZipFile("an entry is compressed")  # torch stores; a bomb would not
+        if (damaged := content.testzip()) is not None:
+            raise zipfile.BadZipFile(f"the check sum of {damaged} is wrong")
+
+
+def load_checkpoint(path: Path, *, mmap: bool = False) -> Any:
+    """What ``torch.save`` wrote: tensors on the CPU and plain data, check sums verified, nothing unpickled.
+
+    Args:
+        path: the file.
+        mmap: leave tensors in the file until they are used.
+
+    Raises:
+        one of ``UNREADABLE``, if it is cut short, damaged or something else.
+    """
+    check_zip(path)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict onto the CPU, refusing anything that would need unpickling.
+
+    Args:
+        path: a file by ``torch.save``, whose check sums are verified, or a .safetensors file, which has none.
+
+    Raises:
+        Refusal: if the file is damaged or is no plain state dict.
+    """
+    by = "safetensors" if path.suffix == ".safetensors" else "torch.save"
+    try:
+        state = safetensors.load_file(path) if by == "safetensors" else load_checkpoint(path)
+    except UNREADABLE as error:
+        raise Refusal(f"{path} is no readable state dict: truncated, damaged, or not plain tensors by {by}") from error
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise Refusal(f"{path} holds no plain state dict (names to tensors)")
+    return state
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Read a .npy file of plain numbers; no more memory is taken than the file is long.
+
+    Raises:
+        Refusal: naming the file if it is cut short or of another kind.
+    """
+    try:
+        array: np.ndarray = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except UNREADABLE as error:
+        raise Refusal(f"{path} is no whole array ({error}); generate.py draws it again") from error
+    return array

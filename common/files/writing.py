@@ -1,0 +1,144 @@
+"""Files that are either whole or not there: written beside their place, brought to the disk, then renamed."""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import torch as safetensors
+from torch import Tensor
+
+# .NAME.HOST.PROCESS.RANDOM.tmp
+TEMPORARY = re.compile(r"\..+\.(?P<host>[\w-]+)\.(?P<process>\d+)\.[0-9a-f]{8}\.tmp", re.ASCII)
+FOREIGN_AGE = 86400.0  # seconds without a change after which a temporary file of another machine is a left-over
+
+
+def host_name() -> str:
+    """This machine, in letters that fit into a file's name."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:40] or "host"
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True  # of another user; or a number that is none
+    return True
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The place for a new file, which takes the name of the old one once it is whole and on the disk.
+
+    Args:
+        path: where it goes; missing folders are made. A link there is replaced, not followed.
+
+    Yields:
+        A path beside it, to be written.
+
+    Raises:
+        OSError: naming ``path``, e.g. if the disk is full; the old file and nothing else is there then.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{host_name()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.errno is None or error.filename == str(path):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # of the file, not its stand-in
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk; file systems that cannot do without."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Remove temporary files of :func:`replacing` whose process is dead, from folders but not from those inside them.
+
+    Whether a process of another machine is dead cannot be seen: its file goes when nothing was written to it for a day.
+    """
+    for folder in folders:
+        for path in folder.glob(".*.tmp"):
+            match = TEMPORARY.fullmatch(path.name)
+            if match is None or path.is_symlink() or not path.is_file():
+                continue
+            if match["host"] == host_name():
+                dead = not is_alive(int(match["process"]))
+            else:
+                dead = time.time() - path.stat().st_mtime > FOREIGN_AGE
+            if dead:
+                path.unlink(missing_ok=True)
+
+
+def atomic_write(path: Path, content: bytes) -> None:
+    """Write a file of these bytes as :func:`replacing` does."""
+    with replacing(path) as place, place.open("xb") as file:
+        file.write(content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain data as JSON, atomically."""
+    atomic_write(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+class _Kept:
+    """A file that keeps its errors for later: torch's writer, in C++, does not stand them."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.error = file, None
+
+    error: BaseException | None
+
+    def write(self, content: Any) -> int:
+        if self.error is None:
+            try:
+                self._file.write(content)
+            except BaseException as error:
+                self.error = error
+        return len(content)
+
+    def flush(self) -> None:
+        if self.error is None:
+            self._file.flush()
+
+
+def save(path: Path, content: Any) -> None:
+    """``torch.save`` of tensors and plain data, atomically, without a copy in memory."""
+    with replacing(path) as place, place.open("xb") as file:
+        kept = _Kept(file)
+        torch.save(content, kept)  # type: ignore[arg-type]  # all that it uses of a file
+        if kept.error is not None:
+            raise kept.error
+
+
+def save_safetensors(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a state dict and texts that describe it as .safetensors, atomically."""
+    own = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    with replacing(path) as place:
+        place.touch(exist_ok=False)
+        safetensors.save_file(own, place, metadata)
