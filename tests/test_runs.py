@@ -101,12 +101,18 @@ def outputs(denoiser: Denoiser, labels: bool = True) -> torch.Tensor:
         return denoiser(v, t, torch.arange(5) % 4 if labels else None)
 
 
+def begun(folder: Path, year: int) -> None:
+    """Say when a run was begun."""
+    write_json(folder / "manifest.json", {"format": 1, "made": f"{year}-01-01", "files": {}})
+
+
 @pytest.fixture
 def runs(tmp_path) -> Path:
     """Three runs, two with an id in common, made in this order."""
     for age, name in enumerate(("7_digits_H0.7_K1", "7_mnist_H0.7_K1", "77_digits_H0.7_K1")):
         make_run(tmp_path / name, config())
-        os.utime(tmp_path / name / CONFIG, (1000 + age, 1000 + age))
+        begun(tmp_path / name, 2000 + age)
+        os.utime(tmp_path / name / CONFIG, (1000 - age, 1000 - age))  # a copy has other times
     (tmp_path / "not_a_run").mkdir()
     return tmp_path
 
@@ -162,12 +168,15 @@ def test_a_run_knows_which_weights_it_has(tmp_path):
 
 
 def test_versions(tmp_path):
-    made = make_run(tmp_path / "5_x", config(), "v0", "v1", "final")
-    for age, version in enumerate(("v0", "v1", "final")):
-        os.utime(tmp_path / "5_x" / "model" / f"model-{version}.pth", (1000 + age, 1000 + age))
+    names = ["v0", "v1", "v10", "final"]
+    made = make_run(tmp_path / "5_x", config(), *names)
+    for age, version in enumerate(names):
+        os.utime(
+            tmp_path / "5_x" / "model" / f"model-{version}.pth", (1000 - age, 1000 - age)
+        )  # a copy has other times
         assert torch.equal(outputs(load("5", version, tmp_path).denoiser), outputs(made[f"ema_model-{version}"]))
-    assert RunFolder(tmp_path / "5_x").versions() == ["v0", "v1", "final"]
-    with pytest.raises(RunNotFound, match=r"version v2.*v0, v1, final"):
+    assert RunFolder(tmp_path / "5_x").versions() == names
+    with pytest.raises(RunNotFound, match=r"version v2.*v0, v1, v10, final"):
         load("5", "v2", tmp_path)
 
 
@@ -328,9 +337,8 @@ def test_no_names_at_all(tmp_path):
 def test_either_kind_makes_a_version(tmp_path):
     """Published runs hold one kind or both; the one that is not there is refused by name."""
     folder = tmp_path / RELEASED
-    for age, stem in enumerate(("model-v0", "ema_model-v0", "ema_model-v1", "model-final")):
+    for stem in ("model-v0", "ema_model-v0", "ema_model-v1", "model-final"):
         released(folder, "ema" if stem.startswith("ema") else "plain", stem)
-        os.utime(folder / "model" / f"{stem}.pth", (1000 + age, 1000 + age))
     versions = RunFolder(folder).versions()
     assert versions == ["v0", "v1", "final"]
     kinds = {version: load("42", version, tmp_path, config=typed()).averaged for version in versions}
@@ -392,15 +400,15 @@ def test_the_same_run_twice_is_told_apart_by_its_place(tmp_path):
     assert find(f"y/{RELEASED}", tmp_path).path == tmp_path / "y" / RELEASED
 
 
-def test_latest_may_be_a_released_run(tmp_path):
-    make_run(tmp_path / "5_x", config(), "final")
-    os.utime(tmp_path / "5_x" / CONFIG, (2000, 2000))
+def test_latest_of_runs_that_do_not_say_when_they_were_begun(tmp_path):
+    """Times of files are those of the last copy: where nothing else is known, nothing is guessed."""
     released(tmp_path / RELEASED, "plain")
-    released(tmp_path / RELEASED, "plain", "model-v4")
-    for stem, age, latest in (("model-v4", 1000, "5_x"), ("model-v5", 3000, RELEASED)):
-        os.utime(tmp_path / RELEASED / "model" / "model-v5.pth", (500, 500))
-        os.utime(tmp_path / RELEASED / "model" / f"{stem}.pth", (age, age))
-        assert find("latest", tmp_path).name == latest
+    assert find("latest", tmp_path).name == RELEASED
+    make_run(tmp_path / "5_x", config(), "final")
+    with pytest.raises(RunNotFound, match=rf"none of the runs .* says when it was begun.*: 5_x, {RELEASED}$"):
+        find("latest", tmp_path)
+    begun(tmp_path / "5_x", 2026)
+    assert find("latest", tmp_path).name == "5_x"
 
 
 @pytest.mark.parametrize(
@@ -492,7 +500,7 @@ def test_find(runs, run_id, name):
 
 
 def test_latest_is_the_newest_not_the_last_name(runs):
-    os.utime(runs / "7_digits_H0.7_K1" / CONFIG, (5000, 5000))
+    begun(runs / "7_digits_H0.7_K1", 2026)
     assert find("latest", runs).name == "7_digits_H0.7_K1"
     assert [folder.name for folder in run_folders(runs)][-1] == "7_digits_H0.7_K1"
 

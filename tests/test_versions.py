@@ -129,7 +129,7 @@ def test_the_digest_is_that_of_the_weights(folder):
 @pytest.mark.parametrize(
     ("files", "flag", "said"),
     [
-        (["model-final.pth"], None, "final, not averaged (model-final.pth)"),
+        (["model-final.pth"], False, "final, not averaged (model-final.pth)"),
         (["model-v0.pth", "ema_model-v0.pth"], None, f"v0, average of decay 0.9999 (ema_model-v0.pth); {AS_TRAINED}"),
         (
             ["model-v0.pth", "ema_model-v0.pth"],
@@ -145,7 +145,20 @@ def test_which_weights_are_used_is_said_in_a_line(folder, files, flag, said):
         state = denoiser.backbone.state_dict()
         write = partial(save_safetensors, metadata={}) if name.endswith("s") else save
         write(folder.model / name, state)
-    assert load("5", output_dir=folder.path.parent, averaged=flag).account == said
+    run = load("5", output_dir=folder.path.parent, averaged=flag)
+    assert (run.account, run.remarks) == (
+        said,
+        [f"{folder.name}: {', '.join(sorted(files))} cannot be checked for damage (it has no manifest.json)"],
+    )
+
+
+def test_an_average_that_was_not_written_is_missed(folder):
+    """Training was killed between the two files: the plain weights are not taken without a word."""
+    save(folder.model / "model-v9.pth", randomised(config()).backbone.state_dict())
+    save(folder.model / "model-v10.pth", randomised(config()).backbone.state_dict())
+    with pytest.raises(RunNotFound, match=r"version v10: its average .*ema_model-v10\.pth is missing.*--use_ema False"):
+        load("5", output_dir=folder.path.parent)
+    assert load("5", output_dir=folder.path.parent, averaged=False).version == "v10"
 
 
 def test_the_newest_that_can_be_read(folder):

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.config.schema import SECTIONS, Chosen, RunConfig
 from common.data.spec import DataSpec
-from common.files import write_json
+from common.files import Manifest, write_json
 from common.refusal import Refusal
 
 CONFIG = "config.json"
@@ -63,9 +63,10 @@ def read_config(folder: Path) -> RunConfig:
     """The configuration of a run folder.
 
     Raises:
-        Refusal: if there is none, it is no JSON, or a part is missing.
+        Refusal: if there is none, it is damaged or no JSON, or a part is missing.
     """
     path = folder / CONFIG
+    Manifest(folder).check(path)
     try:
         content = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:

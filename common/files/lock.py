@@ -113,13 +113,13 @@ def locked(folder: Path, program: str, mend: str = "wait for it, or stop it") ->
         Refusal: naming who has it.
         OSError: if nothing can be written there.
     """
-    existed = folder.is_dir()
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     try:
         handle = _take(path, program, mend)
     except BaseException:
-        _leave(folder, existed)
+        _leave(made)
         raise
     try:
         yield
@@ -127,13 +127,13 @@ def locked(folder: Path, program: str, mend: str = "wait for it, or stop it") ->
         path.unlink(missing_ok=True)
         _held.discard(handle)
         os.close(handle)
-        _leave(folder, existed)
+        _leave(made)
 
 
-def _leave(folder: Path, existed: bool) -> None:
-    """Remove a folder that was made for the lock, if nothing was written into it."""
-    if not existed:
-        with contextlib.suppress(OSError):  # there is something in it
+def _leave(made: list[Path]) -> None:
+    """Remove folders that were made for the lock, the innermost first, if nothing was written into them."""
+    with contextlib.suppress(OSError):  # there is something in it
+        for folder in made:
             folder.rmdir()
 
 

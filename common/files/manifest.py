@@ -65,6 +65,14 @@ class Manifest:
         """
         return str(self._read()["made"])
 
+    def lists(self, path: Path) -> bool:
+        """Whether it lists a file of the folder.
+
+        Raises:
+            Refusal: if it is damaged.
+        """
+        return path.relative_to(self.folder).as_posix() in self._read()["files"]
+
     def check(self, path: Path) -> bool:
         """Hold a file of the folder against the manifest.
 
@@ -80,8 +88,20 @@ class Manifest:
         if not path.is_file():
             raise Refusal(f"{path} is missing; {MANIFEST} lists it")
         if path.stat().st_size != entry["size"] or sha256(path) != entry["sha256"]:
-            raise Refusal(f"{path} is damaged, or another file than was written: its SHA-256 is not that in {MANIFEST}")
+            raise Refusal(
+                f"{path} is damaged, or another file than was written: its SHA-256 is not that in {self.path} "
+                "(remove that file if the change is meant)"
+            )
         return True
+
+    def begin(self, made: str = "") -> None:
+        """Start it, without files, if there is none.
+
+        Args:
+            made: when the folder was begun, if that is known (default: now).
+        """
+        if not self.exists:
+            write_json(self.path, {"format": FORMAT, "made": made or now(), "files": {}})
 
     @contextlib.contextmanager
     def renewing(self, *paths: Path) -> Iterator[None]:
@@ -99,5 +119,10 @@ class Manifest:
         for name, path in names.items():
             if path.is_file():
                 content["files"][name] = {"size": path.stat().st_size, "sha256": sha256(path)}
-        content["made"] = content["made"] or datetime.now(UTC).isoformat(timespec="microseconds")
+        content["made"] = content["made"] or now()
         write_json(self.path, content)
+
+
+def now() -> str:
+    """The time, as manifests have it."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")

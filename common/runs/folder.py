@@ -8,6 +8,8 @@ from pathlib import Path
 
 from common.config.schema import Keeping
 from common.config.stored import CONFIG
+from common.files import Manifest
+from common.natural import natural
 from common.refusal import Refusal
 
 WEIGHTS = re.compile(r"(model|ema[\d.e-]*_model)-(.+)\.(?:pth|safetensors)")
@@ -105,8 +107,8 @@ class RunFolder:
 
     @property
     def is_ours(self) -> bool:
-        """Whether it has a configuration."""
-        return self.config.is_file()
+        """Whether it has a configuration, or should have one."""
+        return self.config.is_file() or (not self.is_shipped and self.manifest.path.is_file())
 
     @property
     def is_released(self) -> bool:
@@ -117,32 +119,41 @@ class RunFolder:
         return [path for path in self.model.glob("*model-*") if WEIGHTS.fullmatch(path.name)]
 
     @property
-    def written_at(self) -> float:
-        """When it was begun or, for released ones, last written; seconds since the epoch."""
-        files = [self.config] if self.is_ours else self._weight_paths()
-        return max(file.stat().st_mtime for file in files)
+    def manifest(self) -> Manifest:
+        """Check sums of what the run keeps, except checkpoints, which have their own."""
+        return Manifest(self.path)
+
+    @property
+    def begun(self) -> str:
+        """When it was begun, as text that sorts; empty if nothing says so (earlier versions, the published code).
+
+        Times of files are no answer: those of a copy are others.
+        """
+        try:
+            return self.manifest.made
+        except Refusal:  # it is damaged, which is said when the run is opened
+            return ""
 
     def weight_files(self) -> dict[str, dict[str, Path]]:
-        """Files of weights by version and kind, versions in the order they were written.
+        """Files of weights by version and kind, versions in the order that training writes them: v9, v10, final.
 
         A kind is ``model``, ``ema_model`` or, for further averages, ``ema{decay:g}_model``; an exported .safetensors
         counts if there is no .pth.
         """
         files: dict[str, dict[str, Path]] = {}
-        for path in sorted(self._weight_paths(), key=lambda path: (path.suffix != ".pth", path.stat().st_mtime)):
+        for path in sorted(self._weight_paths(), key=lambda path: (path.suffix != ".pth", path.name)):
             match = WEIGHTS.fullmatch(path.name)
             assert match  # that is how they were chosen
             files.setdefault(match[2], {}).setdefault(match[1], path)
-        return files
+        return dict(sorted(files.items(), key=lambda item: (item[0] == FINAL, natural(item[0]))))
 
     def versions(self) -> list[str]:
-        """Versions of the kept weights, in the order they were written."""
+        """Versions of the kept weights, in the order that training writes them."""
         return list(self.weight_files())
 
     def newest_version(self) -> str:
-        """``final`` if it is there, else the version written last; ``final`` too if there is none."""
-        versions = self.versions()
-        return FINAL if FINAL in versions or not versions else versions[-1]
+        """``final`` if it is there, else the last version; ``final`` too if there is none."""
+        return (self.versions() or [FINAL])[-1]
 
     def checkpoint_files(self) -> list[Path]:
         """Checkpoints of training, the newest first."""
@@ -241,12 +252,16 @@ class SampleFolder:
 
 
 def run_folders(output_dir: Path) -> list[RunFolder]:
-    """Run folders under a directory, oldest first; released ones also one level deeper (people unzip by hand)."""
+    """Run folders under a directory, the newest last; released ones also one level deeper (people unzip by hand).
+
+    Those that do not say when they were begun come first.
+    """
     visible = [RunFolder(path) for path in output_dir.glob("*") if not path.name.startswith(".")]  # being unpacked
     found = [folder for folder in visible if folder.is_ours or folder.is_released]
     rest = [folder for folder in visible if folder not in found]
     deeper = [RunFolder(path.parent) for folder in rest for path in folder.path.glob("*/model")]
-    return sorted([*found, *(folder for folder in deeper if folder.is_released)], key=lambda folder: folder.written_at)
+    found += [folder for folder in deeper if folder.is_released]
+    return sorted(found, key=lambda folder: (folder.begun, natural(folder.name)))
 
 
 def find(run_id: str, output_dir: Path, flag: str = "run_id") -> RunFolder:
@@ -265,6 +280,12 @@ def find(run_id: str, output_dir: Path, flag: str = "run_id") -> RunFolder:
         run_id = Path(run_id).name
     of_users = [folder for folder in folders.values() if not folder.is_shipped]
     if run_id == LATEST and of_users:
+        if len(of_users) > 1 and not of_users[-1].begun:
+            raise RunNotFound(
+                f"{run_id}: none of the runs under {output_dir} says when it was begun (earlier versions did not note "
+                f"it); give the name of one: {', '.join(folder.name for folder in of_users)}",
+                flag,
+            )
         return of_users[-1]
     if run_id == LATEST and folders:
         raise RunNotFound(

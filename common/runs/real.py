@@ -9,7 +9,7 @@ from torch import Tensor
 from common.data.reading import gather, spread
 from common.data.source import Split
 from common.data.spec import DataSpec
-from common.files import load_state, save_safetensors
+from common.files import Manifest, load_state, save_safetensors
 from common.media.layout import Labelled
 from common.refusal import Refusal
 
@@ -61,6 +61,7 @@ def read_real(path: Path, spec: DataSpec) -> Labelled | None:
     """
     if not path.is_file():
         return None
+    Manifest(path.parent).check(path)
     state = load_state(path)
     x, labels = state.get("x"), state.get("labels")
     if x is None or labels is None or tuple(x.shape[1:]) != spec.shape or len(x) != len(labels):

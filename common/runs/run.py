@@ -60,7 +60,7 @@ class Run:
 
     @property
     def remarks(self) -> list[str]:
-        """What a user should know of how the version was chosen: newer checkpoints that cannot be read."""
+        """What a user should know: newer checkpoints that cannot be read, weights that could not be checked."""
         return self.source.remarks
 
     @property
@@ -76,7 +76,7 @@ def read_prior(folder: RunFolder, config: RunConfig) -> dict[str, Tensor] | None
     """Mean and variance of the data in a run folder, if its configuration names a file of them.
 
     Raises:
-        Refusal: if the file is missing or holds something else.
+        Refusal: if the file is missing, damaged or holds something else.
     """
     if dict(config.prior_values) != {"file": folder.prior.name}:
         return None
@@ -84,6 +84,7 @@ def read_prior(folder: RunFolder, config: RunConfig) -> dict[str, Tensor] | None
         raise Refusal(
             f"{folder.prior} is missing: the mean and spectrum that sampling starts from; --resume writes it again"
         )
+    folder.manifest.check(folder.prior)
     tensors = load_state(folder.prior)
     if tensors.keys() != {"mean", "variance"} or tuple(tensors["mean"].shape) != config.sample.shape:
         raise Refusal(f"{folder.prior} must hold mean and variance of samples of shape {list(config.sample.shape)}")

@@ -7,7 +7,7 @@ A checkpoint holds the whole state of training; the network and its averages are
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from common.refusal import Refusal
 from common.runs.folder import RunFolder, RunNotFound
 from common.runs.released import plain_names
 
+RUN = "run"  # what a checkpoint calls the time its run was begun
 PLAIN, AVERAGED = "model", "ema_model"  # kinds of weights; further averages are ema{decay}_model
 
 
@@ -166,10 +167,31 @@ class Kept(Version):
         return self.file(kind).name
 
     def read(self, kind: str) -> dict[str, Tensor]:
+        self.folder.manifest.check(self.file(kind))
         return plain_names(load_state(self.file(kind)))
 
     def sha256(self, kind: str) -> str:
         return sha256(self.file(kind))
+
+    @property
+    def remarks(self) -> list[str]:
+        unlisted = [path.name for path in self.files.values() if not self.folder.manifest.lists(path)]
+        if not unlisted:
+            return []
+        inside = "only check sums inside .pth files are" if self.folder.manifest.exists else "it has no manifest.json"
+        return [f"{self.folder.name}: {', '.join(unlisted)} cannot be checked for damage ({inside})"]
+
+    def choose(self, averaged: bool | None, decay: float | None) -> str:
+        cut = {*self.kinds} == {PLAIN} and self.decays and self.folder.is_ours and not self.folder.is_shipped
+        if averaged is None and decay is None and cut:
+            again = f"python train.py {self.folder.words('resume')} writes it, "
+            raise RunNotFound(
+                f"{self.name}: its average {self.folder.weights(AVERAGED, self.name)} is missing, training was stopped "
+                f"before it was written; {again if self.folder.checkpoint_files() else ''}"
+                "--use_ema False takes the weights that were trained",
+                "version",
+            )
+        return super().choose(averaged, decay)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +206,8 @@ class Checkpoint(Version):
         path: the file; it may be replaced meanwhile, what is read stays that of the step.
         step: the optimiser step it was taken at.
         state: state dict of the module that was trained, mapped from the file.
+        parts: names of all that it holds.
+        run: when its run was begun, as the manifest of that says; empty if an earlier version wrote it.
         passed_over: newer checkpoints, which cannot be read.
     """
 
@@ -192,15 +216,48 @@ class Checkpoint(Version):
     path: Path
     step: int
     state: dict[str, Tensor]
+    parts: frozenset[str]
+    run: str
     passed_over: tuple[Path, ...] = ()
 
     @classmethod
-    def open(cls, path: Path, decays: tuple[float, ...], passed_over: tuple[Path, ...] = ()) -> "Checkpoint":
-        """The checkpoint in a file; raises one of ``UNREADABLE`` if it is none."""
+    def open(cls, path: Path, decays: tuple[float, ...], begun: str = "") -> "Checkpoint":
+        """The checkpoint in a file.
+
+        Args:
+            path: the file.
+            decays: decays of the averages that the run was to keep, the main one first.
+            begun: when the run was begun; empty if nothing says so.
+
+        Raises:
+            one of ``UNREADABLE``, if it is damaged, no checkpoint, or one of another run.
+        """
         saved = load_checkpoint(path, mmap=True)
         state = {str(name): value for name, value in saved["state_dict"].items() if isinstance(value, Tensor)}
-        step = int(saved["global_step"])
-        return cls(f"step-{step:07d}", decays, path, step, state, passed_over)
+        step, run = int(saved["global_step"]), str(saved.get(RUN, ""))
+        if run and begun and run != begun:
+            raise ValueError("it is of another run")
+        return cls(f"step-{step:07d}", decays, path, step, state, frozenset(saved), run)
+
+    @classmethod
+    def newest(cls, folder: RunFolder, decays: tuple[float, ...], name: str | None = None) -> "Checkpoint | None":
+        """The newest checkpoint of a run that is whole; None if there is none.
+
+        Args:
+            folder: the run folder.
+            decays: as for :meth:`open`.
+            name: that of a certain step, e.g. ``step-0000225``.
+        """
+        passed_over: list[Path] = []
+        for path in folder.checkpoint_files():
+            try:
+                found = cls.open(path, decays, folder.begun)
+            except UNREADABLE:
+                passed_over.append(path)
+                continue
+            if name in (None, found.name):
+                return replace(found, passed_over=tuple(passed_over))
+        return None
 
     @property
     def _prefixes(self) -> dict[str, str]:
@@ -237,7 +294,10 @@ class Checkpoint(Version):
 
     @property
     def remarks(self) -> list[str]:
-        return [f"{path} cannot be read (truncated or foreign); an older one is taken" for path in self.passed_over]
+        return [
+            f"{path} cannot be read (cut short, damaged, or of another run); {self.path.name} is taken"
+            for path in self.passed_over
+        ]
 
 
 def open_version(folder: RunFolder, name: str | None, decays: tuple[float, ...]) -> Version:
@@ -256,23 +316,18 @@ def open_version(folder: RunFolder, name: str | None, decays: tuple[float, ...])
     wanted = folder.newest_version() if name is None else name
     if wanted in files:
         return Kept(wanted, decays, files[wanted], folder)
-    unread: list[Path] = []
-    found: list[str] = []
-    for path in folder.checkpoint_files():
-        try:
-            checkpoint = Checkpoint.open(path, decays, tuple(unread))
-        except UNREADABLE:
-            unread.append(path)
-            continue
-        if name in (None, checkpoint.name):
-            return checkpoint
-        found.append(checkpoint.name)
+    if checkpoint := Checkpoint.newest(folder, decays, name):
+        return checkpoint
+    there = folder.checkpoint_files()
     if name is not None:
         kept = ", ".join(files) or "none yet (training has not reached its first version)"
-        steps = f"; checkpoints: {', '.join(dict.fromkeys(found))}" if found else ""
-        raise RunNotFound(f"{name}: not in {folder.model}. Versions there: {kept}{steps}", "version")
-    if unread:
-        names = ", ".join(path.name for path in unread)
+        steps = ", ".join(path.stem for path in there if path != folder.last_checkpoint)
+        raise RunNotFound(
+            f"{name}: not in {folder.model}. Versions there: {kept}{f'; checkpoints: {steps}' if steps else ''}",
+            "version",
+        )
+    if there:
+        names = ", ".join(path.name for path in there)
         raise RunNotFound(
             f"{folder.name}: no version of its weights was kept, and none of its checkpoints can be read ({names}); "
             "train it anew",

@@ -17,6 +17,7 @@ from common.media.layout import Labelled
 from common.media.pictures import save_samples
 from common.runs import RunFolder
 from common.runs.real import read_real
+from common.runs.versions import PLAIN, average_kinds
 from common.samplers import SOLVERS, path_of, sample
 from common.training.checkpoints import Stopped
 from common.training.csv_log import CsvLog
@@ -166,26 +167,28 @@ class LogLines(Callback):
             pl_module.log_line(batch)
 
 
-def write_weights(folder: Path, module: DiffusionModule, version: str) -> None:
-    """Write the network's state dict and those of its averages into a run's ``model`` folder.
+def write_weights(folder: RunFolder, module: DiffusionModule, version: str) -> None:
+    """Write the network's state dict and those of its averages into a run's ``model`` folder, and their check sums.
 
     Of several averages the first is ``ema_model``, a further one of decay 0.999 ``ema0.999_model``.
     """
-    save(folder / f"model-{version}.pth", module.network.state_dict())
-    for i, average in enumerate(module.averages):
-        prefix = "ema" if i == 0 else f"ema{average.decay}"
-        save(folder / f"{prefix}_model-{version}.pth", average.module.state_dict())  # type: ignore[union-attr]
+    networks = [module.network, *(average.get_submodule("module") for average in module.averages)]
+    kinds = [PLAIN, *average_kinds(module.recipe.averages)]
+    files = [folder.weights(kind, version) for kind in kinds]
+    with folder.manifest.renewing(*files):
+        for path, network in zip(files, networks, strict=True):
+            save(path, network.state_dict())
 
 
 class KeepWeights(Callback):
     """Plain state dicts ``model-v0.pth``, ``ema_model-v0.pth``, .. every n steps, and ``-final`` at the end.
 
     Args:
-        folder: the run's ``model`` folder.
+        folder: the run's folder.
         every: optimiser steps between versions.
     """
 
-    def __init__(self, folder: Path, every: int) -> None:
+    def __init__(self, folder: RunFolder, every: int) -> None:
         self.folder, self.every = folder, every
 
     def _write(self, pl_module: pl.LightningModule, version: str) -> None:

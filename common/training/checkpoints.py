@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from common.runs import RunFolder
 from common.runs.folder import STEP
+from common.runs.versions import RUN
 from common.training.module import DiffusionModule
 from common.training.session import is_first_process
 
@@ -90,6 +91,12 @@ class Checkpoints(Checkpoint):
         self._restore()
 
     # -- the end of a step ---------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say which run it is of."""
+        checkpoint[RUN] = self.folder.begun
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -66,6 +66,24 @@ class CsvLog(Logger):
         atomic_write(self.path, text.getvalue().encode())
 
 
+def keep_aside(path: Path, resume_step: int) -> Path | None:
+    """Keep a copy of a log that is about to lose lines, e.g. as ``metrics-until-320.csv``.
+
+    Args:
+        path: ``metrics.csv``.
+        resume_step: last step whose lines stay.
+
+    Returns:
+        The copy, None if no line will be lost.
+    """
+    last = max((int(row["step"]) for row in read_metrics(path)), default=0)
+    if last <= resume_step:
+        return None
+    copy = path.with_name(f"{path.stem}-until-{last}{path.suffix}")
+    atomic_write(copy, path.read_bytes())
+    return copy
+
+
 def _text(row: dict[str, float]) -> dict[str, str]:
     return {name: f"{value:.0f}" if name == "step" else f"{value:.8g}" for name, value in row.items()}
 

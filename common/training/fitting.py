@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,20 +20,20 @@ from common.config.stored import to_json, write_config
 from common.data import DataUnavailable
 from common.data.module import DataModule
 from common.data.source import DataSet
-from common.files import load_checkpoint, save_safetensors
+from common.files import locked, remove_leftovers, save_safetensors
 from common.refusal import Refusal
 from common.runs import RunFolder, read_prior
 from common.runs.folder import FINAL
 from common.runs.real import write_real
-from common.runs.versions import PLAIN, average_kinds
+from common.runs.versions import PLAIN, Checkpoint, average_kinds
 from common.training.build import build_data, build_module, build_trainer, check_output, initial_weights, with_prior
 from common.training.callbacks import write_weights
 from common.training.checkpoints import Stopped
-from common.training.csv_log import read_metrics
+from common.training.csv_log import keep_aside, read_metrics
 from common.training.dry_run import dry_run, require_memory
 from common.training.loggers import close_loggers, make_loggers
 from common.training.module import LOSS, VALIDATION, DiffusionModule, NonFiniteLoss
-from common.training.resume import TrainOrder, check_same_data, checkpoint_step, plan
+from common.training.resume import Plan, TrainOrder, check_fits, check_same_data, plan
 from common.training.session import PROGRAM, complain, hide_key, is_first_process, note_environment, say, set_tf32
 from common.training.trainer import device_count
 
@@ -52,7 +52,30 @@ def train(order: TrainOrder) -> int:
     started = time.monotonic()
     hide_key(order.command.wb_key)
     found = plan(order)
-    config, folder, checkpoint = found.config, found.folder, found.checkpoint
+    writes = not order.command.dry_run and is_first_process()
+    other = "take another id" if found.is_new else "wait for it, or stop it"
+    with locked(found.folder.path, PROGRAM, other) if writes else nullcontext():
+        if writes:
+            claim(found)
+        return _train(order, found, started)
+
+
+def claim(found: Plan) -> None:
+    """Make sure that a folder, now that no other process writes it, is what it was thought to be.
+
+    Raises:
+        Refusal: if a new run was started in it meanwhile.
+    """
+    folder = found.folder
+    if found.is_new and folder.is_ours:
+        raise Refusal(f"{folder.path} exists; add --resume auto or take another id", "wb_id")
+    remove_leftovers(folder.path, folder.checkpoints, folder.model, folder.samples)
+
+
+def _train(order: TrainOrder, found: Plan, started: float) -> int:
+    config, folder, checkpoint = found.config, found.folder, found.checkpoint()
+    for remark in checkpoint.remarks if checkpoint else ():
+        say(f"note      {remark}")
     device = check_device(config.hardware.device)
     if config.hardware.precision == "16-mixed" and device.type == "cpu":
         raise Refusal("16-mixed needs CUDA; on a CPU use --precision bf16-mixed or 32-true", "precision")
@@ -70,7 +93,9 @@ def train(order: TrainOrder) -> int:
         config = replace(config, recipe=replace(config.recipe, init_from=str(weights)))
     module, data = build_module(config, weights, prior), build_data(config, dataset)
     config = replace(config, model=replace(config.model, prediction=module.prediction))
-    resume_step = checkpoint_step(checkpoint, module.state_dict()) if checkpoint else 0
+    if checkpoint:
+        check_fits(checkpoint, module.state_dict())
+    resume_step = checkpoint.step if checkpoint else 0
     introduce(config, module, device, dataset)
     if is_first_process():  # the others compute on devices of their own
         check_output(config, module, device)
@@ -82,9 +107,9 @@ def train(order: TrainOrder) -> int:
     if found.is_new:
         going_on = ""
     elif checkpoint:
-        going_on = f", goes on at step {resume_step:,} ({checkpoint})"
+        going_on = f", goes on at step {resume_step:,} ({checkpoint.path})"
     else:
-        going_on = ", nothing saved yet: starts at step 0"
+        going_on = ", no checkpoint is there: starts at step 0"
     say(f"run       {folder.path}{going_on}")
     if checkpoint and resume_step >= config.recipe.train_steps:
         say(f"already finished at step {resume_step}")
@@ -110,24 +135,52 @@ def train(order: TrainOrder) -> int:
     code = 1
     try:
         if is_first_process():
-            if prior and not folder.prior.exists():
-                save_safetensors(folder.prior, prior, {"format": "pt"})
-            if not folder.is_ours:
-                write_config(folder.path, config)
+            begin(config, folder, prior, dataset, checkpoint)
             note_environment(folder.environment, [PROGRAM, *redacted(order.words)])
-            if not folder.real.exists():
-                with suppress(DataUnavailable):  # a sample that cannot be read is the training's to report, if it comes
-                    write_real(folder.real, dataset.train, config.sample)
-        code = fit(trainer, module, data, checkpoint, resume_step, folder, order.command.plugin)
+        code = fit(trainer, module, data, checkpoint, folder, order.command.plugin)
     finally:
         close_loggers(loggers, code)
     return code
 
 
+def begin(
+    config: RunConfig,
+    folder: RunFolder,
+    prior: dict[str, Tensor] | None,
+    dataset: DataSet,
+    checkpoint: Checkpoint | None,
+) -> None:
+    """Write what a run folder has from the first step on; of a run that goes on, what was lost or damaged.
+
+    What its log is about to lose is kept aside, unless it is the steps since its newest checkpoint, which come again.
+    """
+    missing = [path for path in (folder.prior, folder.config, folder.real) if not is_whole(folder, path)]
+    folder.manifest.begin(checkpoint.run if checkpoint else "")
+    with folder.manifest.renewing(*missing):
+        if prior and folder.prior in missing:
+            save_safetensors(folder.prior, prior, {"format": "pt"})
+        if not folder.config.is_file():
+            write_config(folder.path, config)
+        if folder.real in missing:
+            with suppress(DataUnavailable):  # a sample that cannot be read is the training's to report, if it comes
+                write_real(folder.real, dataset.train, config.sample)
+    step = checkpoint.step if checkpoint else 0
+    if (checkpoint is None or checkpoint.path != folder.last_checkpoint) and (kept := keep_aside(folder.metrics, step)):
+        say(f"note      the log goes back to step {step:,}; all of it is kept in {kept}")
+
+
+def is_whole(folder: RunFolder, path: Path) -> bool:
+    """Whether a file of a run is there and is the one that was written."""
+    try:
+        return folder.manifest.check(path)
+    except Refusal:
+        return False
+
+
 def _stored_prior(config: RunConfig, folder: RunFolder, dataset: DataSet) -> tuple[RunConfig, dict[str, Tensor] | None]:
-    """What a run that goes on starts sampling from; a file of it that was lost is made again."""
+    """What a run that goes on starts sampling from; a file of it that was lost or damaged is made again."""
     names_file = dict(config.prior_values) == {"file": folder.prior.name}
-    if names_file and not folder.prior.is_file():
+    if names_file and not (folder.prior.is_file() and (is_whole(folder, folder.prior) or not folder.begun)):
         return with_prior(config, dataset, folder.prior.name)
     return config, read_prior(folder, config)
 
@@ -209,12 +262,17 @@ def last_losses(rows: Sequence[Mapping[str, float]], averaged: bool) -> list[str
     return [found]
 
 
-def keep_final_weights(module: DiffusionModule, checkpoint: Path, folder: RunFolder) -> int:
-    """Write the final weights of a run that was cut off between its last checkpoint and them; returns the exit code."""
-    kept = folder.weight_files().get(FINAL, {}).keys()
-    if not {PLAIN, *average_kinds(module.recipe.averages)} <= kept and is_first_process():
-        module.load_state_dict(load_checkpoint(checkpoint)["state_dict"])
-        write_weights(folder.model, module, FINAL)
+def keep_final_weights(module: DiffusionModule, checkpoint: Checkpoint, folder: RunFolder) -> int:
+    """Write the final weights of a run that was cut off between its last checkpoint and them, or whose are damaged.
+
+    Returns:
+        The exit code.
+    """
+    wanted = [folder.weights(kind, FINAL) for kind in (PLAIN, *average_kinds(module.recipe.averages))]
+    if is_first_process() and not all(is_whole(folder, path) for path in wanted):
+        folder.manifest.begin(checkpoint.run)
+        module.load_state_dict(checkpoint.state)
+        write_weights(folder, module, FINAL)
         say(f"weights   {folder.model}")
     return 0
 
@@ -223,8 +281,7 @@ def fit(
     trainer: pl.Trainer,
     module: DiffusionModule,
     data: DataModule,
-    checkpoint: Path | None,
-    resume_step: int,
+    checkpoint: Checkpoint | None,
     folder: RunFolder,
     plugins: Sequence[str],
 ) -> int:
@@ -234,9 +291,10 @@ def fit(
         KeyboardInterrupt: if it was stopped at once, saying whether something is lost.
     """
     plugin = f" {shlex.join(['--plugin', ','.join(plugins)])}" if plugins else ""
+    start = checkpoint.step if checkpoint else 0
     again = f"python {PROGRAM} {folder.words('resume')}{plugin}"
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
     except Stopped as stop:
         say(f"{stop}\ngo on with: {again}")
         return 0 if stop.planned else 130
@@ -244,10 +302,10 @@ def fit(
         if not isinstance(end.__context__, KeyboardInterrupt):
             raise
         # Lightning ends the program without a word
-        raise KeyboardInterrupt(LOST if trainer.global_step > resume_step else NOTHING_LOST) from None
+        raise KeyboardInterrupt(LOST if trainer.global_step > start else NOTHING_LOST) from None
     except NonFiniteLoss as error:
-        last = folder.last_checkpoint
-        good = f"last good checkpoint: {last}" if last.exists() else "no checkpoint was written yet"
+        last = Checkpoint.newest(folder, module.recipe.averages)
+        good = f"last good checkpoint: {last.path}" if last else "no checkpoint was written yet"
         complain(f"{error}; {good}")
         return 1
     except torch.OutOfMemoryError as error:

@@ -14,9 +14,10 @@ from common.config.resolve import plain, section
 from common.config.schema import FREE_FLAGS, SECTIONS, Keeping, Recipe, RunConfig
 from common.config.stored import CONFIG, read_config
 from common.data.spec import DataSpec
-from common.files import UNREADABLE, load_checkpoint
+from common.files import UNREADABLE
 from common.refusal import Refusal, require
-from common.runs.folder import RunFolder, find, run_folders
+from common.runs.folder import FINAL, RunFolder, find, run_folders
+from common.runs.versions import Checkpoint
 from common.seeding import SEEDS
 from common.training.session import fresh_id, is_first_process
 
@@ -89,14 +90,50 @@ class Plan:
     Attributes:
         config: what it is; before its data is known, if it is started.
         folder: where it is kept.
-        checkpoint: the state to go on from; None starts afresh.
         is_new: whether the folder holds no configuration yet.
+        named: the checkpoint that was named to go on from; None takes the newest.
     """
 
     config: RunConfig
     folder: RunFolder
-    checkpoint: Path | None
     is_new: bool
+    named: Path | None = None
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The state to go on from: the newest that is whole, or the one that was named; None starts afresh.
+
+        To be asked by who holds the lock of the folder: nobody writes another one then.
+
+        Raises:
+            Refusal: if there are checkpoints but none is whole, or if there is none of a run that was finished.
+        """
+        folder, decays = self.folder, self.config.recipe.averages
+        if self.is_new:
+            return None
+        if self.named is not None:
+            try:
+                return Checkpoint.open(self.named, decays, folder.begun)
+            except UNREADABLE as error:
+                raise Refusal(
+                    f"{self.named} is no readable checkpoint of train.py (cut short, damaged, foreign, or of another "
+                    f"run); {folder.words('resume')} takes the newest that is whole",
+                    "resume",
+                ) from error
+        if found := Checkpoint.newest(folder, decays):
+            return found
+        if broken := folder.checkpoint_files():
+            raise Refusal(
+                f"{folder.name}: none of its checkpoints is readable ({', '.join(path.name for path in broken)}): cut "
+                f"short, damaged, foreign, or of another run; move {folder.checkpoints} away to start it at step 0",
+                "resume",
+            )
+        if FINAL in folder.versions():
+            raise Refusal(
+                f"{folder.name} was finished, and has no checkpoint any more to go on from; a new run starts from its "
+                f"weights with {folder.words('init_from')}",
+                "resume",
+            )
+        return None
 
 
 def plan(order: TrainOrder) -> Plan:
@@ -117,7 +154,7 @@ def plan(order: TrainOrder) -> Plan:
             raise Refusal(f"{wb_id}: {run.path} is a copy to sample from; take another id", "wb_id")
     if command.resume == AUTO and wb_id is None:
         raise Refusal("auto needs --wb_id, the id it looks for; or name a run: --resume ID", "resume")
-    config = order.config.named(wb_id or fresh_id(), output_dir)
+    config = order.config.named(wb_id or fresh_id(output_dir), output_dir)
     folder = RunFolder(output_dir / config.folder_name)
     if command.resume == AUTO and not command.dry_run:  # other flags would make another folder: the id decides
         of_id = [run for run in run_folders(output_dir) if run.is_ours and run.name.startswith(f"{wb_id}_")]
@@ -128,15 +165,14 @@ def plan(order: TrainOrder) -> Plan:
     if command.resume is None or not exists or command.dry_run:
         # here, not in Recipe: a run of an earlier version that has a larger one goes on and is sampled from
         require(config.recipe.seed < SEEDS, "seed", f"at most {SEEDS - 1}", config.recipe.seed)
-        return Plan(config, folder, None, True)
-    return _go_on(order, folder, folder.last_checkpoint)
+        return Plan(config, folder, True)
+    return _go_on(order, folder)
 
 
 def _named(order: TrainOrder, name: str, output_dir: Path) -> Plan:
     """The run or checkpoint that --resume names."""
     if Path(name).suffix != ".ckpt":
-        folder = find(name, output_dir, flag="resume")
-        return _go_on(order, folder, folder.last_checkpoint)
+        return _go_on(order, find(name, output_dir, flag="resume"))
     checkpoint = Path(name).resolve()
     folder = RunFolder(checkpoint.parent.parent)
     if not checkpoint.exists():
@@ -146,7 +182,7 @@ def _named(order: TrainOrder, name: str, output_dir: Path) -> Plan:
     return _go_on(order, folder, checkpoint)
 
 
-def _go_on(order: TrainOrder, folder: RunFolder, checkpoint: Path) -> Plan:
+def _go_on(order: TrainOrder, folder: RunFolder, named: Path | None = None) -> Plan:
     if folder.is_shipped:
         raise Refusal(
             f"{folder.name}: it is a copy to sample from, without a checkpoint; a new run starts from its weights with "
@@ -154,7 +190,7 @@ def _go_on(order: TrainOrder, folder: RunFolder, checkpoint: Path) -> Plan:
             "resume",
         )
     config = resumed(order.given, order.of_preset, folder)
-    return Plan(config, folder, checkpoint if checkpoint.exists() else None, False)
+    return Plan(config, folder, False, named)
 
 
 def resumed(given: Mapping[str, Any], of_preset: Mapping[str, Any], folder: RunFolder) -> RunConfig:
@@ -240,30 +276,19 @@ def check_same_data(stored: DataSpec, found: DataSpec, folder: RunFolder) -> Non
             )
 
 
-def checkpoint_step(checkpoint: Path, expected: Mapping[str, torch.Tensor]) -> int:
-    """The step a checkpoint was taken at.
+def check_fits(checkpoint: Checkpoint, expected: Mapping[str, torch.Tensor]) -> None:
+    """Refuse to go on from a checkpoint of another network, or of something else than this program.
 
     Args:
-        checkpoint: the file.
+        checkpoint: what to go on from.
         expected: state dict of the module that goes on.
 
     Raises:
-        Refusal: if it is no checkpoint of this network by this program.
+        Refusal: naming what does not fit.
     """
-    try:
-        saved = load_checkpoint(checkpoint)
-        step, state = int(saved["global_step"]), saved["state_dict"]
-        found = {name: tuple(value.shape) for name, value in state.items()}
-        whole = all(part in saved for part in WHOLE)
-    except UNREADABLE as error:
-        raise Refusal(
-            f"{checkpoint} is no readable checkpoint of train.py (truncated or foreign); "
-            f"try another of {checkpoint.parent}",
-            "resume",
-        ) from error
+    found = {name: tuple(value.shape) for name, value in checkpoint.state.items()}
     shapes = {name: tuple(value.shape) for name, value in expected.items()}
     wrong = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
-    if wrong or not whole:
+    if wrong or not checkpoint.parts.issuperset(WHOLE):
         detail = f"{wrong[0]} is {found.get(wrong[0])}, expected {shapes.get(wrong[0])}" if wrong else "parts missing"
-        raise Refusal(f"{checkpoint} does not fit this run: {detail}", "resume")
-    return step
+        raise Refusal(f"{checkpoint.path} does not fit this run: {detail}", "resume")

@@ -47,14 +47,19 @@ def hide_key(key: str | None) -> None:
         sys.argv[:] = without_secret(sys.argv)
 
 
-def fresh_id() -> str:
+def fresh_id(output_dir: Path) -> str:
     """Six random digits; processes that Lightning starts from the first one take over its id.
+
+    Args:
+        output_dir: folder of runs, none of which has that id yet.
 
     Raises:
         Refusal: if processes are started from outside, which cannot agree on one.
     """
     if is_first_process():
-        os.environ[RUN_ID_VARIABLE] = str(100000 + secrets.randbelow(900000))
+        while any(output_dir.glob(f"{(drawn := secrets.randbelow(900000) + 100000)}_*")):
+            pass
+        os.environ[RUN_ID_VARIABLE] = str(drawn)
     if RUN_ID_VARIABLE not in os.environ:
         raise Refusal("is needed if torchrun or srun starts the processes, which must agree on it", "wb_id")
     return os.environ[RUN_ID_VARIABLE]

@@ -95,7 +95,7 @@ def make_trainer(
         callbacks=[
             LogLines(keeping.log_model_every_n),
             StepProgress(),
-            KeepWeights(folder.model, keeping.log_model_every_n),
+            KeepWeights(folder, keeping.log_model_every_n),
             *callbacks,
             LossPicture(folder.loss_picture, log),
             Checkpoints(folder, keeping.checkpoint_every, keeping.keep, deadline),

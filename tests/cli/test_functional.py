@@ -280,6 +280,12 @@ def test_a_prior_of_other_data_is_named_and_a_missing_one_written_again(cli, tmp
     save_file({**content, "mean": content["mean"][:, :4].contiguous()}, path)
     result = cli("generate", "--run_id", "h", "--n_samples", 2)
     assert (result.code, result.written) == (2, [])
+    assert "prior.safetensors is damaged, or another file" in result.err
+    manifest = path.with_name("manifest.json").read_text()
+    path.with_name("manifest.json").unlink()
+    result = cli("generate", "--run_id", "h", "--n_samples", 2)
+    path.with_name("manifest.json").write_text(manifest)
+    assert (result.code, result.written) == (2, [])
     assert "must hold mean and variance of samples of shape [1, 8, 8]" in result.err
     path.unlink()
     assert cli("train", "--resume", path.parent / "checkpoints" / "step-0000002.ckpt").code == 0

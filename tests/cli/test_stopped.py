@@ -94,7 +94,9 @@ def test_a_checkpoint_that_cannot_be_read(cli, stopped):
     result = cli("generate", "--run_id", "tiny", *DRAW)
     assert result.code == 0
     first, second = result.out.splitlines()[:2]
-    assert first.endswith("last.ckpt cannot be read (truncated or foreign); an older one is taken")
+    assert first.endswith(
+        "last.ckpt cannot be read (cut short, damaged, or of another run); step-0000150.ckpt is taken"
+    )
     assert second.startswith("weights   checkpoint of step 150, average of decay 0.866667 (step-0000150.ckpt)")
     for file in last.parent.iterdir():
         file.write_bytes(b"")
@@ -115,7 +117,13 @@ def test_nothing_is_saved_yet(cli, stopped):
 def test_kept_weights_come_before_checkpoints(cli, stopped, tiny_run):
     (stopped / "model").mkdir()
     shutil.copy(tiny_run / "model" / "model-v0.pth", stopped / "model")
-    result = cli("generate", "--run_id", "tiny", *DRAW)
+    refused = cli("generate", "--run_id", "tiny", *DRAW)
+    assert refused.code == 2
+    assert (
+        f"ema_model-v0.pth is missing, training was stopped before it was written; python train.py --resume {stopped.name} writes it, --use_ema False"
+        in refused.err
+    )
+    result = cli("generate", "--run_id", "tiny", *DRAW, "--use_ema", "False")
     assert "(v0)" in result.out
     assert "checkpoint" not in result.out
     (folder,) = (stopped / "generated_data" / "model-v0").iterdir()
@@ -176,7 +184,17 @@ def test_resume_says_what_it_found(cli):
     folder = Path("runs/b_digits_H0.9_K2")
     (folder / "checkpoints" / "last.ckpt").unlink()
     result = cli("train", "--resume", "b")
-    assert f"run       {folder}, nothing saved yet: starts at step 0\n" in result.out
+    assert "already finished at step 4\n" in result.out  # the numbered one of that step is as good
+    shutil.rmtree(folder / "checkpoints")
+    result = cli("train", "--resume", "b")
+    assert result.code == 2
+    assert "was finished, and has no checkpoint any more" in result.err
+    shutil.rmtree(folder / "model")
+    before = (folder / "metrics.csv").read_bytes()
+    result = cli("train", "--resume", "b")
+    assert f"run       {folder}, no checkpoint is there: starts at step 0\n" in result.out
+    assert "note      the log goes back to step 0; all of it is kept in " in result.out
+    assert (folder / "metrics-until-4.csv").read_bytes() == before
     assert "training  4 steps of 8 samples on 1 device\n" in result.out
     result = cli("train", "--resume", folder / "checkpoints" / "step-0000002.ckpt")
     assert f"run       {folder.resolve()}, goes on at step 2 (" in result.out

@@ -411,6 +411,8 @@ def test_a_checkpoint_of_another_network(cli, run):
 
 def test_weights_of_the_published_code_cannot_be_resumed(cli, run):
     (run / "config.json").unlink()
+    refused(cli("train", "--resume", "tiny"), "train", r"config\.json is missing; manifest\.json lists it")
+    (run / "manifest.json").unlink()
     refused(cli("train", "--resume", "tiny"), "train", "weights only.*--init_from tiny_digits_H0.9_K2")
 
 
@@ -535,6 +537,7 @@ def edit(run: Path, change: Change) -> None:
     config = json.loads((run / "config.json").read_text())
     change(config)
     (run / "config.json").write_text(json.dumps(config))
+    (run / "manifest.json").unlink(missing_ok=True)  # it would tell
 
 
 @pytest.mark.parametrize("solver", ["exp2", "em --grid log_sigma"])
@@ -625,6 +628,8 @@ def test_data_that_is_unknown(cli, run, change):
 def test_weights_that_are_none(cli, run, content, pattern):
     path = run / "model" / "ema_model-final.pth"
     content(path)
+    refused(cli("generate", "--run_id", "tiny"), "generate", r"ema_model-final\.pth is damaged, or another file")
+    (run / "manifest.json").unlink()
     refused(cli("generate", "--run_id", "tiny"), "generate", rf"ema_model-final\.pth.*({pattern})")
     assert not path.with_name("executed").exists()
 

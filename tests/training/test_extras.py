@@ -374,7 +374,15 @@ def test_more_processes_than_held_out_samples_are_refused(tmp_path, capsys):
     assert not (tmp_path / NAME).exists()
 
 
-def test_processes_from_outside_need_an_id(monkeypatch):
+def test_processes_from_outside_need_an_id(monkeypatch, tmp_path):
     monkeypatch.setattr(session, "is_first_process", lambda: False)
     with pytest.raises(ValueError, match="wb_id is needed"):
-        session.fresh_id()
+        session.fresh_id(tmp_path)
+
+
+def test_an_id_that_is_taken_is_not_drawn(monkeypatch, tmp_path):
+    drawn = iter([5, 5, 7])
+    monkeypatch.setattr(session.secrets, "randbelow", lambda _: next(drawn))
+    monkeypatch.setenv(session.RUN_ID_VARIABLE, "")
+    (tmp_path / "100005_digits_H0.9_K2").mkdir()
+    assert session.fresh_id(tmp_path) == "100007"
