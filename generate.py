@@ -27,6 +27,7 @@ def run(order: GenerateOrder) -> int:
     from tqdm import tqdm
 
     opened, job = open_job(order)
+    real = read_real(opened.folder.real, job.spec)
     folder, config = target_folder(opened, job.config), job.config
     todo = missing(folder, job)
     for remark in opened.remarks:
@@ -42,7 +43,6 @@ def run(order: GenerateOrder) -> int:
         print(f"kept      {len(job.seeds) - sum(map(len, todo))} samples are there already")
     for line in forecast(job, todo):
         print(line, flush=True)  # before it takes that long
-    real = read_real(opened.folder.real, job.spec)
     trajectory = Trajectory(job) if config.trajectory else None
     shown = trajectory.alone(todo) if trajectory else []
     total, interval = job.steps * len([*shown, *todo]), 0.2 if sys.stderr.isatty() else 15.0

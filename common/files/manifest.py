@@ -65,6 +65,15 @@ class Manifest:
         """
         return str(self._read()["made"])
 
+    @property
+    def names(self) -> list[str]:
+        """Paths of the files it lists, relative to the folder.
+
+        Raises:
+            Refusal: if it is damaged.
+        """
+        return list(self._read()["files"])
+
     def lists(self, path: Path) -> bool:
         """Whether it lists a file of the folder.
 
@@ -73,8 +82,12 @@ class Manifest:
         """
         return path.relative_to(self.folder).as_posix() in self._read()["files"]
 
-    def check(self, path: Path) -> bool:
+    def check(self, path: Path, *, thoroughly: bool = True) -> bool:
         """Hold a file of the folder against the manifest.
+
+        Args:
+            path: the file.
+            thoroughly: read it; else only its size is looked at.
 
         Returns:
             Whether it is listed, and so was found right.
@@ -87,7 +100,7 @@ class Manifest:
             return False
         if not path.is_file():
             raise Refusal(f"{path} is missing; {MANIFEST} lists it")
-        if path.stat().st_size != entry["size"] or sha256(path) != entry["sha256"]:
+        if path.stat().st_size != entry["size"] or (thoroughly and sha256(path) != entry["sha256"]):
             raise Refusal(
                 f"{path} is damaged, or another file than was written: its SHA-256 is not that in {self.path} "
                 "(remove that file if the change is meant)"

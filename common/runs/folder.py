@@ -108,7 +108,12 @@ class RunFolder:
     @property
     def is_ours(self) -> bool:
         """Whether it has a configuration, or should have one."""
-        return self.config.is_file() or (not self.is_shipped and self.manifest.path.is_file())
+        if self.config.is_file():
+            return True
+        try:
+            return self.manifest.lists(self.config)
+        except Refusal:  # a damaged manifest, which is said when the run is opened
+            return True
 
     @property
     def is_released(self) -> bool:

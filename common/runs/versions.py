@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common.files import UNREADABLE, load_checkpoint, load_state, sha256
 from common.refusal import Refusal
-from common.runs.folder import RunFolder, RunNotFound
+from common.runs.folder import FINAL, RunFolder, RunNotFound
 from common.runs.released import plain_names
 
 RUN = "run"  # what a checkpoint calls the time its run was begun
@@ -167,7 +167,12 @@ class Kept(Version):
         return self.file(kind).name
 
     def read(self, kind: str) -> dict[str, Tensor]:
-        self.folder.manifest.check(self.file(kind))
+        try:
+            self.folder.manifest.check(self.file(kind))
+        except Refusal as error:
+            if self.name != FINAL or not self.folder.checkpoint_files():
+                raise
+            raise Refusal(f"{error}; python train.py {self.folder.words('resume')} writes it again") from error
         return plain_names(load_state(self.file(kind)))
 
     def sha256(self, kind: str) -> str:

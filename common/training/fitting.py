@@ -64,11 +64,14 @@ def claim(found: Plan) -> None:
     """Make sure that a folder, now that no other process writes it, is what it was thought to be.
 
     Raises:
-        Refusal: if a new run was started in it meanwhile.
+        Refusal: if a new run was started in it meanwhile, or a folder lies where a file is to be written.
     """
     folder = found.folder
     if found.is_new and folder.is_ours:
         raise Refusal(f"{folder.path} exists; add --resume auto or take another id", "wb_id")
+    for path in (folder.metrics, folder.environment, folder.real, folder.loss_picture, folder.last_checkpoint):
+        if path.is_dir():
+            raise Refusal(f"{path} is a folder, where a file is to be written; move it away")
     remove_leftovers(folder.path, folder.checkpoints, folder.model, folder.samples)
 
 
@@ -113,6 +116,8 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
     say(f"run       {folder.path}{going_on}")
     if checkpoint and resume_step >= config.recipe.train_steps:
         say(f"already finished at step {resume_step}")
+        if is_first_process():
+            begin(config, folder, prior, dataset, checkpoint)
         return keep_final_weights(module, checkpoint, folder)
     if is_first_process():
         require_memory(config, dataset, module, device)
