@@ -3,7 +3,7 @@
 from common.files.lock import Owner, locked, owner_of
 from common.files.manifest import Manifest
 from common.files.reading import UNREADABLE, load_checkpoint, load_state, read_array, sha256
-from common.files.writing import atomic_write, remove_leftovers, replacing, save, save_safetensors, write_json
+from common.files.writing import atomic_write, naming, remove_leftovers, replacing, save, save_safetensors, write_json
 
 __all__ = [
     "UNREADABLE",
@@ -13,6 +13,7 @@ __all__ = [
     "load_checkpoint",
     "load_state",
     "locked",
+    "naming",
     "owner_of",
     "read_array",
     "remove_leftovers",

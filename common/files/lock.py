@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from common.files.writing import host_name, is_alive
+from common.files.writing import host_name, is_alive, naming
 from common.refusal import Refusal
 
 LOCK = ".lock"
@@ -148,7 +148,12 @@ def _take(path: Path, program: str, mend: str) -> int:
                 if os.fstat(handle).st_ino == path.stat().st_ino:  # else its owner has just removed it: once more
                     own = Owner(host_name(), os.getpid(), datetime.now().isoformat(timespec="seconds"), program)
                     os.ftruncate(handle, 0)
-                    os.pwrite(handle, json.dumps(asdict(own)).encode(), 0)
+                    try:
+                        with naming(path):
+                            os.pwrite(handle, json.dumps(asdict(own)).encode(), 0)
+                    except OSError:  # the disk is full
+                        path.unlink()
+                        raise
                     _watch_forks()
                     _held.add(handle)
                     return handle

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from common.files import atomic_write
+from common.files import atomic_write, naming
 
 
 class CsvLog(Logger):
@@ -54,7 +54,7 @@ class CsvLog(Logger):
         if merged or any(name not in self._columns for name in row):
             self._rewrite()
         else:
-            with self.path.open("a", newline="") as file:
+            with naming(self.path), self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns, lineterminator="\n").writerow(_text(row))
 
     def _rewrite(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from common.config.build import check_device, load_data
-from common.config.parser import redacted
+from common.config.parser import mendable, redacted
 from common.config.plugins import class_of
 from common.config.resolve import fit_to_data
 from common.config.schema import Recipe, RunConfig
@@ -319,6 +319,11 @@ def fit(
             f"--batch_size {data.batch_size} is too large for the device ({reason}); halve it and double "
             f"--accumulate_grad_batches in a new run, or go on on a larger one with: {again}"
         )
+        return 2
+    except OSError as error:
+        if (line := mendable(error)) is None:
+            raise
+        complain(f"{line.partition('; ')[0]}; steps since the last checkpoint come again with: {again}")
         return 2
     except DataUnavailable as error:
         complain(f"{error.line({str(error.argument): str(error.argument)})}; go on with: {again}")
