@@ -44,7 +44,9 @@ HINTS = {
     errno.EROFS: "; name a folder that can be written with --output_dir, with a copy of the run if there is one",
     errno.ENAMETOOLONG: "; take a shorter one",
 }
-NO_MEMORY = re.compile(r"DefaultCPUAllocator: can't allocate memory|DefaultCPUAllocator: not enough memory")
+NO_MEMORY = re.compile(
+    r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory)|Storage size calculation overflowed"
+)
 AMOUNT = re.compile(r"allocate (\d+) bytes")
 
 

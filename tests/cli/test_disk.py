@@ -54,7 +54,8 @@ def test_a_disk_that_cannot_be_written(tried, name):
     assert not [path for path in after if path.endswith((".tmp", ".lock"))]
     assert all(size > 0 for size in after.values())
     if name.startswith(("train", "resume")):
-        assert all(after[path] >= size for path, size in before.items() if path.endswith(("metrics.csv", ".ckpt")))
+        assert all(after[path] == size for path, size in before.items() if path.endswith(".ckpt"))
+        assert all(after[path] > size / 2 for path, size in before.items() if path.endswith("metrics.csv"))
     assert (found["again"]["code"], found["again"]["trace"]) == (0, ""), found["again"]["err"]
     assert not [path for path in end if path.endswith((".tmp", ".lock"))]
     if program == "train":
@@ -93,7 +94,7 @@ LONG = "a" * 300
         ("train", tiny.command(train_steps=10**30)),
         ("train", tiny.command(image_size=10**9)),
         ("train", tiny.command(model_channels=10**12, train_steps=2)),
-        ("train", tiny.command(model_name="uvit", embed_dim=10**9, train_steps=2)),
+        ("train", tiny.command(model_name="uvit", embed_dim=10**12, train_steps=2)),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(word[:24] for word in value),
 )
