@@ -51,7 +51,7 @@ def list_runs(config: ListConfig) -> list[str]:
         row, wrong = describe(folder, thoroughly=config.check)
         rows.append(row)
         remarks += [f"{folder.name}: {text}" for text in wrong]
-    return [*table(rows), *(["", *remarks] if remarks else [])]
+    return [*table(rows), *(["", *dict.fromkeys(remarks)] if remarks else [])]
 
 
 def describe(folder: RunFolder, *, thoroughly: bool) -> tuple[tuple[str, ...], list[str]]:
