@@ -7,12 +7,14 @@ from torch import Tensor
 
 import args
 from common.config.parser import reporting
-from common.generation.blocks import generate, interrupted, missing
+from common.generation.blocks import Job, generate, interrupted, missing
 from common.generation.config import GenerateOrder
 from common.generation.forecast import forecast
-from common.generation.opening import open_job, target_folder
+from common.generation.opening import open_job
 from common.generation.pictures import Trajectory, complaint, show
-from common.runs import SampleFolder
+from common.generation.sets import Claim, claimed, findings
+from common.media.layout import Labelled
+from common.runs import Run, SampleFolder
 from common.runs.real import read_real
 
 
@@ -24,13 +26,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(order: GenerateOrder) -> int:
     """Draw what a command line asks for; returns the exit code: 1 if no sample is finite."""
-    from tqdm import tqdm
-
     opened, job = open_job(order)
     real = read_real(opened.folder.real, job.spec)
-    folder, config = target_folder(opened, job.config), job.config
+    with claimed(opened, job) as claim:
+        return draw(opened, job, claim, real)
+
+
+def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
+    """Draw what is missing of a set of samples, and its pictures; returns the exit code."""
+    from tqdm import tqdm
+
+    folder, config = claim.folder, job.config
     todo = missing(folder, job)
-    for remark in opened.remarks:
+    for remark in (*opened.remarks, *claim.remarks, *findings(folder, job, todo)):
         print(f"note      {remark}")
     print(f"weights   {opened.account}")
     print(

@@ -33,7 +33,7 @@ VERSION = "version"  # alone it is the program's; with a value, that of weights,
 # what goes wrong with files and folders that a user named; anything else of the system is a bug, or bad luck
 MENDABLE = {
     errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENOSPC,
-    errno.EDQUOT, errno.ENAMETOOLONG,
+    errno.EDQUOT, errno.ENAMETOOLONG, errno.ELOOP,
 }  # fmt: skip
 
 

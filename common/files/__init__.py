@@ -1,8 +1,9 @@
 """Files: written whole or not at all, checked when they are read, never unpickled; one writer to a folder."""
 
+from common.files.links import refuse_links
 from common.files.lock import Owner, locked, owner_of
 from common.files.manifest import Manifest
-from common.files.reading import UNREADABLE, load_checkpoint, load_state, read_array, sha256
+from common.files.reading import UNREADABLE, load_checkpoint, load_state, open_array, read_array, sha256
 from common.files.writing import atomic_write, naming, remove_leftovers, replacing, save, save_safetensors, write_json
 
 __all__ = [
@@ -14,8 +15,10 @@ __all__ = [
     "load_state",
     "locked",
     "naming",
+    "open_array",
     "owner_of",
     "read_array",
+    "refuse_links",
     "remove_leftovers",
     "replacing",
     "save",

@@ -2,9 +2,10 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,24 @@ class Manifest:
         """Whether there is one."""
         return self.path.exists()
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether there is none, or a whole one."""
+        try:
+            self._read()
+        except Refusal:
+            return False
+        return True
+
+    @property
+    def files(self) -> set[Path]:
+        """The files that it lists.
+
+        Raises:
+            Refusal: if it is damaged.
+        """
+        return {self.folder / name for name in self._read()["files"]}
+
     def _read(self) -> dict[str, Any]:
         try:
             content = json.loads(self.path.read_text("utf-8"))
@@ -65,15 +84,6 @@ class Manifest:
         """
         return str(self._read()["made"])
 
-    @property
-    def names(self) -> list[str]:
-        """Paths of the files it lists, relative to the folder.
-
-        Raises:
-            Refusal: if it is damaged.
-        """
-        return list(self._read()["files"])
-
     def lists(self, path: Path) -> bool:
         """Whether it lists a file of the folder.
 
@@ -95,7 +105,18 @@ class Manifest:
         Raises:
             Refusal: if it is missing or another than the one listed, or the manifest is damaged.
         """
-        entry = self._read()["files"].get(path.relative_to(self.folder).as_posix())
+        return self.checker(thoroughly=thoroughly)(path)
+
+    def checker(self, *, thoroughly: bool = True) -> Callable[[Path], bool]:
+        """:meth:`check` for many files, of a manifest that is read once.
+
+        Raises:
+            Refusal: if it is damaged.
+        """
+        return partial(self._check, self._read()["files"], thoroughly)
+
+    def _check(self, entries: dict[str, Any], thoroughly: bool, path: Path) -> bool:
+        entry = entries.get(path.relative_to(self.folder).as_posix())
         if entry is None:
             return False
         if not path.is_file():

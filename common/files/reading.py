@@ -78,14 +78,27 @@ def load_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def open_array(path: Path) -> np.ndarray:
+    """A .npy file of plain numbers, mapped: shape and type are known before any of them is read.
+
+    Raises:
+        Refusal: naming the file if it is cut short or of another kind.
+    """
+    try:
+        if not path.is_file():
+            raise ValueError("no file" if path.exists() else "missing")  # a pipe would be waited for
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.memmap):
+            raise ValueError("another format")
+    except UNREADABLE as error:
+        raise Refusal(f"{path} is no whole array ({error}); generate.py draws it again") from error
+    return array
+
+
 def read_array(path: Path) -> np.ndarray:
     """Read a .npy file of plain numbers; no more memory is taken than the file is long.
 
     Raises:
         Refusal: naming the file if it is cut short or of another kind.
     """
-    try:
-        array: np.ndarray = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-    except UNREADABLE as error:
-        raise Refusal(f"{path} is no whole array ({error}); generate.py draws it again") from error
-    return array
+    return np.array(open_array(path))

@@ -118,16 +118,16 @@ def damage(folder: RunFolder, *, thoroughly: bool) -> list[str]:
     found = []
     for manifest in (folder.manifest, *map(Manifest, folder.sample_sets())):
         try:
-            names = manifest.names
+            files, check = sorted(manifest.files), manifest.checker(thoroughly=thoroughly)
         except Refusal as error:
             found.append(str(error))
             continue
-        for name in names:
-            version = WEIGHTS.fullmatch(Path(name).name)
-            if version and version[2] != FINAL and not (manifest.folder / name).exists():
+        for path in files:
+            version = WEIGHTS.fullmatch(path.name)
+            if version and version[2] != FINAL and not path.exists():
                 continue  # people make room
             try:
-                manifest.check(manifest.folder / name, thoroughly=thoroughly)
+                check(path)
             except Refusal as error:
                 found.append(str(error))
     for path in folder.checkpoint_files() if thoroughly else ():
