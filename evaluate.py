@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from common.program import run_program, start_program
+
+if __name__ == "__main__":
+    start_program()  # the following takes seconds
+
 import args
+from common import stopping
 from common.config.build import load_data
 from common.config.parser import reporting
 from common.config.stored import read_config
@@ -21,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run evaluate.py; returns the exit code."""
     with reporting("evaluate.py", args.evaluate_flag_names):
         config, metrics = args.parse_evaluate(argv)
+        stopping.begin_work()
         run = find(str(config.run_id), config.output_dir)
         folder = config.samples_folder(run)
         refuse_links(run.path, folder)  # beside the samples the figures are written
@@ -49,4 +56,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_program(main, "stopped; no figures were written")

@@ -3,9 +3,15 @@
 import sys
 from collections.abc import Sequence
 
+from common.program import run_program, start_program
+
+if __name__ == "__main__":
+    start_program()  # the following takes seconds
+
 from torch import Tensor
 
 import args
+from common import stopping
 from common.config.parser import reporting
 from common.generation.blocks import Job, generate, interrupted, missing
 from common.generation.config import GenerateOrder
@@ -21,7 +27,9 @@ from common.runs.real import read_real
 def main(argv: Sequence[str] | None = None) -> int:
     """Run generate.py; returns the exit code."""
     with reporting("generate.py", args.generate_flag_names):
-        return run(args.parse_generate(argv))
+        order = args.parse_generate(argv)
+        stopping.begin_work()
+        return run(order)
 
 
 def run(order: GenerateOrder) -> int:
@@ -76,8 +84,4 @@ def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except KeyboardInterrupt as stop:
-        print(f"\n{str(stop) or 'stopped; nothing was drawn yet'}", file=sys.stderr)
-        raise SystemExit(130) from None
+    run_program(main, "stopped; nothing was drawn yet")

@@ -1,7 +1,11 @@
 """Train a diffusion model: ``python train.py [--preset NAME] [flags]``; see ``--help``."""
 
-import sys
 from collections.abc import Sequence
+
+from common.program import run_program, start_program
+
+if __name__ == "__main__":
+    start_program()  # the following takes seconds
 
 import args
 from common.config.parser import reporting
@@ -19,8 +23,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except KeyboardInterrupt as stop:
-        print(f"\n{str(stop) or 'stopped; nothing was lost'}", file=sys.stderr)
-        raise SystemExit(130) from None
+    run_program(main, "stopped; nothing was lost")

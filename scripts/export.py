@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from common.program import run_program, start_program
+
+if __name__ == "__main__":
+    start_program()  # the following takes seconds
+
 import args
+from common import stopping
 from common.config.parser import reporting
 from common.generation.opening import open_run
 from common.runs import copy_to_sample, export_safetensors
@@ -15,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run export.py; returns the exit code."""
     with reporting("export.py", args.export_flag_names):
         order, config = args.parse_export(argv)
+        stopping.begin_work()
         run = open_run(order.opening, order.describe, order.describing)
         for remark in run.remarks:
             print(f"note      {remark}")
@@ -27,4 +34,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_program(main, "stopped; nothing was exported")

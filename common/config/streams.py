@@ -1,6 +1,7 @@
-"""The output of a program: what it may contain, and what happens if nobody reads it any more."""
+"""The output of a program: what it may contain, and what happens if it is closed, or nobody reads it any more."""
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from common.refusal import printable
 
 BROKEN_PIPE = 128 + 13  # the exit code that a shell gives a program that SIGPIPE ended
 LAYOUT = "\n\r\t"
+LOST = {errno.EPIPE, errno.EIO, errno.ENOSPC}  # nobody reads the pipe, the terminal is gone, the disk is full
 
 
 class PlainOutput:
@@ -32,6 +34,57 @@ class PlainOutput:
         return getattr(self._stream, name)
 
 
+class Dispensable:
+    """A text stream that may be lost: a progress bar that nobody reads any more must not end a training.
+
+    Args:
+        stream: where the text goes, as long as that can be written.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text; returns its length."""
+        try:
+            return self._stream.write(text)
+        except OSError:
+            throw_away(self._stream)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is left."""
+        try:
+            self._stream.flush()
+        except OSError:
+            throw_away(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def throw_away(stream: TextIO) -> None:
+    """Let what is written to a stream from now on, and what waits to be written, go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def open_streams() -> None:
+    """Open input and outputs that are closed (``>&-``), onto nothing; and let errors go there if nobody reads them.
+
+    Else the next files that are opened would take the place of the output, and be written into.
+    """
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(handle, True)
+    os.close(handle)
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, closefd=False)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = Dispensable(sys.stderr or os.fdopen(2, "w", closefd=False))
+
+
 @contextlib.contextmanager
 def plain_output() -> Iterator[None]:
     """Write out control characters of whatever is printed."""
@@ -45,8 +98,8 @@ def piped() -> Iterator[None]:
     code: Any = None
     try:
         yield
-    except BrokenPipeError:
-        if not is_unread("\n"):  # another pipe: a bug
+    except OSError as error:
+        if error.errno not in LOST or not is_unread("\n"):  # another pipe: a bug
             raise
     except SystemExit as stop:
         if not is_unread():
@@ -63,7 +116,9 @@ def is_unread(more: str = "") -> bool:
     try:
         sys.stdout.write(more)
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            print(f"the output cannot be written: {error.strerror}", file=sys.stderr)
+        throw_away(sys.stdout)
         return True
     return False

@@ -1,6 +1,5 @@
 """The data module: small sets live on the device, others are streamed; a batch is a function of its step."""
 
-import signal
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from typing import NamedTuple
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from common.data.reading import is_small, num_readers, spread
+from common.data.readers import Readers, num_readers
+from common.data.reading import is_small, spread
 from common.data.source import DataSet, Split
 from common.refusal import Refusal
 from common.seeding import FLIPS, ORDER, StepRandomness, mix
@@ -100,12 +100,6 @@ class _From(Sampler[int]):
         return count(self.first)
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach the whole process group; the step that is finished first needs data."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
 class DataModule(pl.LightningDataModule):
     """Batches of a data set.
 
@@ -160,15 +154,8 @@ class DataModule(pl.LightningDataModule):
         if is_resident(part):
             return DataLoader(_Batches(order, None), batch_size=None, sampler=sampler)
         trainer = self.trainer
-        return DataLoader(
-            _Batches(order, part),
-            batch_size=None,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            worker_init_fn=_leave_signals_to_the_main_process,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
-        )
+        pinned = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        return Readers(_Batches(order, part), sampler, self.num_workers, stay=True, pin_memory=pinned)
 
     def transfer_batch_to_device(
         self,

@@ -1,14 +1,14 @@
 """Samples by index, in memory or not: the limit between the two, and reading many of them."""
 
-import os
 from collections.abc import Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from common.data.readers import Readers, is_first_process, num_readers
 from common.refusal import Refusal
 
 RESIDENT_LIMIT = 2 * 1024**3  # bytes of a set that is held in memory, and once more on the device
@@ -73,18 +73,6 @@ def is_small(*parts: Images) -> bool:
     return sum(map(num_bytes, parts)) <= RESIDENT_LIMIT
 
 
-def is_first_process() -> bool:
-    """Whether this is the first of the processes of a run, by the variables that launchers set, as Lightning does."""
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"))
-    return int(next(filter(None, ranks), 0)) == 0
-
-
-def num_readers() -> int:
-    """Processes worth having to read with: the usable cores, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores)
-
-
 class _Chunks(Dataset[Tensor | Refusal]):
     """Samples, some at a time; small pieces, for they pass through shared memory."""
 
@@ -114,12 +102,8 @@ def chunks(images: Images, rows: Tensor, title: str) -> Iterator[Tensor]:
         Samples (B, C, *S).
     """
     parallel = not isinstance(images, Tensor) and len(rows) >= WORTH_WORKERS
-    loader = DataLoader(
-        _Chunks(images, rows),
-        batch_size=None,
-        num_workers=num_readers() if parallel else 0,
-        generator=torch.Generator(),  # a loader draws a seed for its workers; the global generator stays as it is
-    )
+    pieces = _Chunks(images, rows)
+    loader = Readers(pieces, range(len(pieces)), num_readers() if parallel else 0, stay=False)
     silent = None if is_first_process() else True  # None: silent if the output is no terminal
     with tqdm(total=len(rows), desc=title, unit=" samples", disable=silent, leave=False) as bar:
         for samples in loader:

@@ -17,7 +17,7 @@ from common.training.build import build_data
 from common.training.memory import available, bytes_of
 from common.training.module import DiffusionModule
 from common.training.session import is_first_process, say
-from common.training.trainer import device_count, trial_trainer
+from common.training.trainer import device_count, run_trainer, trial_trainer
 from common.training.trial import SECOND, Estimate, Trial, estimate
 from common.units import in_bytes, in_time
 
@@ -52,7 +52,7 @@ def dry_run(
     if devices > 1:
         one = replace(config, recipe=replace(config.recipe, batch_size=1))
         say(f"devices   trying {devices} of them ..")
-        trial_trainer(one, device, 1, devices, []).fit(module, build_data(one, dataset))
+        run_trainer(trial_trainer(one, device, 1, devices, []), module, build_data(one, dataset))
         say(f"devices   {devices} processes have taken a step together")
     if is_first_process():
         count, loss = found.largest.samples, found.largest.loss

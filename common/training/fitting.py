@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from common import stopping
 from common.config.build import check_device, load_data
 from common.config.parser import mendable, redacted
 from common.config.plugins import class_of
@@ -28,18 +29,16 @@ from common.runs.real import write_real
 from common.runs.versions import PLAIN, Checkpoint, average_kinds
 from common.training.build import build_data, build_module, build_trainer, check_output, initial_weights, with_prior
 from common.training.callbacks import write_weights
-from common.training.checkpoints import Stopped
+from common.training.checkpoints import Checkpoints, Stopped
 from common.training.csv_log import keep_aside, read_metrics
 from common.training.dry_run import dry_run, require_memory
 from common.training.loggers import close_loggers, make_loggers
 from common.training.module import LOSS, VALIDATION, DiffusionModule, NonFiniteLoss
 from common.training.resume import Plan, TrainOrder, check_fits, check_same_data, plan
 from common.training.session import PROGRAM, complain, hide_key, is_first_process, note_environment, say, set_tf32
-from common.training.trainer import device_count
+from common.training.trainer import device_count, run_trainer
 
 NAMED = 12  # classes that a line names
-LOST = "stopped before a checkpoint could be written; what was done since the last one is lost"
-NOTHING_LOST = "stopped before the first step; nothing was lost"
 LITTLE_NOISE = 2.0  # sigma at T below which the data shows through, whose values are about 1
 
 
@@ -50,6 +49,7 @@ def train(order: TrainOrder) -> int:
         Refusal: for whatever a user can mend.
     """
     started = time.monotonic()
+    stopping.begin_work()
     hide_key(order.command.wb_key)
     found = plan(order)
     writes = not order.command.dry_run and is_first_process()
@@ -282,6 +282,16 @@ def keep_final_weights(module: DiffusionModule, checkpoint: Checkpoint, folder: 
     return 0
 
 
+def interrupted(trainer: pl.Trainer) -> str:
+    """What to say when a training was stopped at once."""
+    keeper, step = trainer.checkpoint_callback, trainer.global_step
+    lost = keeper.lost_steps(trainer) if isinstance(keeper, Checkpoints) else 0
+    if not lost:
+        return f"stopped at step {step:,}; nothing was lost"
+    which = f"steps {step - lost + 1:,} to {step:,} are" if lost > 1 else f"step {step:,} is"
+    return f"stopped at step {step:,} before a checkpoint could be written; {which} lost"
+
+
 def fit(
     trainer: pl.Trainer,
     module: DiffusionModule,
@@ -296,18 +306,14 @@ def fit(
         KeyboardInterrupt: if it was stopped at once, saying whether something is lost.
     """
     plugin = f" {shlex.join(['--plugin', ','.join(plugins)])}" if plugins else ""
-    start = checkpoint.step if checkpoint else 0
     again = f"python {PROGRAM} {folder.words('resume')}{plugin}"
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
+        run_trainer(trainer, module, data, checkpoint.path if checkpoint else None)
     except Stopped as stop:
         say(f"{stop}\ngo on with: {again}")
         return 0 if stop.planned else 130
-    except SystemExit as end:
-        if not isinstance(end.__context__, KeyboardInterrupt):
-            raise
-        # Lightning ends the program without a word
-        raise KeyboardInterrupt(LOST if trainer.global_step > start else NOTHING_LOST) from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{interrupted(trainer)}; go on with: {again}") from None
     except NonFiniteLoss as error:
         last = Checkpoint.newest(folder, module.recipe.averages)
         good = f"last good checkpoint: {last.path}" if last else "no checkpoint was written yet"
@@ -325,7 +331,7 @@ def fit(
             raise
         complain(f"{line.partition('; ')[0]}; steps since the last checkpoint come again with: {again}")
         return 2
-    except DataUnavailable as error:
+    except Refusal as error:
         complain(f"{error.line({str(error.argument): str(error.argument)})}; go on with: {again}")
         return 2
     drawn_from = " (drawn from the average of the weights)" if module.is_averaged else ""

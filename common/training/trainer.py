@@ -1,6 +1,7 @@
 """Lightning's Trainer for a run folder."""
 
 import logging
+import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,15 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
+from common import stopping
 from common.config.schema import Hardware, RunConfig
+from common.data.module import DataModule
 from common.files import load_checkpoint, save
 from common.runs import RunFolder
 from common.training.callbacks import KeepWeights, LogLines, LossPicture, StepProgress
 from common.training.checkpoints import Checkpoints
 from common.training.csv_log import CsvLog
+from common.training.module import DiffusionModule
 
 # What Lightning and torch say that does not apply here: the loader yields indices, so workers would only cost; the
 # averaged network is in evaluation mode on purpose; a run folder that is resumed is not empty, and may have been moved
@@ -32,6 +36,8 @@ NOT_APPLICABLE = (
     ".*treespec, LeafSpec.*",
     ".*callbacks used to create the checkpoint need to be provided.*",
 )
+# Where Lightning looks for checkpoints of its own, which it would prefer to ours under SLURM: nowhere.
+NOWHERE = os.devnull
 
 
 def quieten_lightning() -> None:
@@ -90,7 +96,7 @@ def make_trainer(
     accumulate = recipe.accumulate_grad_batches
     quieten_lightning()
     return pl.Trainer(
-        default_root_dir=folder.path,
+        default_root_dir=NOWHERE,
         logger=log,
         callbacks=[
             LogLines(keeping.log_model_every_n),
@@ -136,6 +142,7 @@ def trial_trainer(
     quieten_lightning()
     recipe, hardware = config.recipe, replace(config.hardware, num_nodes=1)
     return pl.Trainer(
+        default_root_dir=NOWHERE,
         barebones=True,
         callbacks=callbacks,
         accelerator=device.type,
@@ -151,3 +158,22 @@ def trial_trainer(
         accumulate_grad_batches=recipe.accumulate_grad_batches,
         use_distributed_sampler=False,
     )
+
+
+def run_trainer(trainer: pl.Trainer, module: DiffusionModule, data: DataModule, checkpoint: Path | None = None) -> None:
+    """Train, from a checkpoint if there is one; signals stay this program's.
+
+    Lightning's own handlers would stop at another place than ours do, send a job back into SLURM's queue, and wait for
+    other processes in a handler.
+
+    Raises:
+        KeyboardInterrupt: if it was stopped at once.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    with stopping.kept():
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as end:
+            if not isinstance(end.__context__, KeyboardInterrupt):
+                raise
+            raise KeyboardInterrupt from None  # Lightning would end the program without a word

@@ -21,7 +21,7 @@ from common.training.build import build_data
 from common.training.callbacks import GRID_SAMPLES, GRID_SOUNDS, GRID_STEPS
 from common.training.memory import TensorMemory, available, bytes_of, taken
 from common.training.module import DiffusionModule
-from common.training.trainer import trial_trainer
+from common.training.trainer import run_trainer, trial_trainer
 
 SECONDS = 38.0  # that sizes may go on growing
 SECOND, GROWTH = 2, 4  # the second size, and the factor from there on; twice as many, if that is too much
@@ -186,7 +186,7 @@ def try_size(config: RunConfig, dataset: DataSet, module: DiffusionModule, devic
     data, watch, counted = build_data(few, dataset), _Stopwatch(device), TensorMemory()
     trainer = trial_trainer(few, device, STEPS, 1, [watch])
     with counted:
-        trainer.fit(module, data)
+        run_trainer(trainer, module, data)
     kept, peak = counted.live, counted.peak
     if len(watch.seconds) < STEPS:  # the state of the optimiser was not there yet when the step needed most
         peak += kept - bytes_of(module.network.parameters())
@@ -194,7 +194,7 @@ def try_size(config: RunConfig, dataset: DataSet, module: DiffusionModule, devic
     if sum(watch.seconds) < QUICK:  # counting costs little beside long operations, much beside short ones
         watch = _Stopwatch(device)
         steps = min(REPEATED, config.recipe.train_steps)  # no schedule goes on after its end
-        trial_trainer(few, device, steps, 1, [watch]).fit(module, data)
+        run_trainer(trial_trainer(few, device, steps, 1, [watch]), module, data)
     module.to(device)
     call_bytes, call_seconds = _try_call(config, module, device, samples)
     return Trial(samples, peak, kept, watch.typical, call_bytes, call_seconds, watch.loss)

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from common.data import BUILT_IN, SOURCES, DataOptions, DataSet, DataSpec, DataUnavailable, Source, Split, reading
-from common.data.reading import Rows, num_readers
+from common.data.readers import num_readers
+from common.data.reading import Rows
 from common.data.resize import Resized, fit
 from common.data.source import hold_out
 from common.dynamics.basis import Fourier
