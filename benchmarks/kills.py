@@ -371,10 +371,13 @@ def version() -> str:
 
 
 def read_results(path: Path) -> dict[str, Cycle]:
-    """Results so far; a last line cut short is left out."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    found = [Cycle(**json.loads(line)) for line in lines if line.endswith("\n")]
-    return {cycle.name: cycle for cycle in found}
+    """Results so far; a line that was cut short is left out."""
+    found = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with suppress(json.JSONDecodeError):
+            cycle = Cycle(**json.loads(line))
+            found[cycle.name] = cycle
+    return found
 
 
 def table(cycles: list[Cycle]) -> str:
@@ -436,7 +439,7 @@ def try_all(
             for future in ended:
                 cycle = future.result()
                 with (out / "results.jsonl").open("a") as file:
-                    file.write(json.dumps(asdict(cycle)) + "\n")
+                    file.write(f"\n{json.dumps(asdict(cycle))}\n")  # below what was cut short
                 add(cycle)
     return cycles
 

@@ -5,12 +5,12 @@ it. So the places are all boundaries between two changes of the disk, without a 
 
     make F      before a temporary file for F is made          append F   before something is added to F
     half F      half of the temporary file is written          torn F     half of what was added to F is written
-    full F      all of it is written, F is still the old one   remove F   before F is removed
-    rename F    the same, and it is on the disk                folder F   before folder F is made
-    renamed F   F is the new file, its folder is not synced    write F    before F is written in place
+    rename F    all of it is written, F is still the old one   remove F   before F is removed
+    renamed F   F is the new file                              folder F   before folder F is made
+                                                               write F    before F is written in place
 
 and a few that change nothing: ``step``, ``validation`` and ``denoise`` (a call of the network for samples). F is
-relative to the run folder, with ``#`` for numbers.
+relative to the run folder or to that of drawn samples, with ``#`` for numbers.
 
 usage: killed.py PLACE NUMBER NOTES PROGRAM flags ..   (with the place "" nothing is killed; all places go into NOTES)
 
@@ -91,7 +91,8 @@ class Places:
         self.tear()
         name, temporary = self.shown(path)
         if event == "os.mkdir":
-            self.reach(f"folder {name}")
+            if not path.exists():
+                self.reach(f"folder {name}")
         elif event == "os.rename":
             self.reach(f"rename {name}")
         elif event == "os.remove":
@@ -100,7 +101,6 @@ class Places:
             self.reach(f"make {name}")
         elif temporary:
             self.halve(path, name)
-            self.reach(f"full {name}")
         elif details[2] & os.O_APPEND:
             self.reach(f"append {name}")
             self.appended = path, size(path)
@@ -111,7 +111,8 @@ class Places:
         """The name of a file in its run folder, or of what it stands in for, and whether it is temporary."""
         match = TEMPORARY.fullmatch(path.name)
         whole = path.with_name(match[1]) if match else path
-        name = Path(*whole.relative_to(self.root).parts[1:]).as_posix()
+        parts = whole.relative_to(self.root).parts[1:]
+        name = Path(*parts[3 * (parts[:1] == ("generated_data",)) :]).as_posix()
         return re.sub(r"\d+", "#", name), match is not None
 
     def is_next(self, place: str) -> bool:

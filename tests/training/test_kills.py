@@ -41,9 +41,18 @@ IN_A_ROW = [
     ("train", ["folder .", "half config.json", "rename config.json", "make environment.txt", "half real.safetensors"]),
     ("train", ["torn metrics.csv", "make checkpoints/last.ckpt", "make model/ema_model-v#.pth", "validation"]),
     ("train", ["half checkpoints/step-#.ckpt", "rename checkpoints/last.ckpt", "remove checkpoints/step-#.ckpt"]),
-    ("train", ["denoise", "renamed samples/step-#.png", "full metrics.csv", "make model/ema#.#_model-final.pth"]),
-    ("generate", ["half SETTINGS", "make DATA", "half DATA", "rename LABEL", "make GRID"]),
-    ("evaluate", ["make FIGURES", "rename FIGURES"]),
+    ("train", ["denoise", "renamed samples/step-#.png", "rename metrics.csv", "make model/ema#.#_model-final.pth"]),
+    (
+        "generate",
+        [
+            "half settings.json",
+            "make data/data_#.npy",
+            "half data/data_#.npy",
+            "rename label/label_#.npy",
+            "make grid.png",
+        ],
+    ),
+    ("evaluate", ["make metrics.json", "rename metrics.json"]),
 ]
 
 
@@ -67,19 +76,6 @@ def whole(starter, tmp_path_factory) -> dict[str, Path]:
     return found
 
 
-def full_names(place: str) -> str:
-    """A place with the names that are short above."""
-    for short, name in (
-        ("SETTINGS", "settings.json"),
-        ("DATA", "data/data_#.npy"),
-        ("LABEL", "label/label_#.npy"),
-        ("GRID", "grid.png"),
-        ("FIGURES", "metrics.json"),
-    ):
-        place = place.replace(short, f"generated_data/model-final/exp#-#-ema/{name}")
-    return place
-
-
 @pytest.mark.parametrize(("program", "places"), IN_A_ROW, ids=lambda value: value if isinstance(value, str) else "")
 def test_what_is_killed_goes_on_as_if_it_had_not_been(tmp_path, starter, whole, program, places):
     runs = tmp_path / killed.RUNS
@@ -87,7 +83,7 @@ def test_what_is_killed_goes_on_as_if_it_had_not_been(tmp_path, starter, whole, 
         shutil.copytree(whole[BEFORE[program]], runs)
     for place in places:
         step = step_of(runs / RUN)
-        code = starter.start(tmp_path, full_names(place), 1, program, COMMANDS[program])
+        code = starter.start(tmp_path, place, 1, program, COMMANDS[program])
         assert code == -signal.SIGKILL, f"{place}: {(tmp_path / 'log.txt').read_text()}"
         assert broken(runs, whole[program], step) == [], place
     assert starter.start(tmp_path, "-", 1, program, COMMANDS[program]) == 0, (tmp_path / "log.txt").read_text()
