@@ -91,6 +91,21 @@ def make_images(folder: Path) -> None:
 # -- one program -------------------------------------------------------------------------------------------------------
 
 
+RUNNING: set[int] = set()  # process groups
+
+
+def kill_group(number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(number, signal.SIGKILL)
+
+
+def stop(*_: object) -> None:
+    """Kill what runs, and end: the same command goes on."""
+    for number in RUNNING.copy():
+        kill_group(number)
+    os._exit(130)
+
+
 @dataclass(frozen=True)
 class Kill:
     """When a program is killed: at a time, or at a place for the n-th time.
@@ -166,18 +181,17 @@ class Work:
             process = subprocess.Popen(
                 command, cwd=self.path, env={**os.environ, **own}, stdout=log, stderr=log, start_new_session=True
             )
+            RUNNING.add(process.pid)
             try:
                 timed = kill is not None and not kill.place
                 return process.wait(seconds)
             except subprocess.TimeoutExpired:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                kill_group(process.pid)
                 code = process.wait()
                 return code if timed else 124
-            finally:  # readers, and what is left if this program is stopped
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            finally:
+                RUNNING.remove(process.pid)
+                kill_group(process.pid)  # readers
 
     def last_words(self) -> str:
         """What the program said at its end."""
@@ -454,6 +468,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="programs at once (default 1)")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmark_results" / "kills", help="folder of the results")
     options = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     out: Path = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     what: dict[str, Any] = {"version": version(), "seed": options.seed, "only": options.only}

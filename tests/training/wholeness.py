@@ -20,14 +20,19 @@ LOST, DIFFERENT, BROKEN = "lost", "different", "broken"
 
 
 def files(folder: Path) -> dict[str, Path]:
-    """Files of a folder by their path in it, without hidden ones (temporary files, locks)."""
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+    """Files of a folder by their path in it, without those that are left over."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and not is_left_over(path))
     return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
+def is_left_over(path: Path) -> bool:
+    """Whether a file only tells of a kill: temporary ones, locks, and the log that a second start has kept aside."""
+    return path.name.startswith(".") or path.match("metrics-until-*.csv")
+
+
 def left_over(folder: Path) -> list[str]:
-    """Hidden files of a folder: what a process that is dead did not tidy up."""
-    return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob(".*")) if path.is_file()]
+    """Files that nobody tidied up, by their path in a folder."""
+    return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if is_left_over(path)]
 
 
 # -- what a file holds -------------------------------------------------------------------------------------------------
@@ -38,6 +43,15 @@ def rows(path: Path) -> list[dict[str, str]]:
     text = path.read_text()
     lines = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
     return [{name: value for name, value in line.items() if value and name not in CLOCK} for line in lines]
+
+
+def state(path: Path) -> Any:
+    """A checkpoint; of the time at which its run was begun only whether it is that of its folder."""
+    found = load_checkpoint(path)
+    manifest = path.parent.parent / "manifest.json"
+    if "run" in found and manifest.exists():
+        found["run"] = found["run"] == json.loads(manifest.read_text("utf-8"))["made"]
+    return found
 
 
 def pixels(path: Path) -> list[Any]:
@@ -64,7 +78,7 @@ def there(path: Path) -> Any:
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
-    ".ckpt": load_checkpoint,
+    ".ckpt": state,
     ".pth": load_state,
     ".safetensors": load_state,
     ".npy": read_array,
