@@ -38,7 +38,10 @@ BEFORE = {"generate": "train", "evaluate": "generate"}
 
 # kills of one run, one after the other; each start goes on from the last checkpoint
 IN_A_ROW = [
-    ("train", ["folder .", "half config.json", "rename config.json", "make environment.txt", "half real.safetensors"]),
+    (
+        "train",
+        ["folder .", "half config.json", "half real.safetensors", "rename manifest.json", "make environment.txt"],
+    ),
     ("train", ["torn metrics.csv", "make checkpoints/last.ckpt", "make model/ema_model-v#.pth", "validation"]),
     ("train", ["half checkpoints/step-#.ckpt", "rename checkpoints/last.ckpt", "remove checkpoints/step-#.ckpt"]),
     ("train", ["denoise", "renamed samples/step-#.png", "rename metrics.csv", "make model/ema#.#_model-final.pth"]),
@@ -76,15 +79,36 @@ def whole(starter, tmp_path_factory) -> dict[str, Path]:
     return found
 
 
-@pytest.mark.parametrize(("program", "places"), IN_A_ROW, ids=lambda value: value if isinstance(value, str) else "")
-def test_what_is_killed_goes_on_as_if_it_had_not_been(tmp_path, starter, whole, program, places):
-    runs = tmp_path / killed.RUNS
+def killed_at(starter, whole, folder: Path, program: str, places: list[str]) -> list[str]:
+    """What is lost, different or broken of a program that was killed at places, one after the other, and then ended."""
+    runs, found = folder / killed.RUNS, []
+    folder.mkdir(exist_ok=True)
     if program in BEFORE:
         shutil.copytree(whole[BEFORE[program]], runs)
     for place in places:
         step = step_of(runs / RUN)
-        code = starter.start(tmp_path, place, 1, program, COMMANDS[program])
-        assert code == -signal.SIGKILL, f"{place}: {(tmp_path / 'log.txt').read_text()}"
-        assert broken(runs, whole[program], step) == [], place
-    assert starter.start(tmp_path, "-", 1, program, COMMANDS[program]) == 0, (tmp_path / "log.txt").read_text()
-    assert differences(runs, whole[program]) == []
+        code = starter.start(folder, place, 1, program, COMMANDS[program])
+        if code != -signal.SIGKILL:
+            return [*found, f"{place} is not reached, exit code {code}: {last_words(folder)}"]
+        found += [f"{place}: {text}" for text in broken(runs, whole[program], step)]
+    code = starter.start(folder, "-", 1, program, COMMANDS[program])
+    return [*found, *differences(runs, whole[program])] if code == 0 else [*found, last_words(folder)]
+
+
+def last_words(folder: Path) -> str:
+    return "\n".join((folder / "log.txt").read_text().splitlines()[-6:])
+
+
+@pytest.mark.parametrize(("program", "places"), IN_A_ROW, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_is_killed_goes_on_as_if_it_had_not_been(tmp_path, starter, whole, program, places):
+    assert killed_at(starter, whole, tmp_path, program, places) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("program", COMMANDS)
+def test_every_place(tmp_path, starter, whole, program):
+    places = dict.fromkeys((whole[program].parent / "places").read_text().splitlines())
+    found = {place: killed_at(starter, whole, tmp_path / str(i), program, [place]) for i, place in enumerate(places)}
+    assert {place: texts for place, texts in found.items() if texts} == {}
+    assert len(found) >= 4
