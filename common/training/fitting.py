@@ -28,7 +28,7 @@ from common.runs.folder import FINAL
 from common.runs.real import write_real
 from common.runs.versions import PLAIN, Checkpoint, average_kinds
 from common.training.build import build_data, build_module, build_trainer, check_output, initial_weights, with_prior
-from common.training.callbacks import write_weights
+from common.training.callbacks import draw_losses, write_weights
 from common.training.checkpoints import Checkpoints, Stopped
 from common.training.csv_log import keep_aside, read_metrics
 from common.training.dry_run import dry_run, require_memory
@@ -118,7 +118,7 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
         say(f"already finished at step {resume_step}")
         if is_first_process():
             begin(config, folder, prior, dataset, checkpoint)
-        return keep_final_weights(module, checkpoint, folder)
+        return finish(module, checkpoint, folder)
     if is_first_process():
         require_memory(config, dataset, module, device)
     deadline = None if order.command.max_time is None else started + order.command.max_time
@@ -157,7 +157,7 @@ def begin(
 ) -> None:
     """Write what a run folder has from the first step on; of a run that goes on, what was lost or damaged.
 
-    What its log is about to lose is kept aside, unless it is the steps since its newest checkpoint, which come again.
+    What its log is about to lose is kept aside, unless it is the steps since last.ckpt, which come again.
     """
     missing = [path for path in (folder.prior, folder.config, folder.real) if not is_whole(folder, path)]
     folder.manifest.begin(checkpoint.run if checkpoint else "")
@@ -267,8 +267,8 @@ def last_losses(rows: Sequence[Mapping[str, float]], averaged: bool) -> list[str
     return [found]
 
 
-def keep_final_weights(module: DiffusionModule, checkpoint: Checkpoint, folder: RunFolder) -> int:
-    """Write the final weights of a run that was cut off between its last checkpoint and them, or whose are damaged.
+def finish(module: DiffusionModule, checkpoint: Checkpoint, folder: RunFolder) -> int:
+    """Write what comes after the last checkpoint, the picture of the losses and the final weights, unless it is whole.
 
     Returns:
         The exit code.
@@ -277,6 +277,7 @@ def keep_final_weights(module: DiffusionModule, checkpoint: Checkpoint, folder: 
     if is_first_process() and not all(is_whole(folder, path) for path in wanted):
         folder.manifest.begin(checkpoint.run)
         module.load_state_dict(checkpoint.state)
+        draw_losses(folder.loss_picture, read_metrics(folder.metrics), module)
         write_weights(folder, module, FINAL)
         say(f"weights   {folder.model}")
     return 0
