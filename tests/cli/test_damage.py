@@ -18,6 +18,10 @@ from tests.test_imports import ROOT
 from tests.training import tiny
 
 DRAW = ("--n_samples", 4, "--steps", 2)
+HEAT = {
+    "data_name": "arrays", "dynamics": "heat", "model_name": "uvit", "embed_dim": 16, "depth": 1, "num_heads": 2,
+    "patch_size": 4, "batch_size": 4, "train_steps": 2, "val_samples": 4,
+}  # fmt: skip
 OTHER = {**tiny.TRAINED, "wb_id": "other", "seed": 5, "train_steps": 4, "checkpoint_every": 2, "log_model_every_n": 2}
 
 
@@ -242,3 +246,43 @@ def test_the_list_of_runs_as_a_program(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "digits-demo_digits_H0.9_K2" in done.stdout
+
+
+# -- what sampling starts from under heat ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def heat_runs(tmp_path_factory) -> Path:
+    """Two runs of two steps, of other data each, whose priors are functions."""
+    import train
+
+    root = tmp_path_factory.getbasetemp() / "heat_runs"
+    if not root.exists():
+        for name, level in (("h", 0), ("other", 3)):
+            images = np.random.default_rng(level).random((40, 8, 8, 1), np.float32)
+            root.mkdir(exist_ok=True)
+            np.savez(root / f"{name}.npz", x=images)
+            words = tiny.command(**HEAT, wb_id=name, data_dir=root / f"{name}.npz", output_dir=root)
+            assert train.main(words) == 0
+    return root
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_prior_is_refused_and_made_again(cli, heat_runs, damage):
+    run, other = (Path("runs") / f"{name}_arrays_heat_uvit" for name in ("h", "other"))
+    for folder in (run, other):
+        shutil.copytree(heat_runs / folder.name, folder)
+    prior = run / "prior.safetensors"
+    before = prior.read_bytes()
+    DAMAGES[damage](prior, other / prior.name)
+    result = cli("generate", "--run_id", "h", *DRAW)
+    assert (result.code, result.written) == (2, [])
+    assert "prior.safetensors" in result.err
+    result = cli("train", "--resume", "h")
+    assert "Traceback" not in result.err
+    if damage == "a folder":
+        assert (result.code, "prior.safetensors" in result.err) == (2, True)
+        return
+    assert result.code == 0, result.err
+    assert prior.read_bytes() == before
+    assert cli("generate", "--run_id", "h", *DRAW).code == 0
