@@ -76,4 +76,4 @@ def run(order: GenerateOrder) -> int:
 
 
 if __name__ == "__main__":
-    run_program(main, "stopped; nothing was drawn yet")
+    run_program(main, "stopped; the same command goes on")
