@@ -56,4 +56,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_program(main, "stopped; no figures were written")
+    run_program(main, "stopped; the same command starts again")

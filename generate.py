@@ -84,4 +84,4 @@ def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
 
 
 if __name__ == "__main__":
-    run_program(main, "stopped; nothing was drawn yet")
+    run_program(main, "stopped; the same command goes on")

@@ -46,7 +46,7 @@ def run_program(main: Callable[[], int], otherwise: str) -> NoReturn:
     except KeyboardInterrupt as stop:
         stopping.leave()
         print(f"\n{str(stop) or otherwise}", file=sys.stderr)
-        code = stopping.CODE
+        code = stopping.exit_code()
     finally:
         is_unread()  # else Python would complain about what it cannot write at its exit
         for child in multiprocessing.active_children():

@@ -35,6 +35,14 @@ class Overdue(KeyboardInterrupt):
     """A stop was asked for, and what it waits for does not come."""
 
 
+def exit_code() -> int:
+    """The exit code of a program that was stopped and has put everything in order.
+
+    0 in the further processes of a training: Lightning kills the first one as soon as another ends with an error.
+    """
+    return CODE if os.environ.get("LOCAL_RANK", "0") == "0" else 0
+
+
 def tell(line: str) -> None:
     """Write a line to stderr from within a signal handler: straight away, and whether or not anybody reads it."""
     with contextlib.suppress(OSError):  # the terminal may be gone: SIGHUP says so

@@ -34,4 +34,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_program(main, "stopped; nothing was exported")
+    run_program(main, "stopped; the same command starts again")

@@ -181,7 +181,9 @@ class RunFolder:
     def words(self, flag: str) -> str:
         """What names the run on a command line, by a flag such as ``resume``; with its place unless that is ./runs."""
         named = [f"--{flag}", self.name]
-        elsewhere = self.path.parent.resolve() != Keeping.output_dir.resolve()
+        place, usual = self.path.parent, Keeping.output_dir
+        # not by absolute paths: the working folder may have been removed since
+        elsewhere = place != usual and not (usual.exists() and place.exists() and usual.samefile(place))
         return shlex.join([*named, "--output_dir", str(self.path.parent)] if elsewhere else named)
 
 

@@ -312,7 +312,7 @@ def fit(
         run_trainer(trainer, module, data, checkpoint.path if checkpoint else None)
     except Stopped as stop:
         say(f"{stop}\ngo on with: {again}")
-        return 0 if stop.planned else 130
+        return 0 if stop.planned else stopping.exit_code()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{interrupted(trainer)}; go on with: {again}") from None
     except NonFiniteLoss as error:
