@@ -46,6 +46,7 @@ class CsvLog(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Add values to the line of a step."""
         row = {"step": float(step or 0), **{name: float(value) for name, value in metrics.items()}}
+        row = {name: float(text) for name, text in _text(row).items()}  # as a resumed run will read it
         merged = bool(self.rows) and self.rows[-1]["step"] == row["step"]
         if merged:
             self.rows[-1].update(row)
