@@ -234,6 +234,8 @@ def resumed(given: Mapping[str, Any], of_preset: Mapping[str, Any], folder: RunF
         )
         for name, kind in SECTIONS.items()
     }
+    # what a config.json says starts no download: that is a wish of one command line
+    changed["data"] = replace(changed["data"], download=bool(given.get("download", False)))
     return replace(config, **changed).named(str(config.keeping.wb_id), folder.path.parent)
 
 
