@@ -82,7 +82,7 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
     config, folder, checkpoint = found.config, found.folder, found.checkpoint()
     for remark in checkpoint.remarks if checkpoint else ():
         say(f"note      {remark}")
-    if not found.is_new and "logger" not in order.given:
+    if not found.is_new and "logger" not in order.given and is_first_process():
         ask_before_sending(config.keeping.logger)
     device = check_device(config.hardware.device)
     if config.hardware.precision == "16-mixed" and device.type == "cpu":
