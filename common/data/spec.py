@@ -44,6 +44,7 @@ class DataSpec:
         require(min(self.shape) >= 1, "shape", "of at least 1 on each axis", self.shape)
         require(math.prod(self.shape) <= LARGEST, "shape", f"of at most {LARGEST:,} numbers in all", self.shape)
         require(self.value_range[0] < self.value_range[1], "value_range", "two rising numbers", self.value_range)
+        require(self.classes != (), "classes", "at least one, or none at all", self.classes)
         is_right = (self.sample_rate is not None) == (self.kind == "sound")
         require(self.sample_rate is None or self.sample_rate >= 1, "sample_rate", "at least 1", self.sample_rate)
         require(is_right, "sample_rate", "given for sounds and for nothing else", self.sample_rate)
