@@ -59,6 +59,8 @@ def restored(value: Any, hint: Any, default: Any = None) -> Any:
     if typing.get_origin(hint) is Annotated:
         hint = typing.get_args(hint)[0]
     kinds = (hint, *typing.get_args(hint))
-    if isinstance(value, list) and (isinstance(default, tuple) or any(typing.get_origin(kind) is tuple for kind in kinds)):
+    if isinstance(value, list) and (
+        isinstance(default, tuple) or any(typing.get_origin(kind) is tuple for kind in kinds)
+    ):
         return tuple(value)
     return Path(value) if isinstance(value, str) and Path in kinds else value

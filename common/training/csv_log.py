@@ -102,7 +102,9 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     whole = text[: text.rfind("\n") + 1]  # what follows the last line end was cut short
     rows = []
     if max(map(len, whole.splitlines()), default=0) > csv.field_size_limit():
-        raise Refusal(f"{path} has a line of more than {csv.field_size_limit():,} characters: it is no log; move it away")
+        raise Refusal(
+            f"{path} has a line of more than {csv.field_size_limit():,} characters: it is no log; move it away"
+        )
     for line in csv.DictReader(io.StringIO(whole, newline="")):
         try:
             row = {name: float(value) for name, value in line.items() if name and value}

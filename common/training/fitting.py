@@ -35,6 +35,7 @@ from common.training.csv_log import keep_aside, read_metrics
 from common.training.dry_run import dry_run, require_memory
 from common.training.loggers import ask_before_sending, close_loggers, make_loggers
 from common.training.module import LOSS, VALIDATION, DiffusionModule, NonFiniteLoss
+from common.training.restored import Restored
 from common.training.resume import Plan, TrainOrder, check_fits, check_same_data, plan
 from common.training.session import PROGRAM, complain, hide_key, is_first_process, note_environment, say, set_tf32
 from common.training.trainer import device_count, run_trainer
@@ -312,9 +313,13 @@ def fit(
 
     Raises:
         KeyboardInterrupt: if it was stopped at once, saying whether something is lost.
+        Refusal: if the checkpoint does not hold the state of such a training.
     """
     plugin = f" {shlex.join(['--plugin', ','.join(plugins)])}" if plugins else ""
     again = f"python {PROGRAM} {folder.words('resume')}{plugin}"
+    restored = Restored(checkpoint) if checkpoint else None
+    if restored:
+        trainer.callbacks.insert(0, restored)  # type: ignore[attr-defined]  # Lightning's own list
     try:
         run_trainer(trainer, module, data, checkpoint.path if checkpoint else None)
     except Stopped as stop:
@@ -342,6 +347,10 @@ def fit(
     except Refusal as error:
         complain(f"{error.line({str(error.argument): str(error.argument)})}; go on with: {again}")
         return 2
+    except Exception as error:
+        if restored and (refusal := restored.blame(error)):
+            raise refusal from error
+        raise
     drawn_from = " (drawn from the average of the weights)" if module.is_averaged else ""
     for line in last_losses(read_metrics(folder.metrics), module.is_averaged):
         say(line)
