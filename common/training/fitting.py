@@ -89,6 +89,8 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
     if config.hardware.precision == "16-mixed" and device.type == "cpu":
         raise Refusal("16-mixed needs CUDA; on a CPU use --precision bf16-mixed or 32-true", "precision")
     set_tf32(device, config.hardware.tf32)
+    if not found.is_new and config.data.data_dir and "data_dir" not in order.given:
+        say(f"note      data is read from {config.data.data_dir}, as config.json says")
     dataset = load_data(config.data)
     fitted = fit_to_data(config, dataset.spec, class_of(config.dynamics), class_of(config.network))
     if found.is_new:

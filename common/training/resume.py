@@ -261,13 +261,13 @@ def check_names(config: RunConfig, folder: RunFolder) -> None:
     Raises:
         Refusal: naming it.
     """
-    for section, registers in CHOSEN_BY_NAME.items():
+    for part, registers in CHOSEN_BY_NAME.items():
         for name, register in registers.items():
-            found = getattr(getattr(config, section), name)
+            found = getattr(getattr(config, part), name)
             if found is not None and found not in register:
                 raise Refusal(
-                    f"{folder.config}: {name} {found!r} is unknown; there are {', '.join(register)} (own ones come with "
-                    "--plugin)"
+                    f"{folder.config}: {name} {found!r} is unknown; there are {', '.join(register)} (own ones come "
+                    "with --plugin)"
                 )
 
 

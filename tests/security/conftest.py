@@ -1,4 +1,4 @@
-"""Every test of this folder plants something in a run folder and looks whether it executes, deletes, escapes or sends."""
+"""Tests of this folder plant something in a run folder, and look whether it executes, deletes, escapes or sends."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""A foreign config.json is data: whatever stands in it, it is read or refused in one line, in bounded memory and time."""
+"""A foreign config.json is data: it is read, or refused in one line, in bounded memory and time, whatever it says."""
 
 import json
 import resource
