@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         trained = released_config(run, shape) if run.is_released else read_config(run.path)
         check_labels(folder, labels, trained.sample.num_classes)
         data = trained.data
+        if data.data_dir and not config.data_dir:
+            print(f"note      data is read from {data.data_dir}, as config.json says")
         dataset = load_data(replace(data, data_dir=config.data_dir or data.data_dir, download=False))
         if not dataset.spec.names_classes_like(trained.sample):
             raise Refusal(

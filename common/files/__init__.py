@@ -3,7 +3,7 @@
 from common.files.links import refuse_links
 from common.files.lock import Owner, locked, owner_of
 from common.files.manifest import Manifest
-from common.files.reading import UNREADABLE, load_checkpoint, load_state, open_array, read_array, sha256
+from common.files.reading import UNREADABLE, load_checkpoint, load_state, open_array, read_array, read_json, sha256
 from common.files.writing import atomic_write, naming, remove_leftovers, replacing, save, save_safetensors, write_json
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "open_array",
     "owner_of",
     "read_array",
+    "read_json",
     "refuse_links",
     "remove_leftovers",
     "replacing",

@@ -45,12 +45,14 @@ def export_safetensors(run: Run, path: Path | None = None, *, half: bool = False
         The path.
 
     Raises:
-        Refusal: if the run is being trained, and the file goes into its folder, whose manifest lists it then.
+        Refusal: if the file goes into the folder of the run, whose manifest lists it then, and that is being trained or
+            has symbolic links in it.
     """
     own = run.weights.with_name(f"{run.kind}-{run.version}.safetensors")
     if path is not None and path != own:
         _write(run, path, half)
         return path
+    run.folder.refuse_links()
     with locked(run.folder.path, "export.py", "wait for it"), run.folder.manifest.renewing(own):
         _write(run, own, half)
     return own
@@ -78,13 +80,14 @@ def copy_to_sample(run: Run, runs: Path, *, half: bool = False) -> RunFolder:
         The copy.
 
     Raises:
-        Refusal: if the copy is there already, or the run is a folder of the published code.
+        Refusal: if the copy is there already, the run is a folder of the published code, or has symbolic links in it.
     """
     source, copy = run.folder, RunFolder(runs / run.folder.name)
     if copy.path.exists():
         raise Refusal(f"{copy.path} is there already; remove it, or name another folder", "copy_to")
     if source.is_released:
         raise Refusal(f"{source.name} has no {CONFIG}; without --copy_to its weights are written as a file", "copy_to")
+    source.refuse_links()  # what they lead to is no part of the run
     # first of all: a copy that was interrupted is no run to resume
     atomic_write(copy.path / SHIPPED, REMARK.format(id=run.config.keeping.wb_id).encode())
     grids = sorted(source.samples.glob("step-*.png"))[-1:]

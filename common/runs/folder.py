@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from common.config.schema import Keeping
-from common.config.stored import CONFIG
-from common.files import Manifest
+from common.config.stored import CONFIG, PRIOR
+from common.files import Manifest, refuse_links
 from common.natural import natural
 from common.refusal import Refusal
 from common.runs.drawn import SampleFolder
@@ -46,7 +46,7 @@ class RunFolder:
     @property
     def prior(self) -> Path:
         """Mean function and spectrum of the data, if sampling starts from those."""
-        return self.path / "prior.safetensors"
+        return self.path / PRIOR
 
     @property
     def real(self) -> Path:
@@ -177,6 +177,17 @@ class RunFolder:
         numbered = sorted(((int(match[1]), path) for path, match in steps.items() if match), reverse=True)
         last = [self.last_checkpoint] if self.last_checkpoint.exists() else []
         return [*last, *(path for _, path in numbered)]
+
+    def refuse_links(self) -> None:
+        """Refuse symbolic links inside it, which would lead what is written, or copied from it, to another place.
+
+        W&B keeps some of its own in ``wandb``; ``generated_data`` is looked at by those who write there.
+
+        Raises:
+            Refusal: naming the first one.
+        """
+        for place in sorted(self.path.iterdir()):
+            refuse_links(self.path, place, inside=place.name not in ("wandb", "generated_data"))
 
     def words(self, flag: str) -> str:
         """What names the run on a command line, by a flag such as ``resume``; with its place unless that is ./runs."""

@@ -19,6 +19,7 @@ from common.runs.folder import FINAL, RunFolder, RunNotFound
 from common.runs.released import plain_names
 
 RUN = "run"  # what a checkpoint calls the time its run was begun
+MOST_STEPS = 2**53
 PLAIN, AVERAGED = "model", "ema_model"  # kinds of weights; further averages are ema{decay}_model
 
 
@@ -239,7 +240,9 @@ class Checkpoint(Version):
         """
         saved = load_checkpoint(path, mmap=True)
         state = {str(name): value for name, value in saved["state_dict"].items() if isinstance(value, Tensor)}
-        step, run = int(saved["global_step"]), str(saved.get(RUN, ""))
+        step, run = saved["global_step"], str(saved.get(RUN, ""))
+        if type(step) is not int or not 0 <= step < MOST_STEPS:
+            raise ValueError("its step is no number of one")
         if run and begun and run != begun:
             raise ValueError("it is of another run")
         return cls(f"step-{step:07d}", decays, path, step, state, frozenset(saved), run)

@@ -15,6 +15,7 @@ from common import stopping
 from common.config.build import check_device, load_data
 from common.config.parser import mendable, redacted
 from common.config.plugins import class_of
+from common.config.rehearsal import rehearse
 from common.config.resolve import fit_to_data
 from common.config.schema import Recipe, RunConfig
 from common.config.stored import to_json, write_config
@@ -32,8 +33,9 @@ from common.training.callbacks import draw_losses, write_weights
 from common.training.checkpoints import Checkpoints, Stopped
 from common.training.csv_log import keep_aside, read_metrics
 from common.training.dry_run import dry_run, require_memory
-from common.training.loggers import close_loggers, make_loggers
+from common.training.loggers import ask_before_sending, close_loggers, make_loggers
 from common.training.module import LOSS, VALIDATION, DiffusionModule, NonFiniteLoss
+from common.training.restored import Restored
 from common.training.resume import Plan, TrainOrder, check_fits, check_same_data, plan
 from common.training.session import PROGRAM, complain, hide_key, is_first_process, note_environment, say, set_tf32
 from common.training.trainer import device_count, run_trainer
@@ -64,11 +66,13 @@ def claim(found: Plan) -> None:
     """Make sure that a folder, now that no other process writes it, is what it was thought to be.
 
     Raises:
-        Refusal: if a new run was started in it meanwhile, or a folder lies where a file is to be written.
+        Refusal: if a new run was started in it meanwhile, a folder lies where a file is to be written, or a symbolic
+            link inside leads out of it.
     """
     folder = found.folder
     if found.is_new and folder.is_ours:
         raise Refusal(f"{folder.path} exists; add --resume auto or take another id", "wb_id")
+    folder.refuse_links()
     for path in (folder.metrics, folder.environment, folder.real, folder.loss_picture, folder.last_checkpoint):
         if path.is_dir():
             raise Refusal(f"{path} is a folder, where a file is to be written; move it away")
@@ -79,10 +83,14 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
     config, folder, checkpoint = found.config, found.folder, found.checkpoint()
     for remark in checkpoint.remarks if checkpoint else ():
         say(f"note      {remark}")
+    if not found.is_new and "logger" not in order.given and is_first_process():
+        ask_before_sending(config.keeping.logger)
     device = check_device(config.hardware.device)
     if config.hardware.precision == "16-mixed" and device.type == "cpu":
         raise Refusal("16-mixed needs CUDA; on a CPU use --precision bf16-mixed or 32-true", "precision")
     set_tf32(device, config.hardware.tf32)
+    if not found.is_new and config.data.data_dir and "data_dir" not in order.given:
+        say(f"note      data is read from {config.data.data_dir}, as config.json says")
     dataset = load_data(config.data)
     fitted = fit_to_data(config, dataset.spec, class_of(config.dynamics), class_of(config.network))
     if found.is_new:
@@ -94,6 +102,8 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
     if config.recipe.init_from is not None and checkpoint is None and is_first_process():
         weights = initial_weights(config)  # DDP gives the other processes the same ones
         config = replace(config, recipe=replace(config.recipe, init_from=str(weights)))
+    if not found.is_new:
+        rehearse(config, checkpoint.path if checkpoint else None)
     module, data = build_module(config, weights, prior), build_data(config, dataset)
     config = replace(config, model=replace(config.model, prediction=module.prediction))
     if checkpoint:
@@ -305,9 +315,13 @@ def fit(
 
     Raises:
         KeyboardInterrupt: if it was stopped at once, saying whether something is lost.
+        Refusal: if the checkpoint does not hold the state of such a training.
     """
     plugin = f" {shlex.join(['--plugin', ','.join(plugins)])}" if plugins else ""
     again = f"python {PROGRAM} {folder.words('resume')}{plugin}"
+    restored = Restored(checkpoint) if checkpoint else None
+    if restored:
+        trainer.callbacks.insert(0, restored)  # type: ignore[attr-defined]  # Lightning's own list
     try:
         run_trainer(trainer, module, data, checkpoint.path if checkpoint else None)
     except Stopped as stop:
@@ -335,6 +349,10 @@ def fit(
     except Refusal as error:
         complain(f"{error.line({str(error.argument): str(error.argument)})}; go on with: {again}")
         return 2
+    except Exception as error:
+        if restored and (refusal := restored.blame(error)):
+            raise refusal from error
+        raise
     drawn_from = " (drawn from the average of the weights)" if module.is_averaged else ""
     for line in last_losses(read_metrics(folder.metrics), module.is_averaged):
         say(line)
