@@ -102,8 +102,7 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
     if config.recipe.init_from is not None and checkpoint is None and is_first_process():
         weights = initial_weights(config)  # DDP gives the other processes the same ones
         config = replace(config, recipe=replace(config.recipe, init_from=str(weights)))
-    if not found.is_new:
-        rehearse(config, checkpoint.path if checkpoint else None)
+    rehearse(config, checkpoint.path if checkpoint else None)
     module, data = build_module(config, weights, prior), build_data(config, dataset)
     config = replace(config, model=replace(config.model, prediction=module.prediction))
     if checkpoint:

@@ -95,6 +95,11 @@ LONG = "a" * 300
         ("train", tiny.command(image_size=10**9)),
         ("train", tiny.command(model_channels=10**12, train_steps=2)),
         ("train", tiny.command(model_name="uvit", embed_dim=10**12, train_steps=2)),
+        ("train", tiny.command(model_name="uvit", embed_dim=10**8, train_steps=2)),
+        ("train", tiny.command(model_name="uvit", depth=10**9, train_steps=2)),
+        ("train", tiny.command(model_name="inr", width=10**9, train_steps=2)),
+        ("train", tiny.command(num_res_blocks=10**9, train_steps=2)),
+        ("train", tiny.command(num_aug=10**9, train_steps=2)),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(word[:24] for word in value),
 )
