@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,12 +120,11 @@ class _Awaited(Iterator[T]):
                 try:
                     batch: T = self._received(next(self._batches))
                     return batch
-                except RuntimeError as error:
-                    if dead := [process for process in self._processes if not process.is_alive()]:
-                        raise Refusal(
-                            f"a process that reads data ended ({ending(dead[0].exitcode)}); {advice()}"
-                        ) from error
-                    if not str(error).startswith(TIMED_OUT):
+                except (RuntimeError, OSError, EOFError) as error:  # the latter from connections that break
+                    timed_out = str(error).startswith(TIMED_OUT)
+                    if dead := wait([process.sentinel for process in self._processes], 0 if timed_out else POLL):
+                        raise Refusal(f"a process that reads data ended ({self._ending(dead)}); {advice()}") from error
+                    if not timed_out:
                         raise
                 stopping.check(began)
                 if time.monotonic() - began > LIMIT:
@@ -137,6 +137,14 @@ class _Awaited(Iterator[T]):
         except BaseException:
             end(self._processes)  # one that hangs would not end by itself, and the program with it
             raise
+
+    def _ending(self, sentinels: Collection[Any]) -> str:
+        """How the first of some processes ended, in words."""
+        process = next(process for process in self._processes if process.sentinel in sentinels)
+        process.join()
+        with contextlib.suppress(ValueError):
+            return f"killed by {signal.Signals(-process.exitcode).name}"
+        return f"exit code {process.exitcode}"
 
     def _received(self, batch: Any) -> Any:
         parts = batch if isinstance(batch, tuple) else (batch,)
@@ -191,13 +199,6 @@ def end(processes: set[Any]) -> None:
         process = processes.pop()
         process.kill()
         process.join()
-
-
-def ending(code: int) -> str:
-    """How a process ended, in words."""
-    with contextlib.suppress(ValueError):
-        return f"killed by {signal.Signals(-code).name}"
-    return f"exit code {code}"
 
 
 def advice() -> str:

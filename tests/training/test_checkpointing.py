@@ -24,7 +24,8 @@ def keep_in(saved: list):
     return lambda path, weights_only: saved.append((path, weights_only))
 
 
-def test_a_stop_waits_for_the_optimiser_step(tmp_path):
+def test_a_stop_waits_for_the_optimiser_step(tmp_path, monkeypatch):
+    monkeypatch.setattr("common.stopping.SAME", 0.0)
     saved = []
     module = attached(make(), accumulate_grad_batches=2, save_checkpoint=keep_in(saved), global_step=5)
     stop = stopping(tmp_path)
