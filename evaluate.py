@@ -13,9 +13,10 @@ from common import stopping
 from common.config.build import load_data
 from common.config.parser import reporting
 from common.config.stored import read_config
-from common.files import write_json
+from common.files import refuse_links, remove_leftovers, write_json
 from common.generation.blocks import read_samples
 from common.generation.opening import drawn_from
+from common.generation.sets import check_labels, check_set
 from common.metrics import Evidence, evaluate
 from common.refusal import Refusal
 from common.runs import SampleFolder, find
@@ -29,10 +30,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         stopping.begin_work()
         run = find(str(config.run_id), config.output_dir)
         folder = config.samples_folder(run)
+        refuse_links(run.path, folder)  # beside the samples the figures are written
+        remove_leftovers(folder)
+        for remark in check_set(folder):
+            print(f"note      {remark}")
         arrays, labels = read_samples(folder)
         shape = {"channels": arrays.shape[-1], "image_size": arrays.shape[1:-1]}  # a released folder may not say
         trained = released_config(run, shape) if run.is_released else read_config(run.path)
+        check_labels(folder, labels, trained.sample.num_classes)
         data = trained.data
+        if data.data_dir and not config.data_dir:
+            print(f"note      data is read from {data.data_dir}, as config.json says")
         dataset = load_data(replace(data, data_dir=config.data_dir or data.data_dir, download=False))
         if not dataset.spec.names_classes_like(trained.sample):
             raise Refusal(

@@ -13,12 +13,14 @@ from torch import Tensor
 import args
 from common import stopping
 from common.config.parser import reporting
-from common.generation.blocks import generate, interrupted, missing
+from common.generation.blocks import Job, generate, interrupted, missing
 from common.generation.config import GenerateOrder
 from common.generation.forecast import forecast
-from common.generation.opening import open_job, target_folder
+from common.generation.opening import open_job
 from common.generation.pictures import Trajectory, complaint, show
-from common.runs import SampleFolder
+from common.generation.sets import Claim, claimed, findings
+from common.media.layout import Labelled
+from common.runs import Run, SampleFolder
 from common.runs.real import read_real
 
 
@@ -32,12 +34,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(order: GenerateOrder) -> int:
     """Draw what a command line asks for; returns the exit code: 1 if no sample is finite."""
+    opened, job = open_job(order)
+    real = read_real(opened.folder.real, job.spec)
+    with claimed(opened, job) as claim:
+        return draw(opened, job, claim, real)
+
+
+def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
+    """Draw what is missing of a set of samples, and its pictures; returns the exit code."""
     from tqdm import tqdm
 
-    opened, job = open_job(order)
-    folder, config = target_folder(opened, job.config), job.config
+    folder, config = claim.folder, job.config
     todo = missing(folder, job)
-    for remark in opened.remarks:
+    for remark in (*opened.remarks, *claim.remarks, *findings(folder, job, todo)):
         print(f"note      {remark}")
     print(f"weights   {opened.account}")
     print(
@@ -50,7 +59,6 @@ def run(order: GenerateOrder) -> int:
         print(f"kept      {len(job.seeds) - sum(map(len, todo))} samples are there already")
     for line in forecast(job, todo):
         print(line, flush=True)  # before it takes that long
-    real = read_real(opened.folder.real, job.spec)
     trajectory = Trajectory(job) if config.trajectory else None
     shown = trajectory.alone(todo) if trajectory else []
     total, interval = job.steps * len([*shown, *todo]), 0.2 if sys.stderr.isatty() else 15.0

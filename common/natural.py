@@ -5,5 +5,5 @@ import re
 
 def natural(name: str) -> list[tuple[bool, int, str]]:
     """A key to sort names by, in which runs of digits count as numbers, and come before letters."""
-    parts = re.split(r"([0-9]+)", name)
-    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]
+    parts = re.findall(r"([0-9]+)|([^0-9]+)", name)
+    return [(not digits, int(digits or 0), digits or letters) for digits, letters in parts]

@@ -57,4 +57,5 @@ def next_multiples(sizes: Sequence[int], divisor: int) -> tuple[int, ...]:
 def divisors(sizes: Sequence[int]) -> list[int]:
     """Whole numbers that divide every size, in ascending order."""
     common = math.gcd(*sizes)
-    return [number for number in range(1, common + 1) if common % number == 0]
+    small = [number for number in range(1, math.isqrt(common) + 1) if common % number == 0]
+    return sorted({*small, *(common // number for number in small)})

@@ -35,6 +35,8 @@ def gamma_grid(num_aug: int, gamma_max: float = 20.0) -> Tensor:
         raise Refusal(f"must be at least 0, got {num_aug}", "num_aug")
     if not 1 < gamma_max <= GAMMA_LIMIT:
         raise Refusal(f"must be above 1 and at most {GAMMA_LIMIT:g}, got {gamma_max}", "gamma_max")
+    if num_aug > MOST_RATES:
+        raise Refusal(f"{num_aug} is too large: {ENOUGH}", "num_aug")
     if num_aug <= 1:
         return torch.ones(num_aug, dtype=torch.float64)
     k = torch.arange(1, num_aug + 1, dtype=torch.float64)

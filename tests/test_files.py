@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from common.files import (
     locked,
     owner_of,
     read_array,
+    refuse_links,
     remove_leftovers,
     save,
     save_safetensors,
@@ -185,6 +188,29 @@ def test_the_same_process_does_not_write_twice(tmp_path):
     ):
         pass
     assert not (tmp_path / "new").exists()  # nothing was written into it
+
+
+def test_a_lock_is_waited_for(tmp_path):
+    """Also if whoever had it takes its empty folder away meanwhile."""
+    first, folder = ExitStack(), tmp_path / "new"
+    first.enter_context(locked(folder, "generate.py"))
+    threading.Timer(0.3, first.close).start()
+    with pytest.raises(Refusal, match="is being written"), locked(folder, "generate.py"):
+        pass
+    with locked(folder, "generate.py", wait=10):
+        assert (folder / LOCK).exists()
+
+
+def test_no_link_on_the_way_or_inside(tmp_path):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    (elsewhere / "run" / "model").mkdir(parents=True)
+    run.symlink_to(elsewhere / "run")
+    refuse_links(run, run / "model" / "not there")  # what the user named may be one
+    (run / "model" / "a").symlink_to(elsewhere)
+    refuse_links(run, run / "model")
+    for path, inside in ((run / "model" / "a" / "b", False), (run / "model", True)):
+        with pytest.raises(Refusal, match=r"model/a is a symbolic link"):
+            refuse_links(run, path, inside=inside)
 
 
 def sleep() -> None:

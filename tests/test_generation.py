@@ -45,7 +45,7 @@ def draw(folder, denoiser=None, shape=SHAPE, *, num_classes=10, value_range=(0.0
 
 
 def files(folder) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.npy"))}
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 2**64, 1.5])
@@ -152,6 +152,7 @@ def test_a_run_cut_off_leaves_whole_blocks(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         draw(tmp_path, CutOff())
     assert sorted(files(tmp_path)) == ["data/data_000000.npy", "label/label_000000.npy"]
+    assert not (tmp_path / "manifest.json").exists()  # it comes last
     draw(tmp_path)
     whole = files(tmp_path)
     draw(tmp_path / "again")

@@ -36,7 +36,15 @@ FLOORS = (
     ("common.media",),
     ("common.files",),
     ("common.sides", "common.units"),
-    ("common.seeding", "common.labels", "common.broadcast", "common.refusal", "common.natural", "common.stopping"),
+    (
+        "common.seeding",
+        "common.labels",
+        "common.broadcast",
+        "common.refusal",
+        "common.natural",
+        "common.table",
+        "common.stopping",
+    ),
 )
 PLACES = {place: height for height, places in enumerate(FLOORS) for place in places}
 NEIGHBOURS = {("common.meta", "common.denoiser"), ("common.data", "common.denoiser")}

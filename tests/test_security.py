@@ -234,12 +234,6 @@ def test_classes_of_this_program_and_those_that_are_trusted():
     plugins._registers[:] = before
 
 
-def test_runs_are_loaded_without_args():
-    code = "import sys; from common import runs; print(runs.load('digits-demo').version, 'args' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "final False\n", done.stderr
-
-
 # -- names -------------------------------------------------------------------------------------------------------------
 
 

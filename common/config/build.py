@@ -36,7 +36,7 @@ def build_denoiser(config: RunConfig, prior: dict[str, Tensor] | None = None) ->
     dynamics.prior = Prior(dynamics, **(config.prior_values if prior is None else prior))
     network: nn.Module = build(config.network, nn.Module)
     if config.adaptation:
-        network = MetaLearned(network, dynamics.basis, dynamics.metric, **config.adaptation.arguments)
+        network = build(config.adaptation, MetaLearned, network, dynamics.basis, dynamics.metric)
     return Denoiser(network, dynamics, config.model.prediction)
 
 

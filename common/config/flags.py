@@ -9,6 +9,7 @@ import argparse
 import ast
 import contextlib
 import inspect
+import itertools
 import math
 import re
 import sys
@@ -116,7 +117,17 @@ def height_by_width(text: str) -> int | Sides:
 
 def ranges(text: str) -> tuple[int, ...]:
     """Seeds: integers below 2^32 and ranges of them separated by commas, e.g. 0-63,100."""
-    numbers: list[int] = []
+    return tuple(itertools.chain.from_iterable(ranges_in(text)))
+
+
+def ranges_in(text: str) -> list[range]:
+    """The parts of what :func:`ranges` reads.
+
+    Raises:
+        argparse.ArgumentTypeError: if they are none, or too many numbers.
+    """
+    found: list[range] = []
+    count = 0
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not match or (match[2] and int(match[2]) < int(match[1])):
@@ -124,10 +135,11 @@ def ranges(text: str) -> tuple[int, ...]:
         named = range(int(match[1]), int(match[2] or match[1]) + 1)
         if named.stop > SEEDS:
             raise argparse.ArgumentTypeError(f"{part!r} is not below 2^32")
-        if len(numbers) + len(named) > MOST:
+        found.append(named)
+        count += len(named)
+        if count > MOST:
             raise argparse.ArgumentTypeError(f"{text!r} names more than {MOST} numbers")
-        numbers += named
-    return tuple(numbers)
+    return found
 
 
 def as_ranges(numbers: Sequence[int]) -> str:

@@ -20,6 +20,7 @@ from common.config.plugins import import_plugins, named_plugins
 from common.config.resolve import Member, arguments_to_flags
 from common.config.streams import piped, plain_output
 from common.refusal import Refusal, printable
+from common.units import in_bytes
 
 Groups = Mapping[str, tuple[Flag, ...]]
 Values = dict[str, Any]
@@ -32,8 +33,21 @@ VERSION = "version"  # alone it is the program's; with a value, that of weights,
 # what goes wrong with files and folders that a user named; anything else of the system is a bug, or bad luck
 MENDABLE = {
     errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENOSPC,
-    errno.EDQUOT, errno.ENAMETOOLONG,
+    errno.EDQUOT, errno.ENAMETOOLONG, errno.ELOOP,
 }  # fmt: skip
+
+
+ROOM = "; make room, then start it again: what is there is kept"
+HINTS = {
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: ROOM,
+    errno.EROFS: "; name a folder that can be written with --output_dir, with a copy of the run if there is one",
+    errno.ENAMETOOLONG: "; take a shorter one",
+}
+NO_MEMORY = re.compile(
+    r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory)|Storage size calculation overflowed"
+)
+AMOUNT = re.compile(r"allocate (\d+) bytes")
 
 
 @contextlib.contextmanager
@@ -54,11 +68,30 @@ def reporting(program: str, flags: Callable[[], Mapping[str, str]]) -> Iterator[
         except Refusal as error:
             complain(program, error.line(flags()))
             raise SystemExit(2) from error
-        except OSError as error:
-            if error.errno not in MENDABLE or error.filename is None:
+        except (OSError, MemoryError, RuntimeError) as error:
+            if (line := mendable(error)) is None:
                 raise
-            complain(program, f"{error.filename}: {error.strerror}")
+            complain(program, line)
             raise SystemExit(2) from error
+
+
+def mendable(error: BaseException) -> str | None:
+    """What a user can mend of an error of the system or of a library: a line that says what, where and how; else None.
+
+    Args:
+        error: about a file or folder, or about memory that there is not.
+    """
+    if isinstance(error, OSError):
+        if error.errno not in MENDABLE or error.filename is None:
+            return None
+        return f"{error.filename}: {error.strerror}{HINTS.get(error.errno, '')}"
+    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+        asked = AMOUNT.search(str(error))
+        return (
+            f"not enough memory{f' ({in_bytes(int(asked[1]))} at once)' if asked else ''}: lower --batch_size, or take "
+            "a smaller network or smaller samples"
+        )
+    return None
 
 
 def complain(program: str, message: str) -> None:

@@ -5,14 +5,15 @@ import importlib.util
 import inspect
 import itertools
 import pkgutil
+import reprlib
 import sys
 import traceback
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from common.config.flags import hints_of
+from common.config.kinds import LENGTH, SIZE, fits, restored
 from common.config.schema import Chosen
 from common.refusal import Refusal
 
@@ -20,7 +21,6 @@ from common.refusal import Refusal
 OWN_PACKAGES = ("common.dynamics", "common.backbones", "common.meta", "gfdm", "fdp")
 _registers: list[Mapping[str, type]] = []
 _plugins: set[str] = set()
-PLAIN: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}  # hint to types
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -128,20 +128,27 @@ def class_of(chosen: Chosen) -> type:
     return resolve_class(chosen.path, object)
 
 
-def build(chosen: Chosen, kind: type) -> Any:
+def is_own(chosen: Chosen) -> bool:
+    """Whether a configuration names a class of this program, not one of a plugin or of the caller."""
+    return _lies_in(chosen.path.partition(":")[0], OWN_PACKAGES)
+
+
+def build(chosen: Chosen, kind: type, *given: Any) -> Any:
     """Make the object of a chosen class.
 
     Args:
         chosen: class and arguments.
         kind: what the class must be a subclass of.
+        given: what stands in no configuration: its first arguments.
 
     Raises:
-        Refusal: if the class cannot be found or is of another kind, or its arguments do not fit its constructor.
+        Refusal: if the class cannot be found or is of another kind, its arguments do not fit its constructor, or one of
+            this program cannot compute with them.
     """
     cls = resolve_class(chosen.path, kind)
     if inspect.isabstract(cls):
         raise Refusal(f"{chosen.path} is abstract")
-    parameters = inspect.signature(cls).parameters
+    parameters = dict(list(inspect.signature(cls).parameters.items())[len(given) :])
     for name in chosen.arguments:
         if name not in parameters:
             raise Refusal(f"{chosen.path} has no argument {name}")
@@ -149,24 +156,25 @@ def build(chosen: Chosen, kind: type) -> Any:
         if parameter.default is parameter.empty and name not in chosen.arguments and parameter.kind not in VARIADIC:
             raise Refusal(f"is required by {chosen.path}", name)
     hints = hints_of(cls)
-    return cls(**{name: restore(chosen, name, value, parameters[name].default, hints.get(name))
-                  for name, value in chosen.arguments.items()})  # fmt: skip
+    arguments = {
+        name: restore(chosen, name, value, parameters[name].default, hints.get(name))
+        for name, value in chosen.arguments.items()
+    }
+    try:
+        return cls(*given, **arguments)
+    except (ArithmeticError, MemoryError, RuntimeError) as error:
+        if not is_own(chosen):
+            raise
+        raise Refusal(f"{chosen.path} cannot be made: {str(error).partition(chr(10))[0]}") from error
 
 
 def restore(chosen: Chosen, name: str, value: Any, default: Any, hint: Any) -> Any:
     """An argument as its constructor wants it: JSON knows neither tuples nor paths.
 
     Raises:
-        Refusal: for a value of another kind than the hint says.
+        Refusal: for a value of another kind than the hint says, or a far too large one.
     """
-    if typing.get_origin(hint) is Annotated:
-        hint = typing.get_args(hint)[0]
-    if isinstance(value, list) and (isinstance(default, tuple) or typing.get_origin(hint) is tuple):
-        return tuple(value)
-    if isinstance(value, str) and Path in (hint, *typing.get_args(hint)):
-        return Path(value)
-    allowed = PLAIN.get(hint) if isinstance(hint, type) else None
-    odd = allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed))
-    if odd and value != default:
-        raise Refusal(f"of {chosen.path} cannot be {value!r}", name)
-    return value
+    modest = {"largest": SIZE, "longest": LENGTH} if is_own(chosen) else {}
+    if not fits(value, hint, **modest) and value != default:
+        raise Refusal(f"of {chosen.path} cannot be {reprlib.repr(value)}", name)
+    return restored(value, hint, default)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common.config.flags import written
+from common.table import table
 from common.units import in_bytes, in_time
 
 Presets = Mapping[str, Mapping[str, object]]
@@ -36,9 +37,7 @@ def preset_table(presets: Presets, about: Mapping[str, About]) -> str:
         presets: values by name.
         about: what is known of them; a plugin's preset may be missing.
     """
-    rows = [HEADER, *(_row(name, values, about.get(name)) for name, values in presets.items())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = table([HEADER, *(_row(name, values, about.get(name)) for name, values in presets.items())])
     return "\n".join(
         [
             *lines,

@@ -26,12 +26,14 @@ from common.config.flags import (
 from common.data import BUILT_IN
 from common.data.spec import DataSpec
 from common.meta import MetaLearned
-from common.refusal import Refusal
+from common.refusal import Refusal, require
 from common.sides import Sides
 
 FREE = Mark("may change when a run is resumed")
 OF_SAMPLES = Mark("says what samples of one data set are or allow, which means nothing to another one")
 PICTURE_SCALE = Range(1, 32, whole=True)
+MOST_AVERAGES = 16  # each is a network in memory
+WORKERS = Range(0, 1024, whole=True)
 
 
 def check_picture_scale(scale: int | None, spec: DataSpec) -> None:
@@ -90,12 +92,14 @@ class DataConfig(Checked):
     conditioning: Annotated[bool, OF_SAMPLES] = True
     flip: Annotated[bool, OF_SAMPLES] = False
     val_samples: Annotated[int, at_least(1), FREE] = 1000
-    num_workers: Annotated[int | None, at_least(0), FREE] = None
+    num_workers: Annotated[int | None, WORKERS, FREE] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.image_size is not None:  # config.json has lists
-            object.__setattr__(self, "image_size", Sides.of(self.image_size).short)
+            sides = Sides.of(self.image_size)
+            require(min(sides) >= 1, "image_size", "at least 1", sides)
+            object.__setattr__(self, "image_size", sides.short)
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,10 @@ class Recipe(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        decays = self.ema_decay or ()
+        wanted = f"different numbers in [0, 1), at most {MOST_AVERAGES}"
+        are_some = len(set(decays)) == len(decays) <= MOST_AVERAGES and all(decay in SHARE for decay in decays)
+        require(are_some, "ema_decay", wanted, decays)
         if self.lr_end > self.lr:
             raise Refusal(f"{self.lr_end:g} must not be above --lr {self.lr:g}", "lr_end")
         if self.lr_schedule == "warmup_cosine" and self.warmup_steps >= (self.decay_steps or self.train_steps):

@@ -1,17 +1,23 @@
 """config.json: a run's configuration as plain data. Format 2 is written; format 1, of earlier versions, is read too."""
 
+import argparse
+import contextlib
 import json
-from collections.abc import Mapping
+import reprlib
+import typing
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from common.config.kinds import SIZE, fits, restored
+from common.config.plugins import is_own
 from common.config.schema import SECTIONS, Chosen, RunConfig
 from common.data.spec import DataSpec
-from common.files import Manifest, write_json
+from common.files import Manifest, read_json, write_json
 from common.refusal import Refusal
 
-CONFIG = "config.json"
+CONFIG, PRIOR = "config.json", "prior.safetensors"
 FORMAT = 2
 PARTS = ("dynamics", "network", "adaptation", "prior", "spec", "label", *SECTIONS)
 PARTS_OF_FORMAT_1 = ("dynamics", "prior", "backbone", "prediction", "data", "settings")
@@ -68,10 +74,15 @@ def read_config(folder: Path) -> RunConfig:
     path = folder / CONFIG
     Manifest(folder).check(path)
     try:
-        content = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
         raise Refusal(f"{path} is not readable: {error}") from error
-    return from_json(content, str(path))
+    config = from_json(content, str(path))
+    if config.spec is None:
+        raise Refusal(f"{path} does not say what a sample is")
+    for chosen in (config.dynamics, config.network):
+        _check_sizes(chosen, config.spec, path)
+    return config
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
@@ -84,50 +95,101 @@ def _named(chosen: Chosen) -> dict[str, Any]:
 
 
 def _section(kind: type, values: Mapping[str, Any]) -> Any:
-    """A section from plain values; what is not known is left out, what is missing takes its default."""
-    known = {f.name: values[f.name] for f in fields(kind) if f.name in values}
-    for name in ("data_dir", "output_dir"):
-        if known.get(name) is not None:
-            known[name] = Path(known[name])
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+    """A section from plain values; what is not known is left out, what is missing or null takes its default.
+
+    Raises:
+        Refusal: for a value that no flag could have given.
+    """
+    hints = typing.get_type_hints(kind, include_extras=True)
+    given = {f.name: values[f.name] for f in fields(kind) if values.get(f.name) is not None}
+    return kind(**{name: _value(name, value, hints[name]) for name, value in given.items()})
+
+
+def _value(name: str, value: Any, hint: Any) -> Any:
+    """A value of a field, as its flag could have given it; ranges of numbers are checked by the sections themselves."""
+    allowed = fits(value, hint)
+    for extra in getattr(hint, "__metadata__", ()) if isinstance(value, str) else ():
+        if isinstance(extra, Collection):
+            allowed &= value in extra
+        elif callable(extra):
+            with contextlib.suppress(argparse.ArgumentTypeError):
+                extra(value)
+                continue
+            allowed = False
+    if not allowed:
+        raise Refusal(f"cannot be {reprlib.repr(value)}", name)
+    return restored(value, hint)
+
+
+def _spec(values: Mapping[str, Any]) -> DataSpec:
+    hints = typing.get_type_hints(DataSpec)
+    unknown = values.keys() - hints.keys()
+    if unknown:
+        raise Refusal(f"a sample has no {', '.join(sorted(unknown))}")
+    return DataSpec(**{name: _value(name, value, hints[name]) for name, value in values.items()})
+
+
+def _prior(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What sampling starts from: two numbers, or the name of a file."""
+    numbers = values.keys() == {"mean", "variance"} and all(fits(value, float) for value in values.values())
+    if not numbers and values != {"file": PRIOR}:
+        raise Refusal(f'prior must be numbers "mean" and "variance", or "file": "{PRIOR}", not {reprlib.repr(values)}')
+    return values
+
+
+def _check_sizes(chosen: Chosen, spec: DataSpec, path: Path) -> None:
+    """Refuse a class of this program that is made for samples of another size, or for fewer classes than there are.
+
+    Raises:
+        Refusal: naming the argument.
+    """
+    if not is_own(chosen):
+        return
+    for name, size in (("shape", list(spec.grid)), ("in_channels", spec.channels), ("out_channels", spec.channels)):
+        found = chosen.arguments.get(name, size)
+        if found != size and found is not None:
+            raise Refusal(f"{path}: {name} of {chosen.path} is {reprlib.repr(found)}, but samples have {size}")
+    known = chosen.arguments.get("num_classes")
+    if isinstance(known, int) and known < (spec.num_classes or 0):
+        raise Refusal(f"{path}: num_classes of {chosen.path} is {known}, but there are {spec.num_classes} classes")
 
 
 def _chosen(content: Mapping[str, Any], name: str) -> Chosen:
-    if not isinstance(content.get("arguments"), dict) or not isinstance(content.get("class"), str):
-        raise Refusal(f'a class must be named by "class" and "arguments", got {content!r}')
+    if not (isinstance(content.get("arguments"), dict) and fits(content.get("class"), str) and fits(name, str)):
+        raise Refusal(f'a class must be named by "class" and "arguments", got {reprlib.repr(content)}')
     return Chosen(name, content["class"], content["arguments"])
 
 
 def _adaptation(arguments: dict[str, Any] | None) -> Chosen | None:
-    return None if arguments is None else Chosen("meta", ADAPTATION, arguments)
+    return None if arguments is None else _chosen({"class": ADAPTATION, "arguments": arguments}, "meta")
 
 
 def _from_format_2(content: Mapping[str, Any]) -> RunConfig:
     spec = content["spec"]
-    if spec is not None:
-        spec = {name: tuple(value) if isinstance(value, list) else value for name, value in spec.items()}
     return RunConfig(
         dynamics=_chosen(content["dynamics"], content["dynamics"]["name"]),
         network=_chosen(content["network"], content["network"]["name"]),
         adaptation=_adaptation(content["adaptation"]),
-        label=content["label"],
-        spec=None if spec is None else DataSpec(**spec),
-        prior_values=content["prior"],
+        label=_value("label", content["label"], str),
+        spec=None if spec is None else _spec(spec),
+        prior_values=_prior(content["prior"]),
         **{name: _section(kind, content[name]) for name, kind in SECTIONS.items()},
     )
 
 
 def _from_format_1(content: Mapping[str, Any]) -> RunConfig:
     settings, data = content["settings"], content["data"]
-    shape, rate, count = tuple(data["shape"]), data.get("sample_rate"), data["num_classes"]
-    spec = DataSpec(
-        "image" if len(shape) == 3 else "function" if rate is None else "sound",
-        shape,
-        tuple(data.get("range", (0.0, 1.0))),
-        rate,
-        None if count is None else tuple(map(str, range(count))),
-        data.get("samples"),
-    )
+    shape, rate, count = data["shape"], data.get("sample_rate"), data["num_classes"]
+    if not fits(count, int | None, largest=SIZE):
+        raise Refusal(f"cannot be {reprlib.repr(count)}", "num_classes")
+    spec = {
+        "kind": "image" if len(shape) == 3 else "function" if rate is None else "sound",
+        "shape": shape,
+        "value_range": data.get("range", [0.0, 1.0]),
+        "sample_rate": rate,
+        "classes": None if count is None else list(map(str, range(count))),
+        "samples": data.get("samples"),
+    }
     values = {**settings, "data_name": data.get("name", settings.get("data_name")), "prediction": content["prediction"]}
     if isinstance(values.get("ema_decay"), float):  # as the first runs have it
         values["ema_decay"] = [values["ema_decay"]]
@@ -138,7 +200,7 @@ def _from_format_1(content: Mapping[str, Any]) -> RunConfig:
         network=_chosen(content["backbone"], model),
         adaptation=_adaptation(content.get("adaptation")),
         label=f"H{settings['hurst']}_K{settings['num_aug']}" if fractional else f"{name}_{model}",
-        spec=spec,
-        prior_values=content["prior"],
+        spec=_spec(spec),
+        prior_values=_prior(content["prior"]),
         **{section: _section(kind, values) for section, kind in SECTIONS.items()},
     )

@@ -1,5 +1,6 @@
 """What a sample is: everything about a data set that a run must remember, in one place."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,6 +12,7 @@ from common.refusal import require
 
 Kind = Literal["image", "function", "sound"]
 BYTE = 255.0  # largest level of uint8 images
+LARGEST = 2**24  # numbers of one sample, e.g. 2362 x 2362 in three colours
 UNIT = (0.0, 1.0)  # the range of images in generated arrays
 
 
@@ -39,8 +41,12 @@ class DataSpec:
         require(self.kind in ("image", "function", "sound"), "kind", "image, function or sound", self.kind)
         axes = 3 if self.is_image else 2
         require(len(self.shape) == axes, "shape", "(C, H, W)" if self.is_image else "(C, L)", self.shape)
+        require(min(self.shape) >= 1, "shape", "of at least 1 on each axis", self.shape)
+        require(math.prod(self.shape) <= LARGEST, "shape", f"of at most {LARGEST:,} numbers in all", self.shape)
         require(self.value_range[0] < self.value_range[1], "value_range", "two rising numbers", self.value_range)
+        require(self.classes != (), "classes", "at least one, or none at all", self.classes)
         is_right = (self.sample_rate is not None) == (self.kind == "sound")
+        require(self.sample_rate is None or self.sample_rate >= 1, "sample_rate", "at least 1", self.sample_rate)
         require(is_right, "sample_rate", "given for sounds and for nothing else", self.sample_rate)
 
     @property

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from common.files.writing import host_name, is_alive
+from common.files.writing import host_name, is_alive, naming
 from common.refusal import Refusal
 
 LOCK = ".lock"
@@ -98,7 +98,7 @@ def owner_of(folder: Path) -> Owner | None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, program: str, mend: str = "wait for it, or stop it") -> Iterator[None]:
+def locked(folder: Path, program: str, mend: str = "wait for it, or stop it", wait: float = 0.0) -> Iterator[None]:
     """Be the only one who writes a folder; it is made if it is missing.
 
     The lock is the kernel's (``flock``), so that it ends with the process, however that ends; where a file system has
@@ -108,6 +108,7 @@ def locked(folder: Path, program: str, mend: str = "wait for it, or stop it") ->
         folder: the folder.
         program: who asks, e.g. ``train.py``.
         mend: what to do if somebody has it.
+        wait: seconds to wait for it before that is said.
 
     Raises:
         Refusal: naming who has it.
@@ -117,7 +118,7 @@ def locked(folder: Path, program: str, mend: str = "wait for it, or stop it") ->
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     try:
-        handle = _take(path, program, mend)
+        handle = _take(path, program, mend, time.monotonic() + wait)
     except BaseException:
         _leave(made)
         raise
@@ -137,22 +138,37 @@ def _leave(made: list[Path]) -> None:
             folder.rmdir()
 
 
-def _take(path: Path, program: str, mend: str) -> int:
+def _take(path: Path, program: str, mend: str, deadline: float) -> int:
     while True:
+        path.parent.mkdir(parents=True, exist_ok=True)  # whoever had the lock may just have removed an empty folder
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
-            if (owner := _try(handle)) is not None:
+            owner = _try(handle)
+            if owner is not None and time.monotonic() >= deadline:
                 hint = f"; if that is dead, remove {path}" if owner.host != host_name() else ""
                 raise Refusal(f"{path.parent} is being written by {owner}; {mend}{hint}")
-            with contextlib.suppress(FileNotFoundError):
-                if os.fstat(handle).st_ino == path.stat().st_ino:  # else its owner has just removed it: once more
-                    own = Owner(host_name(), os.getpid(), datetime.now().isoformat(timespec="seconds"), program)
-                    os.ftruncate(handle, 0)
-                    os.pwrite(handle, json.dumps(asdict(own)).encode(), 0)
-                    _watch_forks()
-                    _held.add(handle)
-                    return handle
+            if owner is None and _is_at(handle, path):  # else its owner has just removed it: once more
+                own = Owner(host_name(), os.getpid(), datetime.now().isoformat(timespec="seconds"), program)
+                os.ftruncate(handle, 0)
+                try:
+                    with naming(path):
+                        os.pwrite(handle, json.dumps(asdict(own)).encode(), 0)
+                except OSError:  # the disk is full
+                    path.unlink()
+                    raise
+                _watch_forks()
+                _held.add(handle)
+                return handle
         except BaseException:
             os.close(handle)
             raise
         os.close(handle)
+        if owner is not None:
+            time.sleep(0.05)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open file is the one that has this name now."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.fstat(handle).st_ino == path.stat().st_ino
+    return False

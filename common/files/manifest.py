@@ -2,9 +2,10 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,24 @@ class Manifest:
     def exists(self) -> bool:
         """Whether there is one."""
         return self.path.exists()
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether there is none, or a whole one."""
+        try:
+            self._read()
+        except Refusal:
+            return False
+        return True
+
+    @property
+    def files(self) -> set[Path]:
+        """The files that it lists.
+
+        Raises:
+            Refusal: if it is damaged.
+        """
+        return {self.folder / name for name in self._read()["files"]}
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -73,8 +92,12 @@ class Manifest:
         """
         return path.relative_to(self.folder).as_posix() in self._read()["files"]
 
-    def check(self, path: Path) -> bool:
+    def check(self, path: Path, *, thoroughly: bool = True) -> bool:
         """Hold a file of the folder against the manifest.
+
+        Args:
+            path: the file.
+            thoroughly: read it; else only its size is looked at.
 
         Returns:
             Whether it is listed, and so was found right.
@@ -82,12 +105,23 @@ class Manifest:
         Raises:
             Refusal: if it is missing or another than the one listed, or the manifest is damaged.
         """
-        entry = self._read()["files"].get(path.relative_to(self.folder).as_posix())
+        return self.checker(thoroughly=thoroughly)(path)
+
+    def checker(self, *, thoroughly: bool = True) -> Callable[[Path], bool]:
+        """:meth:`check` for many files, of a manifest that is read once.
+
+        Raises:
+            Refusal: if it is damaged.
+        """
+        return partial(self._check, self._read()["files"], thoroughly)
+
+    def _check(self, entries: dict[str, Any], thoroughly: bool, path: Path) -> bool:
+        entry = entries.get(path.relative_to(self.folder).as_posix())
         if entry is None:
             return False
         if not path.is_file():
             raise Refusal(f"{path} is missing; {MANIFEST} lists it")
-        if path.stat().st_size != entry["size"] or sha256(path) != entry["sha256"]:
+        if path.stat().st_size != entry["size"] or (thoroughly and sha256(path) != entry["sha256"]):
             raise Refusal(
                 f"{path} is damaged, or another file than was written: its SHA-256 is not that in {self.path} "
                 "(remove that file if the change is meant)"

@@ -1,6 +1,7 @@
 """Files that are read: nothing is unpickled, and what has check sums is held against them first."""
 
 import hashlib
+import json
 import pickle
 import zipfile
 import zlib
@@ -20,6 +21,25 @@ UNREADABLE = (
     RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError,
     SafetensorError, zipfile.BadZipFile, zlib.error, MemoryError,
 )  # fmt: skip
+
+LARGEST_JSON = 2**22  # bytes; 1000 names of classes take 2**14
+
+
+def read_json(path: Path) -> Any:
+    """Plain data of a file, which may be anybody's.
+
+    Raises:
+        ValueError: if it is no JSON in UTF-8, nested too deeply, or far too long.
+        OSError: if it cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(LARGEST_JSON + 1)
+    if len(content) > LARGEST_JSON:
+        raise ValueError(f"more than {LARGEST_JSON:,} bytes")
+    try:
+        return json.loads(content.decode())
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def sha256(path: Path) -> str:
@@ -43,17 +63,21 @@ def check_zip(path: Path) -> None:
             raise zipfile.BadZipFile(f"the check sum of {damaged} is wrong")
 
 
-def load_checkpoint(path: Path, *, mmap: bool = False) -> Any:
+def load_checkpoint(path: Path, *, mmap: bool = False, checked: bool = True) -> Any:
     """What ``torch.save`` wrote: tensors on the CPU and plain data, check sums verified, nothing unpickled.
 
     Args:
         path: the file.
         mmap: leave tensors in the file until they are used.
+        checked: verify check sums, which reads all of it; without, for what need not be right, a file opens at once.
 
     Raises:
         one of ``UNREADABLE``, if it is cut short, damaged or something else.
     """
-    check_zip(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file")  # a pipe would be waited for
+    if checked:
+        check_zip(path)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
@@ -68,12 +92,45 @@ def load_state(path: Path) -> dict[str, Tensor]:
     """
     by = "safetensors" if path.suffix == ".safetensors" else "torch.save"
     try:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is no file")
         state = safetensors.load_file(path) if by == "safetensors" else load_checkpoint(path)
     except UNREADABLE as error:
         raise Refusal(f"{path} is no readable state dict: truncated, damaged, or not plain tensors by {by}") from error
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and is_plain(v) for k, v in state.items()):
         raise Refusal(f"{path} holds no plain state dict (names to tensors)")
     return state
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value from a file is a dense tensor of real numbers, with no more of them than the file holds.
+
+    Sparse and quantised tensors, those on no device, and those that are one stored number many times over are not.
+    """
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not (value.is_quantized or value.is_complex())
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
+
+
+def open_array(path: Path) -> np.ndarray:
+    """A .npy file of plain numbers, mapped: shape and type are known before any of them is read.
+
+    Raises:
+        Refusal: naming the file if it is cut short or of another kind.
+    """
+    try:
+        if not path.is_file():
+            raise ValueError("no file" if path.exists() else "missing")  # a pipe would be waited for
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.memmap):
+            raise ValueError("another format")
+    except UNREADABLE as error:
+        raise Refusal(f"{path} is no whole array ({error}); generate.py draws it again") from error
+    return array
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -82,8 +139,4 @@ def read_array(path: Path) -> np.ndarray:
     Raises:
         Refusal: naming the file if it is cut short or of another kind.
     """
-    try:
-        array: np.ndarray = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-    except UNREADABLE as error:
-        raise Refusal(f"{path} is no whole array ({error}); generate.py draws it again") from error
-    return array
+    return np.array(open_array(path))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
@@ -37,6 +38,20 @@ def is_alive(process: int) -> bool:
 
 
 @contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the operating system inside are about this file: not about its stand-in, and not about nothing.
+
+    (A write to an open file that finds the disk full does not say which file.)
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename == str(path):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """The place for a new file, which takes the name of the old one once it is whole and on the disk.
 
@@ -49,7 +64,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: naming ``path``, e.g. if the disk is full; the old file and nothing else is there then.
     """
-    try:
+    with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{host_name()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
         try:
@@ -61,10 +76,6 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
-    except OSError as error:
-        if error.errno is None or error.filename == str(path):
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error  # of the file, not its stand-in
 
 
 def sync_folder(folder: Path) -> None:
@@ -141,4 +152,9 @@ def save_safetensors(path: Path, state: dict[str, Tensor], metadata: dict[str, s
     own = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with replacing(path) as place:
         place.touch(exist_ok=False)
-        safetensors.save_file(own, place, metadata)
+        try:
+            safetensors.save_file(own, place, metadata)
+        except SafetensorError as error:
+            if not (number := re.search(r"\(os error (\d+)\)", str(error))):
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error

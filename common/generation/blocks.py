@@ -12,7 +12,7 @@ from torch import Tensor
 from common.data.spec import DataSpec
 from common.denoiser import X0Denoiser
 from common.dynamics import LinearDynamics
-from common.files import atomic_write, read_array
+from common.files import atomic_write, open_array, read_array
 from common.generation.config import SampleConfig
 from common.refusal import Refusal
 from common.runs import SampleFolder
@@ -59,16 +59,6 @@ def write_array(path: Path, array: np.ndarray) -> None:
     atomic_write(path, buffer.getvalue())
 
 
-def is_whole(path: Path, count: int) -> bool:
-    """Whether a block of samples is there with all its samples."""
-    if not path.exists():
-        return False
-    try:
-        return len(read_array(path)) == count
-    except ValueError:
-        return False
-
-
 def read_samples(folder: Path, limit: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
     """Samples of a folder in order of index.
 
@@ -77,25 +67,42 @@ def read_samples(folder: Path, limit: int | None = None) -> tuple[np.ndarray, np
         limit: read no more than this many.
 
     Returns:
-        (samples (N, *S, C) float32 in the units of the data, labels (N,) or None).
+        (samples (N, *S, C) float32 in the units of the data, labels (N,) int64, or None if they have none).
 
     Raises:
-        Refusal: if there are none.
+        Refusal: if there are none, or an array is cut short, of another kind than the rest, or without its labels.
     """
     place = SampleFolder(folder)
     files = place.blocks()
     if not files:
         raise Refusal(f"no samples in {place.data}; draw some with generate.py")
     arrays: list[np.ndarray] = []
+    first = open_array(files[0])
     for file in files:
-        arrays.append(read_array(file))
+        arrays.append(np.array(_fitting(file, (None, *first.shape[1:]), np.float32)))
         if limit is not None and sum(map(len, arrays)) >= limit:
             break
     images = np.concatenate(arrays)[:limit]
     names = [place.labels_of(file) for file in files[: len(arrays)]]
-    if not all(name.exists() for name in names):
+    if not any(name.exists() for name in names):
         return images, None
-    return images, np.concatenate([read_array(name) for name in names])[:limit]
+    labels = [_fitting(name, (len(array),), np.int64) for name, array in zip(names, arrays, strict=True)]
+    return images, np.concatenate(labels)[:limit]
+
+
+def _fitting(path: Path, shape: tuple[int | None, ...], kind: type[np.generic]) -> np.ndarray:
+    """An array of a type and a shape (None: any length), which are looked at before it is read.
+
+    Raises:
+        Refusal: if it is cut short or another.
+    """
+    array = open_array(path)
+    fits = len(shape) == array.ndim and all(n in (m, None) for m, n in zip(array.shape, shape, strict=True))
+    if array.dtype != kind or not fits:
+        raise Refusal(
+            f"{path} holds {array.dtype} of shape {array.shape}, which does not fit; generate.py draws it again"
+        )
+    return array
 
 
 def not_finite(folder: Path) -> list[int]:
@@ -157,6 +164,15 @@ class Job:
         better = "" if other == name else f"; --solver {other} does with {SOLVERS[other].default_steps}"
         return [f"{name} needs about {fewest} steps or more{better}"]
 
+    def labels(self, indices: range) -> Tensor | None:
+        """Classes (len(indices),) int64 to ask for; None if the network takes no labels."""
+        return labels_for(indices, self.config.labels, self.spec.num_classes)
+
+    def files(self, place: SampleFolder, wanted: Sequence[range]) -> list[Path]:
+        """Where blocks and their labels go."""
+        data = [place.block(block.start) for block in wanted]
+        return data if self.spec.num_classes is None else [*data, *map(place.labels_of, data)]
+
     def check(self) -> None:
         """Refuse classes that do not exist, and a time grid that cannot be laid."""
         labels_for([0], self.config.labels, self.spec.num_classes)
@@ -173,7 +189,7 @@ class Job:
         Returns:
             Samples (B, *S, C) float32 in the units of the data, their labels or None, denoiser calls per sample.
         """
-        labels = labels_for(indices, self.config.labels, self.spec.num_classes)
+        labels = self.labels(indices)
         result = sample(
             self.dynamics,
             self.denoiser,
@@ -192,18 +208,41 @@ class Job:
 
 
 def missing(folder: Path, job: Job) -> list[range]:
-    """Blocks of samples that are not there, so that a run that was cut off goes on where it stood."""
+    """Blocks of samples that are not there or not whole, so that a run that was cut off goes on where it stood.
+
+    A block is whole if its arrays have the shapes of the job, the labels are the ones to ask for, and both are what
+    the manifest says, if that lists them.
+
+    Raises:
+        Refusal: if the manifest is damaged.
+    """
     place = SampleFolder(folder)
-    return [block for block in job.blocks if not is_whole(place.block(block.start), len(block))]
+    check = place.manifest.checker()
+    return [block for block in job.blocks if not _is_whole(place, job, block, check)]
+
+
+def _is_whole(place: SampleFolder, job: Job, block: range, check: Callable[[Path], bool]) -> bool:
+    data, labels = place.block(block.start), job.labels(block)
+    try:
+        _fitting(data, (len(block), *job.spec.grid, job.spec.channels), np.float32)
+        if labels is not None:
+            kept = _fitting(place.labels_of(data), tuple(labels.shape), np.int64)
+            if not np.array_equal(kept, labels.numpy()):
+                return False
+        for path in job.files(place, [block]):
+            check(path)
+    except Refusal:
+        return False
+    return True
 
 
 def generate(
     folder: Path, job: Job, todo: Sequence[range], *, on_step: StepCallback, shown: Sequence[range] = ()
 ) -> int:
-    """Draw samples and write ``data/data_*.npy`` and ``label/label_*.npy``, one pair per block.
+    """Draw samples and write ``data/data_*.npy`` and ``label/label_*.npy``, one pair per block; then the manifest.
 
     Args:
-        folder: where the arrays go.
+        folder: where the arrays go; nobody else writes there.
         job: what every block is made with.
         todo: the blocks to draw, as :func:`missing` finds them.
         on_step: called once per solver step with the time reached and the data component (B, C, *S) of its block.
@@ -215,12 +254,15 @@ def generate(
     place, calls = SampleFolder(folder), 0
     for indices in shown:
         _, _, calls = job.draw(indices, on_step)
-    for indices in todo:
-        data = place.block(indices.start)
-        samples, labels, calls = job.draw(indices, on_step)
-        if labels is not None:
-            write_array(place.labels_of(data), labels)
-        write_array(data, samples)  # after its labels: a block with data is whole
+    files, listed = {place.settings, *job.files(place, job.blocks)}, place.manifest.files
+    if stale := {*job.files(place, todo), *(files ^ listed)}:
+        with place.manifest.renewing(*sorted(stale)):
+            for indices in todo:
+                data = place.block(indices.start)
+                samples, labels, calls = job.draw(indices, on_step)
+                if labels is not None:
+                    write_array(place.labels_of(data), labels)
+                write_array(data, samples)  # after its labels: a block with data is whole
     return calls
 
 

@@ -1,12 +1,25 @@
 """How samples are drawn: the flags of generate.py, and what tells one set of samples from another."""
 
+import argparse
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from common.config.flags import MOST, SHARE, Checked, Mark, Range, as_ranges, at_least, integers, marked, ranges
+from common.config.flags import (
+    MOST,
+    SHARE,
+    Checked,
+    Mark,
+    Range,
+    as_ranges,
+    at_least,
+    integers,
+    marked,
+    ranges,
+    ranges_in,
+)  # fmt: skip
 from common.config.resolve import Member, section
 from common.config.schema import PICTURE_SCALE, RunConfig, check_picture_scale
 from common.data.spec import DataSpec
@@ -175,7 +188,17 @@ class SampleConfig(Checked):
 def with_ranges(identity: dict[str, Any]) -> dict[str, Any]:
     """An identity with its seeds as ranges, e.g. 0-99; earlier versions wrote a list of them."""
     seeds = identity.get("seeds")
-    return {**identity, "seeds": as_ranges(seeds)} if isinstance(seeds, list) else identity
+    if isinstance(seeds, list) and all(type(seed) is int for seed in seeds):
+        return {**identity, "seeds": as_ranges(seeds)}
+    return identity
+
+
+def samples_of(identity: Mapping[str, Any]) -> int | None:
+    """How many samples an identity names; None if it does not say."""
+    try:
+        return sum(map(len, ranges_in(str(identity["seeds"]))))
+    except (LookupError, ValueError, argparse.ArgumentTypeError):
+        return None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """From a command line of generate.py to what samples are drawn with: the run, its prior, its denoiser with wrappers."""
 
 import inspect
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,9 +15,8 @@ from common.config.schema import RunConfig
 from common.config.stored import CONFIG, to_json
 from common.denoiser import Clipped
 from common.dynamics import Prior
-from common.files import write_json
 from common.generation.blocks import Job
-from common.generation.config import GenerateOrder, Opening, SampleConfig, with_ranges
+from common.generation.config import GenerateOrder, Opening, SampleConfig
 from common.guidance import GUIDANCE
 from common.refusal import Refusal
 from common.runs import Run, RunFolder, SampleFolder, find, load_folder
@@ -133,15 +131,6 @@ def made_from(run: Run) -> dict[str, Any]:
     return found
 
 
-def kept_identity(file: Path) -> dict[str, Any] | None:
-    """What the samples of a folder are; None if its settings.json cannot be read, so that they are left alone."""
-    try:
-        kept = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return with_ranges(kept) if isinstance(kept, dict) else None
-
-
 def drawn_from(folder: Path, decays: tuple[float, ...]) -> list[str]:
     """Which weights samples were drawn from, as their settings.json has it: one line, or none if it cannot be read.
 
@@ -153,22 +142,3 @@ def drawn_from(folder: Path, decays: tuple[float, ...]) -> list[str]:
     if not place.weights:
         return []
     return [f"weights   {place.version}, {nature(place.kind, decays)} ({place.weights})"]
-
-
-def target_folder(run: Run, config: SampleConfig) -> Path:
-    """Where samples go: the folder that holds such samples already, whatever its name, else one of their own.
-
-    A new one is named after the solver and the kind of weights; a number is added if that name is taken by others.
-    """
-    wanted = config.identity(made_from(run))
-    base = run.folder.generated(run.version)
-    for there in sorted(base.glob("*")):
-        if kept_identity(SampleFolder(there).settings) == wanted:
-            return there
-    name, number = f"{config.folder_name}{run.source.suffix(run.kind)}", 1
-    folder = SampleFolder(base / name)
-    while folder.settings.exists() or folder.data.exists():
-        number += 1
-        folder = SampleFolder(base / f"{name}-{number}")
-    write_json(folder.settings, wanted)
-    return folder.path

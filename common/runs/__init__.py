@@ -1,7 +1,8 @@
 """Run folders: naming, finding, reading. ``load`` gives back what was trained."""
 
+from common.runs.drawn import SampleFolder
 from common.runs.export import ExportConfig, copy_to_sample, export_safetensors
-from common.runs.folder import RunFolder, RunNotFound, SampleFolder, find, run_folders
+from common.runs.folder import RunFolder, RunNotFound, find, run_folders
 from common.runs.released import ReleasedName, parse_released_name
 from common.runs.run import Run, load, load_folder, load_weights, read_prior
 from common.runs.versions import Version, open_version

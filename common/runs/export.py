@@ -8,7 +8,7 @@ import torch
 
 from common.config.flags import Checked
 from common.config.stored import CONFIG, to_json, write_config
-from common.files import atomic_write, save_safetensors
+from common.files import atomic_write, locked, save_safetensors
 from common.refusal import Refusal
 from common.runs.folder import SHIPPED, RunFolder
 from common.runs.run import Run
@@ -43,14 +43,27 @@ def export_safetensors(run: Run, path: Path | None = None, *, half: bool = False
 
     Returns:
         The path.
+
+    Raises:
+        Refusal: if the file goes into the folder of the run, whose manifest lists it then, and that is being trained or
+            has symbolic links in it.
     """
-    path = path or run.weights.with_name(f"{run.kind}-{run.version}.safetensors")
+    own = run.weights.with_name(f"{run.kind}-{run.version}.safetensors")
+    if path is not None and path != own:
+        _write(run, path, half)
+        return path
+    run.folder.refuse_links()
+    with locked(run.folder.path, "export.py", "wait for it"), run.folder.manifest.renewing(own):
+        _write(run, own, half)
+    return own
+
+
+def _write(run: Run, path: Path, half: bool) -> None:
     metadata = {"format": "pt", "config": json.dumps(to_json(run.config)), "version": run.version}
     state = run.denoiser.backbone.state_dict()
     if half:
         state = {name: x.half() if x.dtype == torch.float32 else x for name, x in state.items()}
     save_safetensors(path, state, metadata)
-    return path
 
 
 def copy_to_sample(run: Run, runs: Path, *, half: bool = False) -> RunFolder:
@@ -67,21 +80,25 @@ def copy_to_sample(run: Run, runs: Path, *, half: bool = False) -> RunFolder:
         The copy.
 
     Raises:
-        Refusal: if the copy is there already, or the run is a folder of the published code.
+        Refusal: if the copy is there already, the run is a folder of the published code, or has symbolic links in it.
     """
     source, copy = run.folder, RunFolder(runs / run.folder.name)
     if copy.path.exists():
         raise Refusal(f"{copy.path} is there already; remove it, or name another folder", "copy_to")
     if source.is_released:
         raise Refusal(f"{source.name} has no {CONFIG}; without --copy_to its weights are written as a file", "copy_to")
+    source.refuse_links()  # what they lead to is no part of the run
     # first of all: a copy that was interrupted is no run to resume
     atomic_write(copy.path / SHIPPED, REMARK.format(id=run.config.keeping.wb_id).encode())
     grids = sorted(source.samples.glob("step-*.png"))[-1:]
-    for file in (source.prior, source.real, source.metrics, source.loss_picture, *grids):
-        if file.is_file():
-            atomic_write(copy.path / file.relative_to(source.path), file.read_bytes())
-    export_safetensors(run, copy.model / f"{run.kind}-{run.version}.safetensors", half=half)
-    anywhere = replace(run.config.data, data_dir=None)
-    kept = replace(run.config.keeping, output_dir=type(run.config.keeping)().output_dir)
-    write_config(copy.path, replace(run.config, data=anywhere, keeping=kept))  # last: now it is a run
+    weights = copy.model / f"{run.kind}-{run.version}.safetensors"
+    with copy.manifest.renewing(copy.prior, copy.real, weights, copy.config):
+        for file in (source.prior, source.real, source.metrics, source.loss_picture, *grids):
+            if file.is_file():
+                source.manifest.check(file)
+                atomic_write(copy.path / file.relative_to(source.path), file.read_bytes())
+        _write(run, weights, half)
+        anywhere = replace(run.config.data, data_dir=None)
+        kept = replace(run.config.keeping, output_dir=type(run.config.keeping)().output_dir)
+        write_config(copy.path, replace(run.config, data=anywhere, keeping=kept))  # last: now it is a run
     return copy

@@ -1,16 +1,17 @@
 """A run folder: every name in it, once, and how a run is found by its id."""
 
-import json
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.config.schema import Keeping
-from common.config.stored import CONFIG
-from common.files import Manifest
+from common.config.stored import CONFIG, PRIOR
+from common.files import Manifest, refuse_links
 from common.natural import natural
 from common.refusal import Refusal
+from common.runs.drawn import SampleFolder
 
 WEIGHTS = re.compile(r"(model|ema[\d.e-]*_model)-(.+)\.(?:pth|safetensors)")
 STEP = re.compile(r"step-(\d+)\.ckpt")
@@ -45,7 +46,7 @@ class RunFolder:
     @property
     def prior(self) -> Path:
         """Mean function and spectrum of the data, if sampling starts from those."""
-        return self.path / "prior.safetensors"
+        return self.path / PRIOR
 
     @property
     def real(self) -> Path:
@@ -96,9 +97,19 @@ class RunFolder:
         return self.path / "generated_data" / f"model-{version}"
 
     def sample_sets(self) -> list[Path]:
-        """All folders of drawn samples, oldest first."""
-        data = self.path.glob("generated_data/model-*/*/data")
-        return [path.parent for path in sorted(data, key=lambda path: path.stat().st_mtime)]
+        """All folders of drawn samples, the newest last, by when they say they were begun.
+
+        Those that do not say come first, in the order of their versions and names. One whose manifest is damaged comes
+        last, so that it is refused by name, not passed over. Times of files say nothing: those of a copy are others.
+        """
+
+        def order(path: Path) -> tuple[Any, ...]:
+            drawn = SampleFolder(path)
+            readable = drawn.manifest.is_readable
+            begun = drawn.manifest.made if readable else ""
+            return not readable, begun, drawn.version == FINAL, natural(drawn.version), natural(path.name)
+
+        return sorted((data.parent for data in self.path.glob("generated_data/model-*/*/data")), key=order)
 
     @property
     def is_shipped(self) -> bool:
@@ -108,7 +119,12 @@ class RunFolder:
     @property
     def is_ours(self) -> bool:
         """Whether it has a configuration, or should have one."""
-        return self.config.is_file() or (not self.is_shipped and self.manifest.path.is_file())
+        if self.config.is_file():
+            return True
+        try:
+            return self.manifest.lists(self.config)
+        except Refusal:  # a damaged manifest, which is said when the run is opened
+            return True
 
     @property
     def is_released(self) -> bool:
@@ -162,6 +178,17 @@ class RunFolder:
         last = [self.last_checkpoint] if self.last_checkpoint.exists() else []
         return [*last, *(path for _, path in numbered)]
 
+    def refuse_links(self) -> None:
+        """Refuse symbolic links inside it, which would lead what is written, or copied from it, to another place.
+
+        W&B keeps some of its own in ``wandb``; ``generated_data`` is looked at by those who write there.
+
+        Raises:
+            Refusal: naming the first one.
+        """
+        for place in sorted(self.path.iterdir()):
+            refuse_links(self.path, place, inside=place.name not in ("wandb", "generated_data"))
+
     def words(self, flag: str) -> str:
         """What names the run on a command line, by a flag such as ``resume``; with its place unless that is ./runs."""
         named = [f"--{flag}", self.name]
@@ -169,88 +196,6 @@ class RunFolder:
         # not by absolute paths: the working folder may have been removed since
         elsewhere = place != usual and not (usual.exists() and place.exists() and usual.samefile(place))
         return shlex.join([*named, "--output_dir", str(self.path.parent)] if elsewhere else named)
-
-
-@dataclass(frozen=True)
-class SampleFolder:
-    """One set of drawn samples: arrays in blocks, what they were drawn with, and what is looked at.
-
-    Attributes:
-        path: the folder.
-    """
-
-    path: Path
-
-    @property
-    def settings(self) -> Path:
-        """What the samples were drawn with."""
-        return self.path / "settings.json"
-
-    @property
-    def version(self) -> str:
-        """The version of the weights that drew them."""
-        return self.path.parent.name.removeprefix("model-")
-
-    @property
-    def weights(self) -> str:
-        """Name of the weights that drew them, e.g. ``ema_model-final.pth``; empty if settings.json does not say."""
-        try:
-            kept = json.loads(self.settings.read_text("utf-8"))
-        except (OSError, ValueError):
-            return ""
-        return str(kept.get("weights", "")) if isinstance(kept, dict) else ""
-
-    @property
-    def kind(self) -> str:
-        """Kind of the weights that drew them, e.g. ``ema_model``; empty if settings.json does not say."""
-        return self.weights.partition(f"-{self.version}")[0]
-
-    @property
-    def figures(self) -> Path:
-        """Figures about them."""
-        return self.path / "metrics.json"
-
-    @property
-    def grid(self) -> Path:
-        """The first of them as a picture."""
-        return self.path / "grid.png"
-
-    @property
-    def trajectory(self) -> Path:
-        """How the first of them came out of the noise."""
-        return self.path / "trajectory.png"
-
-    @property
-    def film(self) -> Path:
-        """The same as a film."""
-        return self.path / "trajectory.gif"
-
-    @property
-    def audio(self) -> Path:
-        """Sounds as .wav files."""
-        return self.path / "audio"
-
-    @property
-    def data(self) -> Path:
-        """Arrays, one per block."""
-        return self.path / "data"
-
-    def block(self, start: int) -> Path:
-        """The array of the block that begins with a sample's index."""
-        return self.data / f"data_{start:06d}.npy"
-
-    def labels_of(self, block: Path) -> Path:
-        """The labels of a block."""
-        return self.path / "label" / block.name.replace("data_", "label_")
-
-    @staticmethod
-    def start_of(block: Path) -> int:
-        """Index of the first sample of a block."""
-        return int(block.stem.removeprefix("data_"))
-
-    def blocks(self) -> list[Path]:
-        """The arrays that are there, in order of index."""
-        return sorted(self.data.glob("data_*.npy"), key=self.start_of)
 
 
 def run_folders(output_dir: Path) -> list[RunFolder]:

@@ -64,6 +64,14 @@ def read_real(path: Path, spec: DataSpec) -> Labelled | None:
     Manifest(path.parent).check(path)
     state = load_state(path)
     x, labels = state.get("x"), state.get("labels")
-    if x is None or labels is None or tuple(x.shape[1:]) != spec.shape or len(x) != len(labels):
+    if x is None or labels is None or not _are_samples(x, labels, spec):
         raise Refusal(f"{path} holds no samples {spec.shape} with labels; delete it to have pictures without real ones")
     return Labelled(spec.pictured(x), spec.names_of(labels))
+
+
+def _are_samples(x: Tensor, labels: Tensor, spec: DataSpec) -> bool:
+    """Whether tensors, perhaps of a foreign file, are samples of a run and their labels."""
+    if tuple(x.shape[1:]) != spec.shape or tuple(labels.shape) != (len(x),) or labels.dtype != torch.int64:
+        return False
+    known = spec.num_classes is None or bool(((labels >= 0) & (labels < spec.num_classes)).all())
+    return known and (x.dtype == torch.uint8 or x.is_floating_point())

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from common.config.build import build_denoiser
+from common.config.rehearsal import rehearse
 from common.config.schema import RunConfig
 from common.config.stored import CONFIG, read_config
 from common.data.spec import DataSpec
@@ -175,6 +176,7 @@ def load_folder(
     kind = source.choose(averaged, decay)
     prior = read_prior(folder, config)
     try:
+        rehearse(config, source.file(kind))
         denoiser = build_denoiser(config, prior)
     except Refusal as refusal:
         if folder.is_released:  # flags described it

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from common.files import UNREADABLE, load_checkpoint, load_state, sha256
 from common.refusal import Refusal
-from common.runs.folder import RunFolder, RunNotFound
+from common.runs.folder import FINAL, RunFolder, RunNotFound
 from common.runs.released import plain_names
 
 RUN = "run"  # what a checkpoint calls the time its run was begun
+MOST_STEPS = 2**53
 PLAIN, AVERAGED = "model", "ema_model"  # kinds of weights; further averages are ema{decay}_model
 
 
@@ -167,7 +168,12 @@ class Kept(Version):
         return self.file(kind).name
 
     def read(self, kind: str) -> dict[str, Tensor]:
-        self.folder.manifest.check(self.file(kind))
+        try:
+            self.folder.manifest.check(self.file(kind))
+        except Refusal as error:
+            if self.name != FINAL or not self.folder.checkpoint_files():
+                raise
+            raise Refusal(f"{error}; python train.py {self.folder.words('resume')} writes it again") from error
         return plain_names(load_state(self.file(kind)))
 
     def sha256(self, kind: str) -> str:
@@ -234,7 +240,9 @@ class Checkpoint(Version):
         """
         saved = load_checkpoint(path, mmap=True)
         state = {str(name): value for name, value in saved["state_dict"].items() if isinstance(value, Tensor)}
-        step, run = int(saved["global_step"]), str(saved.get(RUN, ""))
+        step, run = saved["global_step"], str(saved.get(RUN, ""))
+        if type(step) is not int or not 0 <= step < MOST_STEPS:
+            raise ValueError("its step is no number of one")
         if run and begun and run != begun:
             raise ValueError("it is of another run")
         return cls(f"step-{step:07d}", decays, path, step, state, frozenset(saved), run)

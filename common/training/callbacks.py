@@ -209,6 +209,17 @@ class KeepWeights(Callback):
             self._write(pl_module, "final")
 
 
+def draw_losses(path: Path, rows: list[dict[str, float]], module: DiffusionModule) -> None:
+    """Write the loss curve and the loss by noise level.
+
+    Args:
+        path: the picture.
+        rows: the run's log lines.
+        module: what is trained.
+    """
+    save_figure(path, loss_figure(rows, module.loss_by_level(), module.is_averaged))
+
+
 class LossPicture(Callback):
     """``loss.png``: redrawn after each validation, at the end, and when a run is stopped.
 
@@ -222,7 +233,7 @@ class LossPicture(Callback):
 
     def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero and isinstance(pl_module, DiffusionModule) and not trainer.sanity_checking:
-            save_figure(self.path, loss_figure(self.lines.rows, pl_module.loss_by_level(), pl_module.is_averaged))
+            draw_losses(self.path, self.lines.rows, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Redraw."""

@@ -2,14 +2,16 @@
 
 import csv
 import io
-import math
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from common.files import atomic_write
+from common.files import atomic_write, naming
+from common.refusal import Refusal
+
+MOST_STEPS = 2.0**53  # from here on a float does not tell steps apart
 
 
 class CsvLog(Logger):
@@ -46,6 +48,7 @@ class CsvLog(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Add values to the line of a step."""
         row = {"step": float(step or 0), **{name: float(value) for name, value in metrics.items()}}
+        row = {name: float(text) for name, text in _text(row).items()}  # as a resumed run will read it
         merged = bool(self.rows) and self.rows[-1]["step"] == row["step"]
         if merged:
             self.rows[-1].update(row)
@@ -54,7 +57,7 @@ class CsvLog(Logger):
         if merged or any(name not in self._columns for name in row):
             self._rewrite()
         else:
-            with self.path.open("a", newline="") as file:
+            with naming(self.path), self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns, lineterminator="\n").writerow(_text(row))
 
     def _rewrite(self) -> None:
@@ -89,17 +92,25 @@ def _text(row: dict[str, float]) -> dict[str, str]:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Lines of a ``metrics.csv`` with their numbers; a last line cut short by a crash is left out."""
+    """Lines of a ``metrics.csv`` with their numbers; a last line cut short by a crash is left out.
+
+    Raises:
+        Refusal: if it has a line that is far too long for one of a log.
+    """
     if not path.exists():
         return []
     text = path.read_text(errors="replace")  # a line that is no text is no line of numbers either, and left out
     whole = text[: text.rfind("\n") + 1]  # what follows the last line end was cut short
     rows = []
+    if max(map(len, whole.splitlines()), default=0) > csv.field_size_limit():
+        raise Refusal(
+            f"{path} has a line of more than {csv.field_size_limit():,} characters: it is no log; move it away"
+        )
     for line in csv.DictReader(io.StringIO(whole, newline="")):
         try:
             row = {name: float(value) for name, value in line.items() if name and value}
         except ValueError:
             continue
-        if "step" in row and None not in line.values() and not math.isnan(row["step"]):
+        if 0 <= row.get("step", -1.0) < MOST_STEPS and None not in line.values():
             rows.append(row)
     return rows

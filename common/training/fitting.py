@@ -13,8 +13,9 @@ from torch import Tensor
 
 from common import stopping
 from common.config.build import check_device, load_data
-from common.config.parser import redacted
+from common.config.parser import mendable, redacted
 from common.config.plugins import class_of
+from common.config.rehearsal import rehearse
 from common.config.resolve import fit_to_data
 from common.config.schema import Recipe, RunConfig
 from common.config.stored import to_json, write_config
@@ -28,12 +29,13 @@ from common.runs.folder import FINAL
 from common.runs.real import write_real
 from common.runs.versions import PLAIN, Checkpoint, average_kinds
 from common.training.build import build_data, build_module, build_trainer, check_output, initial_weights, with_prior
-from common.training.callbacks import write_weights
+from common.training.callbacks import draw_losses, write_weights
 from common.training.checkpoints import Checkpoints, Stopped
 from common.training.csv_log import keep_aside, read_metrics
 from common.training.dry_run import dry_run, require_memory
-from common.training.loggers import close_loggers, make_loggers
+from common.training.loggers import ask_before_sending, close_loggers, make_loggers
 from common.training.module import LOSS, VALIDATION, DiffusionModule, NonFiniteLoss
+from common.training.restored import Restored
 from common.training.resume import Plan, TrainOrder, check_fits, check_same_data, plan
 from common.training.session import PROGRAM, complain, hide_key, is_first_process, note_environment, say, set_tf32
 from common.training.trainer import device_count, run_trainer
@@ -64,11 +66,16 @@ def claim(found: Plan) -> None:
     """Make sure that a folder, now that no other process writes it, is what it was thought to be.
 
     Raises:
-        Refusal: if a new run was started in it meanwhile.
+        Refusal: if a new run was started in it meanwhile, a folder lies where a file is to be written, or a symbolic
+            link inside leads out of it.
     """
     folder = found.folder
     if found.is_new and folder.is_ours:
         raise Refusal(f"{folder.path} exists; add --resume auto or take another id", "wb_id")
+    folder.refuse_links()
+    for path in (folder.metrics, folder.environment, folder.real, folder.loss_picture, folder.last_checkpoint):
+        if path.is_dir():
+            raise Refusal(f"{path} is a folder, where a file is to be written; move it away")
     remove_leftovers(folder.path, folder.checkpoints, folder.model, folder.samples)
 
 
@@ -76,10 +83,14 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
     config, folder, checkpoint = found.config, found.folder, found.checkpoint()
     for remark in checkpoint.remarks if checkpoint else ():
         say(f"note      {remark}")
+    if not found.is_new and "logger" not in order.given and is_first_process():
+        ask_before_sending(config.keeping.logger)
     device = check_device(config.hardware.device)
     if config.hardware.precision == "16-mixed" and device.type == "cpu":
         raise Refusal("16-mixed needs CUDA; on a CPU use --precision bf16-mixed or 32-true", "precision")
     set_tf32(device, config.hardware.tf32)
+    if not found.is_new and config.data.data_dir and "data_dir" not in order.given:
+        say(f"note      data is read from {config.data.data_dir}, as config.json says")
     dataset = load_data(config.data)
     fitted = fit_to_data(config, dataset.spec, class_of(config.dynamics), class_of(config.network))
     if found.is_new:
@@ -91,6 +102,8 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
     if config.recipe.init_from is not None and checkpoint is None and is_first_process():
         weights = initial_weights(config)  # DDP gives the other processes the same ones
         config = replace(config, recipe=replace(config.recipe, init_from=str(weights)))
+    if not found.is_new:
+        rehearse(config, checkpoint.path if checkpoint else None)
     module, data = build_module(config, weights, prior), build_data(config, dataset)
     config = replace(config, model=replace(config.model, prediction=module.prediction))
     if checkpoint:
@@ -113,7 +126,9 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
     say(f"run       {folder.path}{going_on}")
     if checkpoint and resume_step >= config.recipe.train_steps:
         say(f"already finished at step {resume_step}")
-        return keep_final_weights(module, checkpoint, folder)
+        if is_first_process():
+            begin(config, folder, prior, dataset, checkpoint)
+        return finish(module, checkpoint, folder)
     if is_first_process():
         require_memory(config, dataset, module, device)
     deadline = None if order.command.max_time is None else started + order.command.max_time
@@ -152,7 +167,7 @@ def begin(
 ) -> None:
     """Write what a run folder has from the first step on; of a run that goes on, what was lost or damaged.
 
-    What its log is about to lose is kept aside, unless it is the steps since its newest checkpoint, which come again.
+    What its log is about to lose is kept aside, unless it is the steps since last.ckpt, which come again.
     """
     missing = [path for path in (folder.prior, folder.config, folder.real) if not is_whole(folder, path)]
     folder.manifest.begin(checkpoint.run if checkpoint else "")
@@ -262,8 +277,8 @@ def last_losses(rows: Sequence[Mapping[str, float]], averaged: bool) -> list[str
     return [found]
 
 
-def keep_final_weights(module: DiffusionModule, checkpoint: Checkpoint, folder: RunFolder) -> int:
-    """Write the final weights of a run that was cut off between its last checkpoint and them, or whose are damaged.
+def finish(module: DiffusionModule, checkpoint: Checkpoint, folder: RunFolder) -> int:
+    """Write what comes after the last checkpoint, the picture of the losses and the final weights, unless it is whole.
 
     Returns:
         The exit code.
@@ -272,6 +287,7 @@ def keep_final_weights(module: DiffusionModule, checkpoint: Checkpoint, folder: 
     if is_first_process() and not all(is_whole(folder, path) for path in wanted):
         folder.manifest.begin(checkpoint.run)
         module.load_state_dict(checkpoint.state)
+        draw_losses(folder.loss_picture, read_metrics(folder.metrics), module)
         write_weights(folder, module, FINAL)
         say(f"weights   {folder.model}")
     return 0
@@ -299,9 +315,13 @@ def fit(
 
     Raises:
         KeyboardInterrupt: if it was stopped at once, saying whether something is lost.
+        Refusal: if the checkpoint does not hold the state of such a training.
     """
     plugin = f" {shlex.join(['--plugin', ','.join(plugins)])}" if plugins else ""
     again = f"python {PROGRAM} {folder.words('resume')}{plugin}"
+    restored = Restored(checkpoint) if checkpoint else None
+    if restored:
+        trainer.callbacks.insert(0, restored)  # type: ignore[attr-defined]  # Lightning's own list
     try:
         run_trainer(trainer, module, data, checkpoint.path if checkpoint else None)
     except Stopped as stop:
@@ -321,9 +341,18 @@ def fit(
             f"--accumulate_grad_batches in a new run, or go on on a larger one with: {again}"
         )
         return 2
+    except OSError as error:
+        if (line := mendable(error)) is None:
+            raise
+        complain(f"{line.partition('; ')[0]}; steps since the last checkpoint come again with: {again}")
+        return 2
     except Refusal as error:
         complain(f"{error.line({str(error.argument): str(error.argument)})}; go on with: {again}")
         return 2
+    except Exception as error:
+        if restored and (refusal := restored.blame(error)):
+            raise refusal from error
+        raise
     drawn_from = " (drawn from the average of the weights)" if module.is_averaged else ""
     for line in last_losses(read_metrics(folder.metrics), module.is_averaged):
         say(line)

@@ -1,12 +1,15 @@
 """Experiment loggers beside metrics.csv, which is always written; each is imported when it is asked for.
 
-A resumed run goes on in the same place: the same TensorBoard folder, the same W&B run. Metrics of the steps past its
+A resumed run goes on in the same place: the same TensorBoard folder, the same W&B run (online if that is asked for
+again: a config.json, which may be anybody's, sends nothing). Metrics of the steps past its
 checkpoint are logged again, so both show them twice (W&B over ``trainer/global_step``, where the line goes back);
 metrics.csv has dropped the first ones.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from lightning.pytorch.loggers.logger import Logger
 
-KEY_VARIABLE = "WANDB_API_KEY"
+KEY_VARIABLE, MODE_VARIABLE = "WANDB_API_KEY", "WANDB_MODE"
 
 MakeLoggers = Callable[[Path, str, dict[str, Any], str], "list[Logger]"]
 
@@ -54,6 +57,23 @@ LOGGERS: dict[str, MakeLoggers] = {
     "tensorboard": tensorboard,
     "wandb": weights_and_biases,
 }
+
+
+def ask_before_sending(name: str) -> None:
+    """Keep on disk what a logger would send, unless this command line or the environment asked for it.
+
+    A run that goes on has its logger from its config.json, which may be somebody else's: that alone sends nothing.
+
+    Args:
+        name: one of :data:`LOGGERS`.
+    """
+    if name == "wandb" and MODE_VARIABLE not in os.environ:
+        os.environ[MODE_VARIABLE] = "offline"
+        print(
+            "wandb: only config.json asks for it, so nothing is sent; --logger wandb, or $WANDB_MODE=online, sends",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def make_loggers(name: str, folder: Path, *, run_name: str, config: dict[str, Any], project: str) -> list[Logger]:

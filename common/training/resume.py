@@ -19,11 +19,26 @@ from common.refusal import Refusal, require
 from common.runs.folder import FINAL, RunFolder, find, run_folders
 from common.runs.versions import Checkpoint
 from common.seeding import SEEDS
+from common.training.loggers import LOGGERS
+from common.training.optimizers import OPTIMIZERS, SCHEDULERS
 from common.training.session import fresh_id, is_first_process
+from common.training.times import TIME_SAMPLINGS
+from common.training.weights import LOSS_WEIGHTS, REDUCTIONS
 
 AUTO = "auto"
 OF_LENGTH = ("ema_decay", "ema_every")  # what :func:`averages` decides
 FURTHER = ("dynamics_args", "model_args")  # flags that give arguments by name
+CHOSEN_BY_NAME: dict[str, dict[str, Collection[str]]] = {
+    "recipe": {
+        "optimizer": OPTIMIZERS,
+        "lr_schedule": SCHEDULERS,
+        "time_sampling": TIME_SAMPLINGS,
+        "loss_weight": LOSS_WEIGHTS,
+        "loss_reduction": REDUCTIONS,
+    },
+    "model": {"prior": ("zero", "data")},
+    "keeping": {"logger": LOGGERS},
+}
 WHOLE = ("optimizer_states", "lr_schedulers", "loops")  # what a checkpoint of training holds beside the weights
 
 
@@ -210,6 +225,7 @@ def resumed(given: Mapping[str, Any], of_preset: Mapping[str, Any], folder: RunF
             "resume",
         )
     config = read_config(folder.path)
+    check_names(config, folder)
     known = config.flags(class_of)
     compared = {**for_length(of_preset, config.recipe, given), **given}
     for further in FURTHER:  # compared one by one, under their own names
@@ -234,7 +250,25 @@ def resumed(given: Mapping[str, Any], of_preset: Mapping[str, Any], folder: RunF
         )
         for name, kind in SECTIONS.items()
     }
+    # what a config.json says starts no download: that is a wish of one command line
+    changed["data"] = replace(changed["data"], download=bool(given.get("download", False)))
     return replace(config, **changed).named(str(config.keeping.wb_id), folder.path.parent)
+
+
+def check_names(config: RunConfig, folder: RunFolder) -> None:
+    """Refuse a stored configuration that names what is in no register: a plugin is missing, or it is a foreign one.
+
+    Raises:
+        Refusal: naming it.
+    """
+    for part, registers in CHOSEN_BY_NAME.items():
+        for name, register in registers.items():
+            found = getattr(getattr(config, part), name)
+            if found is not None and found not in register:
+                raise Refusal(
+                    f"{folder.config}: {name} {found!r} is unknown; there are {', '.join(register)} (own ones come "
+                    "with --plugin)"
+                )
 
 
 def for_length(of_preset: Mapping[str, Any], recipe: Recipe, given: Collection[str]) -> dict[str, Any]:

@@ -76,11 +76,11 @@ def note_environment(path: Path, command: Sequence[str]) -> None:
     """Add command line and versions to environment.txt, below those of earlier parts of the run."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     packages = sorted(f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions())
-    earlier = path.read_text() if path.exists() else ""
+    earlier = path.read_bytes() if path.exists() else b""
     lines = [
         f"# {shlex.join(command)}",
         f"# Python {platform.python_version()} on {platform.platform()}, {device}",
         *packages,
         "",
     ]
-    atomic_write(path, (earlier + "\n".join(lines)).encode())
+    atomic_write(path, earlier + "\n".join(lines).encode())

@@ -101,9 +101,9 @@ def make_trainer(
         callbacks=[
             LogLines(keeping.log_model_every_n),
             StepProgress(),
+            LossPicture(folder.loss_picture, log),  # before the final weights: those say that all is there
             KeepWeights(folder, keeping.log_model_every_n),
             *callbacks,
-            LossPicture(folder.loss_picture, log),
             Checkpoints(folder, keeping.checkpoint_every, keeping.keep, deadline),
         ],
         accelerator=device.type,

@@ -4,6 +4,7 @@ W&B is online if there is an API key ($WANDB_API_KEY, or ``wandb login``) and a 
 $WANDB_MODE is honoured. It never stops a run, and never delays it by more than :data:`WANDB_DEFAULTS` allow.
 """
 
+import configparser
 import contextlib
 import netrc
 import os
@@ -30,6 +31,10 @@ WANDB_DEFAULTS = {  # of the library's own variables; what the user has set wins
     "WANDB_QUIET": "true",
     "WANDB_SHOW_INFO": "false",
 }
+
+
+WORKSPACE = (Path("wandb/settings"), Path(".wandb/settings"))  # of the working folder
+WORKSPACE_TAKEN = frozenset({"disabled", "entity", "mode", "project"})
 
 
 class Wandb(WandbLogger):
@@ -99,12 +104,38 @@ def weights_and_biases(folder: Path, run_name: str, config: dict[str, Any], proj
     return []
 
 
+def check_workspace() -> None:
+    """Refuse a settings file of the library in the working folder that says more than what is logged where.
+
+    Like ``.env``, it may have come with somebody else's data: it must not choose where a key is sent, nor what is run.
+
+    Raises:
+        Refusal: naming the file and the settings.
+    """
+    for path in WORKSPACE:
+        if not path.is_file():
+            continue
+        found = configparser.RawConfigParser(strict=False)
+        try:
+            found.read_string(path.read_text("utf-8"))
+        except (configparser.Error, UnicodeDecodeError) as error:
+            raise Refusal(f"wandb: {path.absolute()} is no settings file; remove it", "logger") from error
+        names = {name for section in (*found.values(),) for name in section} - WORKSPACE_TAKEN
+        if names:
+            raise Refusal(
+                f"wandb: {path.absolute()} sets {', '.join(sorted(names))}; only {', '.join(sorted(WORKSPACE_TAKEN))} "
+                "are taken from there, so remove the others (a server is named by $WANDB_BASE_URL)",
+                "logger",
+            )
+
+
 def wandb_settings() -> Any:
     """The library's settings: its defaults, its files and the environment.
 
     Raises:
-        Refusal: if the library is missing, or refuses a variable.
+        Refusal: if the library is missing, or refuses a variable, or its file in the working folder says too much.
     """
+    check_workspace()
     for name, value in WANDB_DEFAULTS.items():
         os.environ.setdefault(name, value)
     if KEY_VARIABLE in os.environ:

@@ -16,6 +16,7 @@ from common.generation import blocks as generation
 from common.generation import forecast
 from common.generation.blocks import read_samples
 from common.media.grids import GAP, LINE, TEXT_GAP, width_of
+from common.runs import RunFolder
 from common.samplers import SOLVERS
 from tests.training import tiny
 
@@ -57,6 +58,7 @@ def test_nothing_but_the_run(cli, run):
         f"{folder}/data/data_000000.npy",
         f"{folder}/grid.png",
         f"{folder}/label/label_000000.npy",
+        f"{folder}/manifest.json",
         f"{folder}/settings.json",
     ]
     assert result.out.splitlines()[-2:] == [f"arrays    {folder / 'data'}", f"grid      {folder / 'grid.png'}"]
@@ -273,7 +275,8 @@ def test_settings_are_kept_beside_the_samples(cli, run):
     assert settings["seeds"] == "4-6,9,8"
     assert settings["solver"] == "exp2"
     assert settings["steps"] == 2
-    file.write_text(json.dumps({**settings, "seeds": [4, 5, 6, 9, 8]}))  # as earlier versions wrote it
+    file.write_text(json.dumps({**settings, "seeds": [4, 5, 6, 9, 8]}))  # as earlier versions wrote it,
+    file.with_name("manifest.json").unlink()  # without this
     assert "not needed" in cli("generate", *SHORT, "--seeds", "4-6,9,8").out
     for other in ("4-6,8-9", "4-6,9"):
         assert "not needed" not in cli("generate", *SHORT, "--seeds", other).out
@@ -315,28 +318,39 @@ def test_real_images_as_samples(cli, run):
     (folder / "label").mkdir()
     np.save(folder / "data" / "data_000000.npy", (train.images[:100] / 255).movedim(1, -1).numpy())
     np.save(folder / "label" / "label_000000.npy", train.labels[:100].numpy())
-    assert cli("evaluate", "--run_id", "tiny").code == 0
+    result = cli("evaluate", "--run_id", "tiny")
+    assert result.code == 0
+    assert "has no settings.json" in result.out.splitlines()[0]
+    assert "2 files" in result.out.splitlines()[1]
     figures = json.loads((folder / "metrics.json").read_text())
     assert figures["agreement"] > 0.98
     assert figures["nearest"] < 0.01
 
 
 def test_the_newest_samples_are_the_default(cli, run):
-    for steps in (1, 2):
+    """They say when they were begun; times of files are others in a copy."""
+    words = ("evaluate", "--run_id", "tiny", "--metrics", "nearest")
+    for steps in (2, 1):
         assert cli("generate", "--run_id", "tiny", "--n_samples", 2, "--steps", steps).code == 0
     base = run / "generated_data" / "model-final"
-    os.utime(base / "exp2-1-ema" / "data", (2e9, 2e9))
-    assert "exp2-1-ema: 2" in cli("evaluate", "--run_id", "tiny", "--metrics", "nearest").out
-    os.utime(base / "exp2-2-ema" / "data", (2.1e9, 2.1e9))
-    assert "exp2-2-ema: 2" in cli("evaluate", "--run_id", "tiny", "--metrics", "nearest").out
-    words = ("evaluate", "--run_id", "tiny", "--metrics", "nearest", "--samples", "exp2-1-ema", "--version", "final")
+    os.utime(base / "exp2-2-ema" / "data", (2e9, 2e9))
     assert "exp2-1-ema: 2" in cli(*words).out
+    assert "exp2-2-ema: 2" in cli(*words, "--samples", "exp2-2-ema", "--version", "final").out
+    (base / "exp2-1-ema" / "manifest.json").unlink()  # as in sets of earlier versions, which do not say
+    assert "exp2-2-ema: 2" in cli(*words).out
+
+
+def test_sets_that_do_not_say_when_are_in_the_order_of_their_names(tmp_path):
+    names = ["v9/exp2-20", "v10/exp2-20-ema", "v10/exp2-20-ema-2", "v10/exp2-20-ema-10", "final/exp2-20", "final/²"]
+    for name in reversed(names):
+        (tmp_path / "generated_data" / f"model-{name}" / "data").mkdir(parents=True)
+    found = [path.relative_to(tmp_path / "generated_data") for path in RunFolder(tmp_path).sample_sets()]
+    assert [str(path) for path in found] == [f"model-{name}" for name in names]
 
 
 def test_samples_are_named_by_their_weights_too(cli, run):
-    for averaged in (False, True):
+    for averaged in (True, False):
         assert cli("generate", *SHORT, "--n_samples", 2, "--use_ema", averaged).code == 0
-    os.utime(run / "generated_data" / "model-final" / "exp2-2-raw" / "data", (2e9, 2e9))
     words = ("evaluate", "--run_id", "tiny", "--metrics", "nearest")
     for more, name in (
         ((), "exp2-2-raw"),
@@ -350,14 +364,14 @@ def test_samples_are_named_by_their_weights_too(cli, run):
     assert "there are: model-final/exp2-2-ema, model-final/exp2-2-raw" in refused.err
 
 
-def test_samples_without_labels_have_no_agreement(cli, run):
-    assert cli("generate", *SHORT, "--n_samples", 3).code == 0
-    for path in run.rglob("label_*.npy"):
-        path.unlink()
-    result = cli("evaluate", "--run_id", "tiny")
+def test_samples_without_labels_have_no_agreement(cli):
+    flags = {**tiny.FLAGS, "train_steps": 2, "batch_size": 4, "wb_id": "u", "conditioning": False}
+    assert cli("train", *tiny.command(**flags)).code == 0
+    assert cli("generate", "--run_id", "u", "--steps", 2, "--n_samples", 3).code == 0
+    result = cli("evaluate", "--run_id", "u")
     assert result.code == 0
     assert "agreement needs labels" in result.out
-    (file,) = run.rglob("metrics.json")
+    (file,) = Path("runs").rglob("metrics.json")
     assert set(json.loads(file.read_text())) == {"samples", "nearest"}
 
 

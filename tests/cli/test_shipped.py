@@ -15,7 +15,9 @@ SHIPPED = {
     "digits-heat-demo": ("digits-heat-demo_digits_heat_uvit", 8),
     "mnist-demo": ("mnist-demo_mnist_H0.9_K3", 28),
 }
-SAMPLING = {"SHIPPED.md", "config.json", "loss.png", "metrics.csv", "model", "real.safetensors", "samples"}
+SAMPLING = {
+    "SHIPPED.md", "config.json", "loss.png", "manifest.json", "metrics.csv", "model", "real.safetensors", "samples",
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def end_of(micro_step: int) -> Batch:
 def test_weights_are_kept_every_n_steps_and_once(tmp_path, accumulate, monkeypatch):
     written = []
     monkeypatch.setattr("common.training.callbacks.save", lambda path, state: written.append(path.name))
-    keeper, module = KeepWeights(tmp_path, 4), make()
+    keeper, module = KeepWeights(RunFolder(tmp_path), 4), make()
     for micro_step in range(10 * accumulate):
         step = (micro_step + 1) // accumulate
         attached(module, global_step=step, max_steps=10, accumulate_grad_batches=accumulate)
@@ -66,14 +66,14 @@ def test_kept_weights_are_plain_state_dicts(tmp_path, ema):
     module = make(ema_decay=ema)
     with torch.no_grad():
         next(module.network.parameters()).add_(1)
-    KeepWeights(tmp_path, 1)._write(attached(module), "v0")
+    KeepWeights(RunFolder(tmp_path), 1)._write(attached(module), "v0")
     networks = {"model": module.network}
     for name, average in zip(("ema_model", "ema0.75_model"), module.averages, strict=False):
         networks[name] = average.module
-    assert {p.name for p in tmp_path.iterdir()} == {f"{name}-v0.pth" for name in networks}
+    assert {p.name for p in (tmp_path / "model").iterdir()} == {f"{name}-v0.pth" for name in networks}
     assert len(networks) == 1 + len(ema)
     for name, network in networks.items():
-        state = torch.load(tmp_path / f"{name}-v0.pth", weights_only=True)
+        state = torch.load(tmp_path / "model" / f"{name}-v0.pth", weights_only=True)
         assert list(state) == list(network.state_dict())
         assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
 
@@ -81,7 +81,7 @@ def test_kept_weights_are_plain_state_dicts(tmp_path, ema):
 @pytest.mark.parametrize("changes", [{"is_global_zero": False}, {"global_step": 99}])
 def test_final_weights_belong_to_a_finished_run_and_one_process(tmp_path, changes):
     module = attached(make(), **{"global_step": 100, **changes})
-    KeepWeights(tmp_path, 1).on_train_end(module.trainer, module)
+    KeepWeights(RunFolder(tmp_path), 1).on_train_end(module.trainer, module)
     assert not list(tmp_path.iterdir())
 
 

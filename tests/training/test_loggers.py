@@ -500,7 +500,9 @@ def test_train_logs_to_wandb_and_the_key_is_nowhere(tmp_path, monkeypatch, capfd
         exits = [record.exit.exit_code for record in records(parts(folder)[0]) if record.HasField("exit")]
         assert exits == [130]  # the file is whole, and says how the run ended
         monkeypatch.setattr(DiffusionModule, "training_step", training_step)
-        monkeypatch.setattr(sys, "argv", ["train.py", "--resume", "shown", "--output_dir", str(tmp_path / "runs")])
+        monkeypatch.setattr(
+            sys, "argv", ["train.py", "--resume", "shown", "--logger", "wandb", "--output_dir", str(tmp_path / "runs")]
+        )
         assert train.main() == 0
         wandb_logger.forget()
 

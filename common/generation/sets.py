@@ -1,0 +1,174 @@
+"""Whose a set of samples is: one writer and one way of drawing to a folder; and what may be read of it."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from common.files import locked, open_array, owner_of, refuse_links, remove_leftovers, write_json
+from common.generation.blocks import Job
+from common.generation.config import samples_of, with_ranges
+from common.generation.opening import made_from
+from common.natural import natural
+from common.refusal import Refusal
+from common.runs import Run, SampleFolder
+
+PROGRAM = "generate.py"
+PATIENCE = 10.0  # seconds to wait for another program that chooses its folder
+NAMED = 5  # damaged blocks that are told by name
+AGAIN = "the same generate.py draws again what is missing or damaged"
+
+
+class Claim(NamedTuple):
+    """A folder that nobody else writes.
+
+    Attributes:
+        folder: where samples go.
+        remarks: what a user should know of how it was chosen.
+    """
+
+    folder: Path
+    remarks: list[str]
+
+
+@contextlib.contextmanager
+def claimed(run: Run, job: Job) -> Iterator[Claim]:
+    """The folder for the samples of a job, as long as one draws into it.
+
+    It is the one that holds such samples already, whatever its name, else a new one, named after the solver and the
+    kind of weights; a number is added if that name is taken by others. Samples of which nobody knows how they were
+    drawn, or that foreign arrays lie among, are left as they are.
+
+    Raises:
+        Refusal: if somebody else draws the same, or a symbolic link would lead elsewhere.
+    """
+    base = run.folder.generated(run.version)
+    refuse_links(run.folder.path, base)
+    with contextlib.ExitStack() as stack:
+        with locked(base, PROGRAM, wait=PATIENCE):  # two that choose at once see each other's choice
+            place, remarks = _choose(base, run, job)
+            refuse_links(base, place.path, inside=True)
+            stack.enter_context(locked(place.path, PROGRAM))
+            if not place.manifest.is_readable:
+                place.manifest.path.unlink()
+                remarks.append(f"{place.manifest.path} was damaged; it is written anew")
+            if not place.settings.exists() or not place.manifest.lists(place.settings):
+                with place.manifest.renewing(place.settings):
+                    if not place.settings.exists():
+                        write_json(place.settings, _identity(run, job))
+        remove_leftovers(place.path, place.data, place.labels, place.audio)
+        yield Claim(place.path, remarks)
+
+
+def _identity(run: Run, job: Job) -> dict[str, Any]:
+    return job.config.identity(made_from(run))
+
+
+def _choose(base: Path, run: Run, job: Job) -> tuple[SampleFolder, list[str]]:
+    wanted, left = _identity(run, job), []
+    for place in map(SampleFolder, sorted(base.glob("*"), key=lambda path: natural(path.name))):
+        if (kept := place.kept()) is not None and with_ranges(kept) == wanted:
+            if not (foreign := _foreign(place, job)):
+                return place, []
+            left.append(f"{place.path} is left as it is: {foreign[0]} is not of this set")
+    name, number = f"{job.config.folder_name}{run.source.suffix(run.kind)}", 1
+    place = SampleFolder(base / name)
+    while any(path.exists() for path in (place.settings, place.data, place.labels)):
+        if place.kept() is None:
+            left.append(f"{place.path} is left as it is: its {place.settings.name} is missing or damaged")
+        number += 1
+        place = SampleFolder(base / f"{name}-{number}")
+    return place, left
+
+
+def _foreign(place: SampleFolder, job: Job) -> list[Path]:
+    """What stands where a set writes but is none of its files."""
+    manifest = place.manifest.path
+    own = {place.settings, manifest, *job.files(place, job.blocks)}
+    there = [path for path in (place.settings, manifest, *place.arrays()) if path.exists()]
+    strange = [path for path in there if path not in own or not path.is_file()]
+    return sorted([*strange, *(path for path in (place.data, place.labels) if path.exists() and not path.is_dir())])
+
+
+def findings(folder: Path, job: Job, todo: Sequence[range]) -> list[str]:
+    """What a user should know of samples that are there: which are drawn again, and that others cannot be checked.
+
+    Args:
+        folder: their folder.
+        job: what they are drawn with.
+        todo: the blocks that are not there or not whole.
+    """
+    place = SampleFolder(folder)
+    damaged = [path.name for path in job.files(place, todo) if path.exists() and path.parent == place.data]
+    which = ", ".join(damaged[:NAMED]) + (", .." if len(damaged) > NAMED else "")
+    found = [f"{len(damaged)} drawn again, since damaged or without their labels: {which}"] if damaged else []
+    unlisted = {*job.files(place, job.blocks)} - place.manifest.files
+    if not todo and unlisted:
+        found.append(f"{len(unlisted)} files had no check sums yet, so damage would not be seen; they have them now")
+    return found
+
+
+def check_set(folder: Path) -> list[str]:
+    """Hold a set of samples against its manifest and its settings before it is used.
+
+    Args:
+        folder: the set.
+
+    Returns:
+        What a user should know: that it cannot be checked.
+
+    Raises:
+        Refusal: if it is damaged, or not drawn to its end.
+    """
+    place = SampleFolder(folder)
+    check, listed = place.manifest.checker(), place.manifest.files
+    there = {*place.arrays(), *([place.settings] if place.settings.exists() else [])}
+    try:
+        unchecked = [path for path in sorted(there | listed) if not check(path)]
+    except Refusal as error:
+        raise Refusal(f"{error}; {AGAIN}") from error
+    found = []
+    if place.settings not in there:
+        found.append(f"{folder} has no {place.settings.name}: nothing says how its samples were drawn")
+    elif (kept := place.kept()) is None:
+        raise Refusal(f"{place.settings} is damaged, so nothing says how its samples were drawn; draw them again")
+    else:
+        _check_count(place, with_ranges(kept))
+    if unchecked:
+        found.append(f"{len(unchecked)} files of {folder} have no check sums, so damage would not be seen")
+    return found
+
+
+def _check_count(place: SampleFolder, identity: Mapping[str, Any]) -> None:
+    blocks = {block: len(open_array(block)) for block in place.blocks()}
+    count, there = samples_of(identity), sum(blocks.values())
+    if count is not None and there < count:
+        owner = owner_of(place.path)
+        how = f"{owner} draws the rest" if owner else AGAIN
+        raise Refusal(f"{place.path}: {there} of {count} samples are there; {how}")
+    start = 0
+    for block, length in blocks.items():
+        if SampleFolder.start_of(block) != start or (count is not None and start + length > count):
+            raise Refusal(f"{block} is not of this set, by the numbers of its samples; move it away")
+        start += length
+
+
+def check_labels(folder: Path, labels: np.ndarray | None, num_classes: int | None) -> None:
+    """Refuse samples that have lost their labels, or have others than there can be.
+
+    Args:
+        folder: the set.
+        labels: its labels (N,); None if it has none.
+        num_classes: number of classes of the run; None if it was trained without labels.
+
+    Raises:
+        Refusal: saying which.
+    """
+    if num_classes is None:
+        return
+    if labels is None:
+        raise Refusal(f"{folder}: its labels are missing; {AGAIN}")
+    if len(labels) and not (labels.min() >= 0 and labels.max() < num_classes):
+        raise Refusal(f"{folder}: its labels are not all in 0 .. {num_classes - 1}; {AGAIN}")

@@ -1,0 +1,117 @@
+"""A set of drawn samples: every name in its folder, once, and what it was drawn with."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.files import Manifest
+from common.refusal import Refusal
+
+BLOCK = re.compile(r"data_\d{6,}\.npy", re.ASCII)
+
+
+@dataclass(frozen=True)
+class SampleFolder:
+    """One set of drawn samples: arrays in blocks, what they were drawn with, and what is looked at.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """What the samples were drawn with."""
+        return self.path / "settings.json"
+
+    @property
+    def version(self) -> str:
+        """The version of the weights that drew them."""
+        return self.path.parent.name.removeprefix("model-")
+
+    @property
+    def manifest(self) -> Manifest:
+        """Check sums of the settings and, once all are drawn, of arrays and labels."""
+        return Manifest(self.path)
+
+    def kept(self) -> dict[str, Any] | None:
+        """What settings.json holds; None if it is missing or damaged, so that nobody knows what the arrays are."""
+        if not self.settings.is_file():
+            return None
+        try:
+            if self.manifest.is_readable:
+                self.manifest.check(self.settings)
+            kept = json.loads(self.settings.read_text("utf-8"))
+        except (Refusal, OSError, ValueError, RecursionError):
+            return None
+        return kept if isinstance(kept, dict) else None
+
+    @property
+    def weights(self) -> str:
+        """Name of the weights that drew them, e.g. ``ema_model-final.pth``; empty if settings.json does not say."""
+        return str((self.kept() or {}).get("weights", ""))
+
+    @property
+    def kind(self) -> str:
+        """Kind of the weights that drew them, e.g. ``ema_model``; empty if settings.json does not say."""
+        return self.weights.partition(f"-{self.version}")[0]
+
+    @property
+    def figures(self) -> Path:
+        """Figures about them."""
+        return self.path / "metrics.json"
+
+    @property
+    def grid(self) -> Path:
+        """The first of them as a picture."""
+        return self.path / "grid.png"
+
+    @property
+    def trajectory(self) -> Path:
+        """How the first of them came out of the noise."""
+        return self.path / "trajectory.png"
+
+    @property
+    def film(self) -> Path:
+        """The same as a film."""
+        return self.path / "trajectory.gif"
+
+    @property
+    def audio(self) -> Path:
+        """Sounds as .wav files."""
+        return self.path / "audio"
+
+    @property
+    def data(self) -> Path:
+        """Arrays, one per block."""
+        return self.path / "data"
+
+    @property
+    def labels(self) -> Path:
+        """Labels, one array per block; not there if the network takes none."""
+        return self.path / "label"
+
+    def block(self, start: int) -> Path:
+        """The array of the block that begins with a sample's index."""
+        return self.data / f"data_{start:06d}.npy"
+
+    def labels_of(self, block: Path) -> Path:
+        """The labels of a block."""
+        return self.labels / block.name.replace("data_", "label_")
+
+    @staticmethod
+    def start_of(block: Path) -> int:
+        """Index of the first sample of a block."""
+        return int(block.stem.removeprefix("data_"))
+
+    def blocks(self) -> list[Path]:
+        """The arrays that are there, in order of index."""
+        named = [path for path in self.data.glob("data_*.npy") if BLOCK.fullmatch(path.name)]
+        return sorted(named, key=self.start_of)
+
+    def arrays(self) -> set[Path]:
+        """All arrays that are there, of samples and of labels, whatever their names."""
+        return {*self.data.glob("*.npy"), *self.labels.glob("*.npy")}

@@ -1,0 +1,101 @@
+"""What a training restores from a checkpoint, looked at before its first step: the file may be anybody's."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from common.files import UNREADABLE
+from common.refusal import Refusal
+from common.runs.versions import Checkpoint
+
+
+class Restored(Callback):
+    """Refuses a checkpoint that says something else than the state of this training.
+
+    Lightning puts plain data of the file into optimiser, schedule and loops as it is. There is no code in it, but what
+    is of another kind than before would end the training with a traceback in some later step.
+
+    Args:
+        checkpoint: the file.
+
+    Attributes:
+        done: whether all is restored, so that an error is none of the file's.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.done = False
+        self._before: Any = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note what kinds of values there are."""
+        self._before = _kinds(_state(trainer))
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at what was restored."""
+        self._look(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at what was restored, if nothing was tried before."""
+        if not self.done:
+            self._look(trainer)
+
+    def _look(self, trainer: pl.Trainer) -> None:
+        right = trainer.global_step == self.checkpoint.step and _contains(_kinds(_state(trainer)), self._before)
+        if not right or not all(map(_is_of, *_moments(trainer))):
+            raise self.refusal("it says something else than the state of this training")
+        self.done = True
+
+    def refusal(self, why: object) -> Refusal:
+        """What to say of the checkpoint."""
+        path = self.checkpoint.path
+        return Refusal(f"{path} cannot be gone on from ({why}); try another of {path.parent}", "resume")
+
+    def blame(self, error: Exception) -> Refusal | None:
+        """What to say of an error, if it came from restoring."""
+        if self.done or not isinstance(error, UNREADABLE):
+            return None
+        return self.refusal(f"{type(error).__name__}: {error}")
+
+
+def _state(trainer: pl.Trainer) -> Any:
+    """Plain data that the file sets: settings of optimisers, and all of schedules and loops."""
+    groups = [[{**group, "params": None} for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+    schedules = [vars(config.scheduler) for config in trainer.lr_scheduler_configs]
+    return {"groups": groups, "schedules": schedules, "loops": trainer.fit_loop.state_dict()}
+
+
+def _kinds(value: Any) -> Any:
+    """A value with kinds in place of what it holds; numbers are of one kind."""
+    if isinstance(value, dict):
+        return {key: _kinds(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_kinds(part) for part in value]
+    return float if isinstance(value, int | float) else type(value)
+
+
+def _contains(found: Any, wanted: Any) -> bool:
+    """Whether all kinds that are wanted are found; other versions of a library may keep further ones."""
+    if isinstance(wanted, dict):
+        return isinstance(found, dict) and all(_contains(found.get(key), part) for key, part in wanted.items())
+    if isinstance(wanted, list):
+        return isinstance(found, list) and len(found) == len(wanted) and all(map(_contains, found, wanted))
+    return found is wanted
+
+
+def _moments(trainer: pl.Trainer) -> tuple[list[Tensor], list[dict[str, Any]]]:
+    """Parameters, and what their optimiser keeps of each."""
+    kept = [pair for optimizer in trainer.optimizers for pair in optimizer.state.items()]
+    return [parameter for parameter, _ in kept], [state for _, state in kept]
+
+
+def _is_of(parameter: Tensor, state: Any) -> bool:
+    """Whether an optimiser may keep this of a parameter: numbers, and tensors of its shape."""
+    return isinstance(state, dict) and all(
+        value.shape in (parameter.shape, ()) and value.is_floating_point()
+        if isinstance(value, Tensor)
+        else isinstance(value, int | float)
+        for value in state.values()
+    )
