@@ -1,6 +1,7 @@
 """Worker processes that read samples: how what they read comes here, how long they are waited for, how they end."""
 
 import contextlib
+import math
 import multiprocessing
 import os
 import shutil
@@ -26,6 +27,8 @@ POLL = 1  # seconds of waiting between looks at whether to wait on
 LIMIT = 300.0  # seconds of waiting after which what is awaited will not come
 TIMED_OUT = "DataLoader timed out"  # how torch's message begins
 SHARED_MEMORY = Path("/dev/shm")
+LEAST = 1_000_000  # bytes of it that processes take before they read
+SPARED = 8_000_000  # bytes of it that batches leave to others, such as the processes that read for validation
 
 T = TypeVar("T")
 
@@ -80,6 +83,8 @@ class Readers(DataLoader[T]):
     def __iter__(self) -> Iterator[T]:  # type: ignore[override]  # all that callers use of it
         if not self.num_workers:
             return super().__iter__()
+        if not self._processes and room() < LEAST:  # torch could only fail half way
+            raise Refusal(f"no processes that read can be started; {advice()}")
         before, known = signal.getsignal(signal.SIGCHLD), set(multiprocessing.active_children())
         try:
             batches = self._started()
@@ -177,10 +182,10 @@ def _passable(part: Any) -> Any:
     """A tensor in shared memory, or as an array, which goes through a pipe; anything else as it is."""
     if not isinstance(part, Tensor):
         return part
-    try:
-        return part.share_memory_()
-    except RuntimeError:
-        return part.numpy()
+    if room() >= part.nbytes + SPARED:
+        with contextlib.suppress(RuntimeError):  # others were faster
+            return part.share_memory_()
+    return part.numpy()
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -199,6 +204,11 @@ def end(processes: set[Any]) -> None:
         process = processes.pop()
         process.kill()
         process.join()
+
+
+def room() -> float:
+    """Bytes of shared memory that are free, if that can be told."""
+    return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else math.inf
 
 
 def advice() -> str:

@@ -105,6 +105,7 @@ def test_the_last_word_of_a_program_that_was_stopped_at_once(monkeypatch, capsys
         raise KeyboardInterrupt(why)
 
     monkeypatch.setattr("common.program.start_program", lambda: None)
+    monkeypatch.setattr("common.stopping._reaction", None)  # put back at the end
     monkeypatch.setattr(work, stopped)
     monkeypatch.setattr("sys.argv", [program, "--run_id", "a"][: 3 if program == "generate.py" else 1])
     with pytest.raises(SystemExit) as end:

@@ -34,18 +34,28 @@ WHOLE = [[i] * 5 for i in range(12)]
 
 
 @pytest.mark.parametrize("stay", [False, True])
-def test_shared_memory_that_is_full(monkeypatch, capfd, stay):
+@pytest.mark.parametrize("noticed", ["before", "late"])
+def test_shared_memory_that_is_full(monkeypatch, capfd, stay, noticed):
     """As in containers, which have 64 MB: torch would drop the batch, and wait for it for ever."""
 
     def full(part):
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)")
 
-    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    if noticed == "late":
+        monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    else:
+        monkeypatch.setattr(readers, "SPARED", 10**18)
     loader = Readers(Numbers(), range(12), 2, stay=stay)
     assert values(loader) == values(loader) == WHOLE
     line = capfd.readouterr().err.splitlines()[0]
     assert line.startswith("note: batches take a slower way; give more shared memory (/dev/shm: ")
     assert line.endswith(", in a container by --shm-size 2g, or lower --num_workers; 0 needs none")
+
+
+def test_shared_memory_without_any_room(monkeypatch):
+    monkeypatch.setattr(readers, "LEAST", 10**18)
+    with pytest.raises(Refusal, match=r"no processes that read can be started; .*shared memory.*--num_workers"):
+        iter(Readers(Numbers(), range(12), 2, stay=False))
 
 
 def killed() -> None:
