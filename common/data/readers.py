@@ -1,6 +1,7 @@
 """Worker processes that read samples: how what they read comes here, how long they are waited for, how they end."""
 
 import contextlib
+import math
 import multiprocessing
 import os
 import shutil
@@ -8,7 +9,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +27,8 @@ POLL = 1  # seconds of waiting between looks at whether to wait on
 LIMIT = 300.0  # seconds of waiting after which what is awaited will not come
 TIMED_OUT = "DataLoader timed out"  # how torch's message begins
 SHARED_MEMORY = Path("/dev/shm")
+LEAST = 1_000_000  # bytes of it that processes take before they read
+SPARED = 8_000_000  # bytes of it that batches leave to others, such as the processes that read for validation
 
 T = TypeVar("T")
 
@@ -79,6 +83,8 @@ class Readers(DataLoader[T]):
     def __iter__(self) -> Iterator[T]:  # type: ignore[override]  # all that callers use of it
         if not self.num_workers:
             return super().__iter__()
+        if not self._processes and room() < LEAST:  # torch could only fail half way
+            raise Refusal(f"no processes that read can be started; {advice()}")
         before, known = signal.getsignal(signal.SIGCHLD), set(multiprocessing.active_children())
         try:
             batches = self._started()
@@ -119,12 +125,11 @@ class _Awaited(Iterator[T]):
                 try:
                     batch: T = self._received(next(self._batches))
                     return batch
-                except RuntimeError as error:
-                    if dead := [process for process in self._processes if not process.is_alive()]:
-                        raise Refusal(
-                            f"a process that reads data ended ({ending(dead[0].exitcode)}); {advice()}"
-                        ) from error
-                    if not str(error).startswith(TIMED_OUT):
+                except (RuntimeError, OSError, EOFError) as error:  # the latter from connections that break
+                    timed_out = str(error).startswith(TIMED_OUT)
+                    if dead := wait([process.sentinel for process in self._processes], 0 if timed_out else POLL):
+                        raise Refusal(f"a process that reads data ended ({self._ending(dead)}); {advice()}") from error
+                    if not timed_out:
                         raise
                 stopping.check(began)
                 if time.monotonic() - began > LIMIT:
@@ -137,6 +142,14 @@ class _Awaited(Iterator[T]):
         except BaseException:
             end(self._processes)  # one that hangs would not end by itself, and the program with it
             raise
+
+    def _ending(self, sentinels: Collection[Any]) -> str:
+        """How the first of some processes ended, in words."""
+        process = next(process for process in self._processes if process.sentinel in sentinels)
+        process.join()
+        with contextlib.suppress(ValueError):
+            return f"killed by {signal.Signals(-process.exitcode).name}"
+        return f"exit code {process.exitcode}"
 
     def _received(self, batch: Any) -> Any:
         parts = batch if isinstance(batch, tuple) else (batch,)
@@ -169,10 +182,10 @@ def _passable(part: Any) -> Any:
     """A tensor in shared memory, or as an array, which goes through a pipe; anything else as it is."""
     if not isinstance(part, Tensor):
         return part
-    try:
-        return part.share_memory_()
-    except RuntimeError:
-        return part.numpy()
+    if room() >= part.nbytes + SPARED:
+        with contextlib.suppress(RuntimeError):  # others were faster
+            return part.share_memory_()
+    return part.numpy()
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -193,11 +206,9 @@ def end(processes: set[Any]) -> None:
         process.join()
 
 
-def ending(code: int) -> str:
-    """How a process ended, in words."""
-    with contextlib.suppress(ValueError):
-        return f"killed by {signal.Signals(-code).name}"
-    return f"exit code {code}"
+def room() -> float:
+    """Bytes of shared memory that are free, if that can be told."""
+    return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else math.inf
 
 
 def advice() -> str:

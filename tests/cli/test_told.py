@@ -79,11 +79,15 @@ def test_stopped_at_once(cli, monkeypatch, at, lost):
 
     monkeypatch.setattr(DiffusionModule, "training_step", interrupted)
     with pytest.raises(KeyboardInterrupt) as stop:
-        cli("train", *tiny.command(**FLAGS, wb_id="a"))
-    assert str(stop.value) == (
-        "stopped before a checkpoint could be written; what was done since the last one is lost"
-        if lost
-        else "stopped before the first step; nothing was lost"
+        cli("train", *tiny.command(**FLAGS, wb_id="a", checkpoint_every=100))
+    assert (
+        str(stop.value)
+        == (
+            "stopped at step 2 before a checkpoint could be written; steps 1 to 2 are lost"
+            if lost
+            else "stopped at step 0; nothing was lost"
+        )
+        + "; go on with: python train.py --resume a_digits_H0.9_K2"
     )
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -93,13 +97,15 @@ def test_stopped_at_once(cli, monkeypatch, at, lost):
     ("program", "work", "otherwise"),
     [
         ("train.py", "common.training.fitting.train", "stopped; nothing was lost"),
-        ("generate.py", "common.generation.opening.open_job", "stopped; nothing was drawn yet"),
+        ("generate.py", "common.generation.opening.open_job", "stopped; the same command goes on"),
     ],
 )
 def test_the_last_word_of_a_program_that_was_stopped_at_once(monkeypatch, capsys, program, work, otherwise, why):
     def stopped(order):
         raise KeyboardInterrupt(why)
 
+    monkeypatch.setattr("common.program.start_program", lambda: None)
+    monkeypatch.setattr("common.stopping._reaction", None)  # put back at the end
     monkeypatch.setattr(work, stopped)
     monkeypatch.setattr("sys.argv", [program, "--run_id", "a"][: 3 if program == "generate.py" else 1])
     with pytest.raises(SystemExit) as end:

@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 import train
+from common import stopping
+from common.data import module, reading
 from common.training import checkpoints
 from common.training.module import DiffusionModule
 from tests.training import interrupted, tiny
@@ -97,6 +100,29 @@ def test_a_checkpoint_by_the_clock_loses_nothing(tmp_path, uninterrupted, monkey
         with pytest.raises(ZeroDivisionError, match="cut off"):
             train.main(tiny.command(**FLAGS, wb_id="r", output_dir=tmp_path))
     assert tiny.step_of(tmp_path / NAME / "checkpoints" / "last.ckpt") == 11
+    assert resume(tmp_path) == 0
+    assert_same(tmp_path / NAME, uninterrupted)
+
+
+@pytest.mark.parametrize("steps", [13, 10], ids=["within", "after a validation"])
+def test_a_stop_while_data_does_not_come_loses_nothing(tmp_path, uninterrupted, monkeypatch, steps):
+    """The process that reads hangs; one batch more than those of the steps is there."""
+    read = module._Batches.__getitem__
+
+    def hanging(self, index):
+        if index > steps * ACCUMULATE and isinstance(self.order, module.BatchOrder):
+            time.sleep(1000)
+        return read(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "RESIDENT_LIMIT", 0)
+        patch.setattr(module._Batches, "__getitem__", hanging)
+        patch.setattr(stopping, "GRACE", 0.0)
+        signal_in(patch, steps * ACCUMULATE - 1, signal.SIGTERM)
+        patch.setattr(checkpoints, "anywhere", lambda trainer, wish: False)  # too late for the end of the step
+        with pytest.raises(KeyboardInterrupt, match=f"stopped at step {steps}; nothing was lost; go on with: python"):
+            train.main(tiny.command(**FLAGS, wb_id="r", output_dir=tmp_path, num_workers=1))
+    assert tiny.step_of(tmp_path / NAME / "checkpoints" / "last.ckpt") == steps
     assert resume(tmp_path) == 0
     assert_same(tmp_path / NAME, uninterrupted)
 
