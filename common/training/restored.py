@@ -28,10 +28,11 @@ class Restored(Callback):
         self.checkpoint = checkpoint
         self.done = False
         self._before: Any = None
+        self._steps: list[Any] = []
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note what kinds of values there are."""
-        self._before = _kinds(_state(trainer))
+        """Note what kinds of values there are, and for how many steps the schedule was made."""
+        self._before, self._steps = _kinds(_state(trainer)), _steps(trainer)
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at what was restored."""
@@ -43,6 +44,8 @@ class Restored(Callback):
             self._look(trainer)
 
     def _look(self, trainer: pl.Trainer) -> None:
+        if _steps(trainer) != self._steps:
+            raise self.refusal("its learning rate was made for another number of steps than config.json has")
         right = trainer.global_step == self.checkpoint.step and _contains(_kinds(_state(trainer)), self._before)
         if not right or not all(map(_is_of, *_moments(trainer))):
             raise self.refusal("it says something else than the state of this training")
@@ -65,6 +68,11 @@ def _state(trainer: pl.Trainer) -> Any:
     groups = [[{**group, "params": None} for group in optimizer.param_groups] for optimizer in trainer.optimizers]
     schedules = [vars(config.scheduler) for config in trainer.lr_scheduler_configs]
     return {"groups": groups, "schedules": schedules, "loops": trainer.fit_loop.state_dict()}
+
+
+def _steps(trainer: pl.Trainer) -> list[Any]:
+    """How many steps every schedule has in all, if it knows."""
+    return [getattr(config.scheduler, "total_steps", None) for config in trainer.lr_scheduler_configs]
 
 
 def _kinds(value: Any) -> Any:
