@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 import args
+import generate
+import train
 from common.config import plugins
 from common.config.env_file import TAKEN, read_env_file
-from common.config.parser import complain, redacted, without_secret
+from common.config.parser import ENV_TOLD, complain, redacted, without_secret
 from common.config.plugins import class_path, resolve_class, trust
 from common.dynamics import VP, LinearDynamics
 from common.refusal import Refusal
@@ -27,7 +29,7 @@ KEY = "0123456789abcdef" * 2 + "deadbeef"  # 40 hexadecimal digits, as keys of W
 @pytest.fixture
 def empty_environment(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    for name in (*TAKEN, "PYTHONPATH", "HERE"):
+    for name in (*TAKEN, "PYTHONPATH", "HERE", ENV_TOLD):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     before = dict(os.environ)
@@ -158,16 +160,13 @@ def test_a_key_is_hidden_however_it_is_given(given):
 
 
 @pytest.mark.parametrize("flag", ["--wb_key", "--wb-key", "-wb_key", "--WB_KEY", "--wb_kye"])
-def test_no_program_prints_a_key(flag, tmp_path):
-    for program in ("train.py", "generate.py"):
-        done = subprocess.run(
-            [sys.executable, str(ROOT / program), flag, KEY, "--nothing", "1"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 2
-        assert KEY not in done.stdout + done.stderr
+@pytest.mark.parametrize("program", [train, generate])
+@pytest.mark.usefixtures("empty_environment")
+def test_no_program_prints_a_key(program, flag, capsys):
+    with pytest.raises(SystemExit) as stop:
+        program.main([flag, KEY, "--nothing", "1"])
+    assert stop.value.code == 2
+    assert KEY not in "".join(capsys.readouterr())
 
 
 # -- classes that config.json names ------------------------------------------------------------------------------------

@@ -3,12 +3,16 @@
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
+from common.config.schema import Recipe
 from common.files import UNREADABLE
 from common.refusal import Refusal
-from common.runs.versions import Checkpoint
+from common.runs.versions import MOST_STEPS, Checkpoint
+from common.training.module import DiffusionModule
+from common.training.optimizers import OPTIMIZERS
 
 
 class Restored(Callback):
@@ -28,10 +32,14 @@ class Restored(Callback):
         self.checkpoint = checkpoint
         self.done = False
         self._before: Any = None
+        self._steps: list[Any] = []
+        self._kept: dict[str, bool] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note what kinds of values there are."""
-        self._before = _kinds(_state(trainer))
+        """Note what kinds of values there are, and for how many steps the schedule was made."""
+        self._before, self._steps = _kinds(_state(trainer)), _steps(trainer)
+        if isinstance(pl_module, DiffusionModule):
+            self._kept = _kept(pl_module.recipe)
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at what was restored."""
@@ -43,8 +51,11 @@ class Restored(Callback):
             self._look(trainer)
 
     def _look(self, trainer: pl.Trainer) -> None:
+        if _steps(trainer) != self._steps:
+            raise self.refusal("its learning rate was made for another number of steps than config.json has")
         right = trainer.global_step == self.checkpoint.step and _contains(_kinds(_state(trainer)), self._before)
-        if not right or not all(map(_is_of, *_moments(trainer))):
+        states = [pair for optimizer in trainer.optimizers for pair in optimizer.state.items()]
+        if not right or not all(_is_of(parameter, state, self._kept) for parameter, state in states):
             raise self.refusal("it says something else than the state of this training")
         self.done = True
 
@@ -67,6 +78,11 @@ def _state(trainer: pl.Trainer) -> Any:
     return {"groups": groups, "schedules": schedules, "loops": trainer.fit_loop.state_dict()}
 
 
+def _steps(trainer: pl.Trainer) -> list[Any]:
+    """How many steps every schedule has in all, if it knows."""
+    return [getattr(config.scheduler, "total_steps", None) for config in trainer.lr_scheduler_configs]
+
+
 def _kinds(value: Any) -> Any:
     """A value with kinds in place of what it holds; numbers are of one kind."""
     if isinstance(value, dict):
@@ -85,17 +101,28 @@ def _contains(found: Any, wanted: Any) -> bool:
     return found is wanted
 
 
-def _moments(trainer: pl.Trainer) -> tuple[list[Tensor], list[dict[str, Any]]]:
-    """Parameters, and what their optimiser keeps of each."""
-    kept = [pair for optimizer in trainer.optimizers for pair in optimizer.state.items()]
-    return [parameter for parameter, _ in kept], [state for _, state in kept]
+def _kept(recipe: Recipe) -> dict[str, bool]:
+    """What the optimiser of a recipe keeps of a parameter, by name: whether it has the shape of that, or is a number."""
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.zeros(2)
+    optimizer = OPTIMIZERS[recipe.optimizer]([parameter], recipe.lr, recipe.weight_decay)
+    optimizer.step()
+    return {name: getattr(value, "shape", ()) == (2,) for name, value in optimizer.state[parameter].items()}
 
 
-def _is_of(parameter: Tensor, state: Any) -> bool:
-    """Whether an optimiser may keep this of a parameter: numbers, and tensors of its shape."""
-    return isinstance(state, dict) and all(
-        value.shape in (parameter.shape, ()) and value.is_floating_point()
-        if isinstance(value, Tensor)
-        else isinstance(value, int | float)
-        for value in state.values()
-    )
+def _is_of(parameter: Tensor, state: Any, kept: dict[str, bool]) -> bool:
+    """Whether an optimiser may keep this of a parameter; nothing, if it took no step with it."""
+    if not isinstance(state, dict) or (state and not kept.keys() <= state.keys()):
+        return False
+    return all(_is_moment(parameter, state[name]) if whole else _is_count(state[name])
+               for name, whole in kept.items() if state)  # fmt: skip
+
+
+def _is_moment(parameter: Tensor, value: Any) -> bool:
+    return isinstance(value, Tensor) and value.shape == parameter.shape and value.is_floating_point()
+
+
+def _is_count(value: Any) -> bool:
+    if isinstance(value, Tensor) and value.shape == ():
+        value = value.item()
+    return isinstance(value, int | float) and 0 <= value < MOST_STEPS

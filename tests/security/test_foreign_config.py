@@ -216,6 +216,7 @@ RESUMED = [
     (("model", "prediction"), "evil"),
     (("data", "data_name"), "evil\x1b"),
     (("recipe", "train_steps"), 10**30),
+    (("recipe", "train_steps"), 10**6),
     (("recipe", "batch_size"), 10**12),
     (("hardware", "devices"), 10**6),
     (("network", "arguments", "num_res_blocks"), 10**6),

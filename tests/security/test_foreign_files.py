@@ -324,6 +324,24 @@ def test_a_run_folder_may_be_a_link_itself(cli, stopped, tmp_path):
 STEPS = [None, True, -1, 10**30, 0.5, float("nan"), "x\x1b[2J", [], {}, torch.zeros(3), torch.tensor(10**9)]
 
 
+MOMENTS = [
+    {"step": torch.tensor(-1.0)},
+    {"step": 10**30},
+    {"exp_avg": 7},
+    {"exp_avg": torch.zeros(3)},
+    {"exp_avg_sq": torch.zeros(16, dtype=torch.int64)},
+]
+
+
+@pytest.mark.parametrize("moments", MOMENTS, ids=map(str, MOMENTS))
+def test_foreign_moments_of_an_optimiser_are_refused(moments, cli, stopped):
+    path = stopped / "checkpoints" / "step-0000100.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["optimizer_states"][0]["state"][0].update(moments)
+    torch.save(checkpoint, path)
+    assert "cannot be gone on from" in refused(cli("train", "--resume", stopped.name, "--device", "cpu"))
+
+
 def replanted(folder: Path, **parts: object) -> None:
     path = folder / "checkpoints" / "step-0000100.ckpt"
     torch.save({**torch.load(path, weights_only=True), **parts}, path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import args
+from common.config.env_file import TAKEN
 from common.refusal import Refusal
 from common.training import loggers, wandb_logger
 from scripts import export
@@ -203,3 +205,15 @@ print(sorted(bad & set(seen[before:])), "args" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "[] False\n", done.stderr
+
+
+# -- the document ------------------------------------------------------------------------------------------------------
+
+
+def test_every_promise_is_held_by_a_test():
+    promised = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "security.md").read_text()))
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(promised) >= 20
+    assert [name for name in promised if f"def {name}(" not in tests] == []
+    for document in ("README.md", "docs/security.md"):
+        assert all(f"`{name}`" in (ROOT / document).read_text() for name in TAKEN)
