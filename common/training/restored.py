@@ -102,7 +102,7 @@ def _contains(found: Any, wanted: Any) -> bool:
 
 
 def _kept(recipe: Recipe) -> dict[str, bool]:
-    """What the optimiser of a recipe keeps of a parameter, by name: whether it has the shape of that, or is a number."""
+    """What the optimiser of a recipe keeps of a parameter, by name: whether of the shape of that, or a number."""
     parameter = nn.Parameter(torch.zeros(2))
     parameter.grad = torch.zeros(2)
     optimizer = OPTIMIZERS[recipe.optimizer]([parameter], recipe.lr, recipe.weight_decay)
