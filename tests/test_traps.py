@@ -136,6 +136,10 @@ def test_replaced_weights_are_drawn_again(drawn, capsys):
     file = drawn.parents[1] / "model" / "ema_model-final.pth"
     state = {name: value + 0.05 for name, value in torch.load(file, weights_only=True).items()}
     torch.save(state, file)
+    with pytest.raises(SystemExit):
+        generate.main(words)
+    assert "ema_model-final.pth is damaged, or another file than was written" in capsys.readouterr().err
+    (drawn.parents[1] / "manifest.json").unlink()
     assert generate.main(words) == 0
     assert "not needed" not in capsys.readouterr().out
     after = np.load(drawn / "exp2-2-ema-2" / "data" / "data_000000.npy")

@@ -157,7 +157,7 @@ def build(chosen: Chosen, kind: type, *given: Any) -> Any:
             raise Refusal(f"is required by {chosen.path}", name)
     hints = hints_of(cls)
     arguments = {
-        name: restore(chosen, name, value, parameters[name].default, hints.get(name))
+        name: restore(chosen, name, value, parameters[name].default, hints.get(name, Any))
         for name, value in chosen.arguments.items()
     }
     try:

@@ -34,20 +34,22 @@ def rehearse(config: RunConfig, weights: Path | None) -> None:
     if not is_own(config.network):
         return
     if weights is None:
-        with at_most(psutil.virtual_memory().total // 4, "this machine has memory for"), torch.device("meta"):
-            build(config.network, nn.Module)
+        numbers = psutil.virtual_memory().total // 4
+        problem = f"the network has more than the {numbers:,} numbers that this machine has memory for; take a smaller one"
     else:
-        with at_most(weights.stat().st_size + FURTHER, f"{weights.name} can hold"), torch.device("meta"):
-            build(config.network, nn.Module)
+        numbers = weights.stat().st_size + FURTHER
+        problem = f"{weights} does not fit this network, which has more numbers than the file can hold"
+    with at_most(numbers, problem), torch.device("meta"):
+        build(config.network, nn.Module)
 
 
 @contextlib.contextmanager
-def at_most(numbers: int, limit: str) -> Iterator[None]:
+def at_most(numbers: int, problem: str) -> Iterator[None]:
     """Refuse to make modules with more parameters and buffers, while they are being made.
 
     Args:
         numbers: how many numbers there may be.
-        limit: what says so, for the message.
+        problem: what to say if there are more.
     """
     left = numbers
 
@@ -55,7 +57,7 @@ def at_most(numbers: int, limit: str) -> Iterator[None]:
         nonlocal left
         left -= OF_MODULE if isinstance(part, nn.Module) else 0 if part is None else part.numel()
         if left < 0:
-            raise Refusal(f"its network has more than the {numbers:,} numbers that {limit}")
+            raise Refusal(problem)
 
     handles = [
         registration.register_module_parameter_registration_hook(count),

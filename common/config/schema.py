@@ -180,9 +180,8 @@ class Recipe(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         decays = self.ema_decay or ()
-        wanted = f"different numbers in [0, 1), at most {MOST_AVERAGES}"
-        are_some = len(set(decays)) == len(decays) <= MOST_AVERAGES and all(decay in SHARE for decay in decays)
-        require(are_some, "ema_decay", wanted, decays)
+        are_some = len(decays) <= MOST_AVERAGES and all(decay in SHARE for decay in decays)
+        require(are_some, "ema_decay", f"numbers in [0, 1), at most {MOST_AVERAGES}", decays)
         if self.lr_end > self.lr:
             raise Refusal(f"{self.lr_end:g} must not be above --lr {self.lr:g}", "lr_end")
         if self.lr_schedule == "warmup_cosine" and self.warmup_steps >= (self.decay_steps or self.train_steps):

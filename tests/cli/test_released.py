@@ -84,11 +84,10 @@ def write(output_dir: Path, run: tuple[Any, ...], state: dict[str, Tensor], layo
     prefix = prefix and f"{prefix}."
     content = {prefix + name: value for name, value in state.items()}
     if stem == "ema_model":
-        zero = torch.zeros(())
         content = {
             "initted": torch.tensor(True),
             "step": torch.tensor(600000),
-            **{f"online_model.{name}": zero.expand(value.shape) for name, value in content.items()},
+            **{f"online_model.{name}": torch.zeros(value.shape) for name, value in content.items()},
             **{f"ema_model.{name}": value for name, value in content.items()},
         }
     folder = output_dir / folder_name(run)
