@@ -35,7 +35,9 @@ def rehearse(config: RunConfig, weights: Path | None) -> None:
         return
     if weights is None:
         numbers = psutil.virtual_memory().total // 4
-        problem = f"the network has more than the {numbers:,} numbers that this machine has memory for; take a smaller one"
+        problem = (
+            f"the network has more than the {numbers:,} numbers that this machine has memory for; take a smaller one"
+        )
     else:
         numbers = weights.stat().st_size + FURTHER
         problem = f"{weights} does not fit this network, which has more numbers than the file can hold"
