@@ -245,7 +245,8 @@ def test_the_schedule_follows_the_whole_run(tmp_path, monkeypatch):
 
     def recorded(self, closure=None):
         group = self.param_groups[0]
-        used.append((group["lr"], group["betas"][0]))
+        if len(group["params"]) > 1:  # not the one step that tells what an optimiser keeps
+            used.append((group["lr"], group["betas"][0]))
         return step(self, closure)
 
     monkeypatch.setattr(torch.optim.Adam, "step", recorded)
