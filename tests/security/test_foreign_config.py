@@ -234,7 +234,7 @@ def test_programs_refuse_in_one_line(cli, run):
     line = refused(cli("generate", "--run_id", run.name))
     assert "num_res_blocks" in line
     changed(run, ("network", "arguments", "num_res_blocks"), 10**6)
-    assert "has more than the" in refused(cli("generate", "--run_id", run.name))
+    assert "has more numbers than the file can hold" in refused(cli("generate", "--run_id", run.name))
     changed(run, ("spec", "kind"), "film\x1b[2J")
     refused(cli("generate", "--run_id", run.name))
     refused(cli("evaluate", "--run_id", run.name))
