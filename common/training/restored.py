@@ -14,6 +14,8 @@ from common.runs.versions import MOST_STEPS, Checkpoint
 from common.training.module import DiffusionModule
 from common.training.optimizers import OPTIMIZERS
 
+CHANGING = ("params", "lr", "betas")
+
 
 class Restored(Callback):
     """Refuses a checkpoint that says something else than the state of this training.
@@ -33,11 +35,13 @@ class Restored(Callback):
         self.done = False
         self._before: Any = None
         self._steps: list[Any] = []
+        self._settings: list[dict[str, Any]] = []
         self._kept: dict[str, bool] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note what kinds of values there are, and for how many steps the schedule was made."""
         self._before, self._steps = _kinds(_state(trainer)), _steps(trainer)
+        self._settings = _settings(trainer)
         if isinstance(pl_module, DiffusionModule):
             self._kept = _kept(pl_module.recipe)
 
@@ -53,7 +57,14 @@ class Restored(Callback):
     def _look(self, trainer: pl.Trainer) -> None:
         if _steps(trainer) != self._steps:
             raise self.refusal("its learning rate was made for another number of steps than config.json has")
-        right = trainer.global_step == self.checkpoint.step and _contains(_kinds(_state(trainer)), self._before)
+        stay = all(
+            all(name in after and after[name] == value for name, value in before.items())
+            for before, after in zip(self._settings, _settings(trainer), strict=True)
+        )
+        schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+        stay &= not any(callable(getattr(type(one), name, None)) for one in schedules for name in vars(one))
+        at = {schedule.last_epoch for schedule in schedules} | {trainer.global_step}
+        right = stay and at == {self.checkpoint.step} and _contains(_kinds(_state(trainer)), self._before)
         states = [pair for optimizer in trainer.optimizers for pair in optimizer.state.items()]
         if not right or not all(_is_of(parameter, state, self._kept) for parameter, state in states):
             raise self.refusal("it says something else than the state of this training")
@@ -83,13 +94,21 @@ def _steps(trainer: pl.Trainer) -> list[Any]:
     return [getattr(config.scheduler, "total_steps", None) for config in trainer.lr_scheduler_configs]
 
 
+def _settings(trainer: pl.Trainer) -> list[dict[str, Any]]:
+    """What stays as it is in every group of parameters: a schedule changes the learning rate and beta_1 alone."""
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    return [{name: value for name, value in group.items() if name not in CHANGING} for group in groups]
+
+
 def _kinds(value: Any) -> Any:
-    """A value with kinds in place of what it holds; numbers are of one kind."""
+    """A value with kinds in place of what it holds; numbers are of one kind, and texts are settings, which stay."""
     if isinstance(value, dict):
         return {key: _kinds(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_kinds(part) for part in value]
-    return float if isinstance(value, int | float) else type(value)
+    if isinstance(value, str):
+        return value
+    return float if isinstance(value, int | float) and abs(value) < MOST_STEPS else type(value)
 
 
 def _contains(found: Any, wanted: Any) -> bool:
@@ -98,7 +117,7 @@ def _contains(found: Any, wanted: Any) -> bool:
         return isinstance(found, dict) and all(_contains(found.get(key), part) for key, part in wanted.items())
     if isinstance(wanted, list):
         return isinstance(found, list) and len(found) == len(wanted) and all(map(_contains, found, wanted))
-    return found is wanted
+    return bool(found == wanted)
 
 
 def _kept(recipe: Recipe) -> dict[str, bool]:

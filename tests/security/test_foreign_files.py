@@ -333,11 +333,29 @@ MOMENTS = [
 ]
 
 
-@pytest.mark.parametrize("moments", MOMENTS, ids=map(str, MOMENTS))
-def test_foreign_moments_of_an_optimiser_are_refused(moments, cli, stopped):
+SETTINGS = [{"amsgrad": -1}, {"capturable": True}, {"eps": 10**30}, {"lr": 10**30}, {"betas": 7}, {"maximize": True}]
+SCHEDULE = [{"last_epoch": 10**30}, {"last_epoch": 3}, {"_anneal_func_type": "x"}, {"total_steps": 10}, {"step": 7}]
+
+
+@pytest.mark.parametrize("settings", SCHEDULE, ids=map(str, SCHEDULE))
+def test_a_foreign_schedule_is_refused(settings, cli, stopped):
+    path = stopped / "checkpoints" / "step-0000100.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["lr_schedulers"][0].update(settings)
+    torch.save(checkpoint, path)
+    assert "cannot be gone on from" in refused(cli("train", "--resume", stopped.name, "--device", "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("moments", "settings"),
+    [*((m, {}) for m in MOMENTS), *(({}, s) for s in SETTINGS)],
+    ids=map(str, MOMENTS + SETTINGS),
+)
+def test_a_foreign_state_of_an_optimiser_is_refused(moments, settings, cli, stopped):
     path = stopped / "checkpoints" / "step-0000100.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["optimizer_states"][0]["state"][0].update(moments)
+    checkpoint["optimizer_states"][0]["param_groups"][0].update(settings)
     torch.save(checkpoint, path)
     assert "cannot be gone on from" in refused(cli("train", "--resume", stopped.name, "--device", "cpu"))
 
