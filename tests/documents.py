@@ -7,10 +7,13 @@ from pathlib import Path
 import evaluate
 import generate
 import train
+from common.runs.__main__ import main as list_runs
 
 ROOT = Path(__file__).resolve().parent.parent
-MAINS = {"train.py": train.main, "generate.py": generate.main, "evaluate.py": evaluate.main}
-PROGRAMS = tuple(MAINS)
+PROGRAMS = ("train.py", "generate.py", "evaluate.py")
+MAINS = {
+    **dict(zip(PROGRAMS, (train.main, generate.main, evaluate.main), strict=True)), "-m common.runs": list_runs,
+}  # fmt: skip
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -21,7 +24,8 @@ def blocks(text: str, language: str) -> list[str]:
 def commands(text: str) -> list[list[str]]:
     """Words of every ``python PROGRAM ..`` line."""
     lines = [line for block in blocks(text, "bash") for line in block.splitlines()]
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("python ")]
+    words = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("python ")]
+    return [[" ".join(one[:2]), *one[2:]] if one[0] == "-m" else one for one in words]
 
 
 def run(command: list[str], *more: str) -> None:
