@@ -1,7 +1,6 @@
 """manifest.json: sizes and SHA-256 of the files of a folder, so that damage is noticed."""
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.files.reading import sha256
+from common.files.reading import read_json, sha256
 from common.files.writing import write_json
 from common.refusal import Refusal
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+LARGEST = 64 * 1024**2  # bytes: of half a million files
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Manifest:
 
     def _read(self) -> dict[str, Any]:
         try:
-            content = json.loads(self.path.read_text("utf-8"))
+            content = read_json(self.path, LARGEST)
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']!r}; this program reads {FORMAT}")
             entries = content["files"].values()
@@ -70,7 +70,7 @@ class Manifest:
                 raise TypeError("made is no time")
         except FileNotFoundError:
             return {"format": FORMAT, "made": "", "files": {}}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise Refusal(f"{self.path} cannot be read ({reason}); remove it to go on without check sums") from error
         return dict(content)

@@ -25,17 +25,21 @@ UNREADABLE = (
 LARGEST_JSON = 2**22  # bytes; 1000 names of classes take 2**14
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
     """Plain data of a file, which may be anybody's.
+
+    Args:
+        path: the file.
+        largest: most bytes that it may have.
 
     Raises:
         ValueError: if it is no JSON in UTF-8, nested too deeply, or far too long.
         OSError: if it cannot be read.
     """
     with path.open("rb") as file:
-        content = file.read(LARGEST_JSON + 1)
-    if len(content) > LARGEST_JSON:
-        raise ValueError(f"more than {LARGEST_JSON:,} bytes")
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise ValueError(f"more than {largest:,} bytes")
     try:
         return json.loads(content.decode())
     except RecursionError as error:

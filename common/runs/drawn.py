@@ -1,12 +1,12 @@
 """A set of drawn samples: every name in its folder, once, and what it was drawn with."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.files import Manifest
+from common.files import Manifest, read_json
+from common.files.manifest import LARGEST
 from common.refusal import Refusal
 
 BLOCK = re.compile(r"data_\d{6,}\.npy", re.ASCII)
@@ -44,8 +44,8 @@ class SampleFolder:
         try:
             if self.manifest.is_readable:
                 self.manifest.check(self.settings)
-            kept = json.loads(self.settings.read_text("utf-8"))
-        except (Refusal, OSError, ValueError, RecursionError):
+            kept = read_json(self.settings, LARGEST)
+        except (Refusal, OSError, ValueError):
             return None
         return kept if isinstance(kept, dict) else None
 
