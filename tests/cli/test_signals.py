@@ -153,7 +153,8 @@ def launched(*words: str | Path, **options) -> subprocess.Popen:
             signal.signal(number, signal.SIG_DFL)
 
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": defaults}
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    # a relative PYTHONPATH in a folder that was removed would end Python itself
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen([sys.executable, *words], env=env, **pipes | options)
 
 
