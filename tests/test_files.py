@@ -109,7 +109,9 @@ def test_a_manifest_notices(tmp_path):
 @pytest.mark.parametrize(
     "content",
     ["", "{", "[]", "3", "{}", '{"format": 2}', '{"format": 1, "made": "", "files": {"a": 1}}', "[" * 10**5,
-     '{"format": 1, "made": 3, "files": {}}', '{"format": 1, "made": "", "files": {"a": {"size": "1", "sha256": ""}}}'],
+     '{"format": 1, "made": 3, "files": {}}', '{"format": 1, "made": "", "files": {"a": {"size": "1", "sha256": ""}}}',
+     '{"format": 1, "made": "", "files": {"../a": {"size": 1, "sha256": ""}}}',
+     '{"format": 1, "made": "", "files": {"/etc/a": {"size": 1, "sha256": ""}}}'],
 )  # fmt: skip
 def test_a_damaged_manifest_is_one_line(tmp_path, content):
     Manifest(tmp_path).path.write_text(content)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from common.files.reading import read_json, sha256
@@ -66,6 +66,8 @@ class Manifest:
             entries = content["files"].values()
             if not all(type(entry["size"]) is int and isinstance(entry["sha256"], str) for entry in entries):
                 raise ValueError("an entry without size and sha256")
+            if any(".." in (place := PurePosixPath(name)).parts or place.is_absolute() for name in content["files"]):
+                raise ValueError("a file outside of the folder")
             if not isinstance(content["made"], str):
                 raise TypeError("made is no time")
         except FileNotFoundError:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from common.config.flags import flags_of
 from common.config.parser import flag_names, make_parser, reporting
 from common.config.resolve import section
+from common.program import run_program, start_program
 from common.runs.listing import ListConfig, list_runs
 
 PROGRAM = "python -m common.runs"
@@ -22,4 +23,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    start_program()
+    run_program(main, "stopped")
