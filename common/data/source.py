@@ -131,6 +131,7 @@ class DataSet:
         sample_rate: points per second, if samples are sounds.
         classes: names of the classes, in the order of the labels; their numbers, if they have no names.
         treatment: how images came to their size, in words; by default they are as they were.
+        found: what the source found and what it guessed, in words, a line each, as they are said before training.
         spec: all of this that a run must remember.
     """
 
@@ -141,6 +142,7 @@ class DataSet:
     sample_rate: int | None = None
     classes: tuple[str, ...] | None = None
     treatment: str = ""
+    found: tuple[str, ...] = ()
     spec: DataSpec = field(init=False)
 
     def __post_init__(self) -> None:

@@ -11,16 +11,15 @@ import zlib
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
 from torch import Tensor
 
+from common.data.pillow import endings
 from common.data.source import DataUnavailable
 
-NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # formats of which Pillow knows the header only
 APPLE = "__MACOSX"  # what macOS adds to a zip file
 
 
@@ -265,13 +264,3 @@ def is_visible(name: str) -> bool:
 def is_image(name: str) -> bool:
     """Whether a file is an image by its ending; hidden files are none."""
     return is_visible(name) and Path(name).suffix.lower() in endings()
-
-
-@cache
-def endings() -> frozenset[str]:
-    """Endings of the formats that Pillow reads."""
-    from PIL import Image  # only here, and in what decodes: it takes a while to import
-
-    Image.init()
-    kinds = set(Image.OPEN) - NO_PICTURES
-    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in kinds)
