@@ -43,6 +43,7 @@ MENDED = {
 }
 # presets of our own: averages reach back over a twentieth of a training
 OF_OURS = {
+    ("class_order", "text", "natural"),  # of folders
     ("ema_every", 5, 10),
     ("ema_decay", (0.99,), (0.777778,)),
     *(("ema_decay", (0.995,), (new,)) for new in (0.966667, 0.95, 0.8, 0.75)),

@@ -77,5 +77,6 @@ def load_data(config: DataConfig) -> DataSet:
         download=config.download,
         center_crop=config.center_crop,
         length=config.length,
+        class_order=config.class_order,
     )
     return SOURCES[config.data_name]().load(options)

@@ -75,6 +75,8 @@ class DataConfig(Checked):
             shape of --image_size, or of the largest square without it (default: 1, or the published one)
         length: points of functions and sounds, which are cut or padded (default: that of the data)
         num_classes: number of classes, checked against the data (default: that of the data)
+        class_order: how the classes of a folder are numbered: natural, 2 before 10, or text, as torchvision's
+            ImageFolder does
         conditioning: give the network class labels, if the data has some
         flip: mirror training images left to right at random
         val_samples: number of held-out samples that validation uses
@@ -89,6 +91,7 @@ class DataConfig(Checked):
     center_crop: Annotated[float | None, Range(0, 1, open_low=True), OF_SAMPLES] = None
     length: Annotated[int | None, at_least(1), OF_SAMPLES] = None
     num_classes: Annotated[int | None, at_least(1), OF_SAMPLES] = None
+    class_order: Annotated[str, ("natural", "text"), OF_SAMPLES] = "natural"
     conditioning: Annotated[bool, OF_SAMPLES] = True
     flip: Annotated[bool, OF_SAMPLES] = False
     val_samples: Annotated[int, at_least(1), FREE] = 1000

@@ -13,6 +13,7 @@ from typing import Any
 from common.config.kinds import SIZE, fits, restored
 from common.config.plugins import is_own
 from common.config.schema import SECTIONS, Chosen, RunConfig
+from common.data.folder import Folder
 from common.data.spec import DataSpec
 from common.files import Manifest, read_json, write_json
 from common.refusal import Refusal
@@ -105,6 +106,11 @@ def _section(kind: type, values: Mapping[str, Any]) -> Any:
     return kind(**{name: _value(name, value, hints[name]) for name, value in given.items()})
 
 
+def with_order(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Values with the order of classes: earlier versions numbered those of folders as text, without saying so."""
+    return {"class_order": "text", **values} if values.get("data_name") == Folder.name else values
+
+
 def _value(name: str, value: Any, hint: Any) -> Any:
     """A value of a field, as its flag could have given it; ranges of numbers are checked by the sections themselves."""
     allowed = fits(value, hint)
@@ -173,7 +179,7 @@ def _from_format_2(content: Mapping[str, Any]) -> RunConfig:
         label=_value("label", content["label"], str),
         spec=None if spec is None else _spec(spec),
         prior_values=_prior(content["prior"]),
-        **{name: _section(kind, content[name]) for name, kind in SECTIONS.items()},
+        **{name: _section(kind, with_order(content[name])) for name, kind in SECTIONS.items()},
     )
 
 
@@ -202,5 +208,5 @@ def _from_format_1(content: Mapping[str, Any]) -> RunConfig:
         label=f"H{settings['hurst']}_K{settings['num_aug']}" if fractional else f"{name}_{model}",
         spec=_spec(spec),
         prior_values=_prior(content["prior"]),
-        **{section: _section(kind, values) for section, kind in SECTIONS.items()},
+        **{section: _section(kind, with_order(values)) for section, kind in SECTIONS.items()},
     )

@@ -1,15 +1,18 @@
 """CelebA: 202,599 aligned photographs of faces, 178 wide and 218 high (Liu, Luo, Wang, Tang 2015), without labels.
 
 ``data_dir`` is torchvision's layout (``celeba/img_align_celeba/*.jpg``), that folder itself, or another folder or zip
-file of images; archives are read without unpacking them. ``list_eval_partition.txt`` beside the images says what is
-held out: its test part, or its validation part if no test images are there. Without it one image in ten is held
-out, at most 1,000.
+file of images, also one folder deeper, as Kaggle packs them; archives are read without unpacking them.
+``list_eval_partition.txt`` or ``.csv`` in the folder of the images, or in one above it, says what is held out: its test
+part, or its validation part if no test images are there. Without it one image in ten is held out, at most 1,000.
 
 The usual 64x64 set: the central 140x140 pixels, resized with antialiasing. Images of another size are cut in
 proportion.
 """
 
+import struct
 import tempfile
+import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path, PurePath
 
@@ -18,12 +21,13 @@ from torch import Tensor
 
 from common.data.pictures import Form, picture_set
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source, hold_out
-from common.data.trees import open_tree
+from common.data.trees import Files, Paths, Tree, open_tree
 from common.sides import Sides
 
 SIZE = Sides(64, 64)
 CENTER_CROP = 140 / 178
 IMAGES, PARTITION = "img_align_celeba", "list_eval_partition.txt"
+PARTITIONS = (PARTITION, "list_eval_partition.csv")
 TRAIN, VALIDATION, TEST = range(3)  # the numbers of the parts in that list
 BASE = "celeba"  # torchvision's folder
 PLACES = tuple(Path(base, name) for base in (BASE, ".") for name in (IMAGES, f"{IMAGES}.zip"))
@@ -48,16 +52,24 @@ class CelebA(Source):
             fetch(options.data_dir)
             return self.load(replace(options, download=False))
         tree = open_tree(self.name, place)
-        if not tree.images:
+        lists = lists_in(tree)
+        while not tree.direct and len(filled := [name for name in tree.folders if tree.below(name)]) == 1:
+            tree = tree.child(filled[0])
+            lists = lists_in(tree) or lists
+        images = tree.direct
+        if not images:
             raise DataUnavailable(f"--data_name {self.name}: no images directly in {tree.path}")
-        listed = place.parent / PARTITION
+        lists = lists or [Paths.of(place.parent, [name]) for name in PARTITIONS if (place.parent / name).is_file()]
         try:
-            rows, held_rows = (by_list(listed, tree.images) if listed.is_file() else None) or hold_out(len(tree.images))
+            rows, held_rows = (by_list(lists[0], images) if lists else None) or hold_out(len(images))
         except DataUnavailable as error:
             raise DataUnavailable(f"--data_name {self.name}: {tree.path}: {error}") from None
-        files, labels = tree.files(tree.images), torch.zeros(len(tree.images), dtype=torch.int64)
+        files, labels = tree.files(images), torch.zeros(len(images), dtype=torch.int64)
         held_out = files.select(held_rows), labels[held_rows]
-        return picture_set((files.select(rows), labels[rows]), held_out, None, form)
+        data = picture_set((files.select(rows), labels[rows]), held_out, None, form)
+        by = f"by {lists[0].name(0)}" if lists else f"no {PARTITION} is there, so the same ones always"
+        told = f"found     {len(rows):,} images to learn from, {len(held_rows):,} held out: {by}"
+        return replace(data, found=(told, *data.found))
 
 
 def find(data_dir: Path) -> Path | None:
@@ -73,21 +85,29 @@ def find(data_dir: Path) -> Path | None:
             return data_dir / place
     if not data_dir.is_dir():
         return None
-    if open_tree(CelebA.name, data_dir).images:
+    tree = open_tree(CelebA.name, data_dir)
+    if tree.direct:
         return data_dir
     archives = sorted(data_dir.glob("*celeba*.zip"))
     if len(archives) > 1:
         raise DataUnavailable(
             f"--data_name {CelebA.name}: {' and '.join(map(str, archives))} are there; point --data_dir at one of them"
         )
-    return archives[0] if archives else None
+    return archives[0] if archives else data_dir if tree.names else None
 
 
-def by_list(listed: Path, images: list[str]) -> tuple[Tensor, Tensor] | None:
+def lists_in(tree: Tree) -> list[Files]:
+    """The lists of parts that lie directly in a folder."""
+    there = {name for name, _ in tree.passed}
+    return [tree.files([name]) for name in PARTITIONS if name in there]
+
+
+def by_list(listed: Files, images: list[str]) -> tuple[Tensor, Tensor] | None:
     """Which images the authors' list gives to training and to the held-out part.
 
     Args:
-        listed: the list, a name and 0 (training), 1 (validation) or 2 (test) per line.
+        listed: the list, a name and 0 (training), 1 (validation) or 2 (test) per line, between them spaces or a comma,
+            as one file.
         images: paths of the images.
 
     Returns:
@@ -97,21 +117,29 @@ def by_list(listed: Path, images: list[str]) -> tuple[Tensor, Tensor] | None:
         DataUnavailable: for a list that is no such list, or without one of the images, or without training images.
     """
     parts: dict[str, int] = {}
-    for number, line in enumerate(listed.read_text(errors="replace").splitlines(), 1):
-        match line.split():
+    where = listed.name(0)
+    try:
+        with listed.open(0) as file:
+            text = file.read().decode(errors="replace")
+    except (OSError, zipfile.BadZipFile, zlib.error, struct.error) as error:
+        raise DataUnavailable(f"{where} cannot be read ({error}); bring or remove the list") from error
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
+        match line.replace(",", " ").split():
             case []:
+                continue
+            case ["image_id", "partition"] if number == 1:
                 continue
             case [name, ("0" | "1" | "2") as part]:
                 parts[name] = int(part)
             case _:
-                raise DataUnavailable(f"{listed}, line {number}, is no name with 0, 1 or 2; bring or remove the list")
+                raise DataUnavailable(f"{where}, line {number}, is no name with 0, 1 or 2; bring or remove the list")
     names = [PurePath(image).name for image in images]
     if unknown := next((name for name in names if name not in parts), None):
-        raise DataUnavailable(f"{unknown} is not in {listed}; remove the image or the list")
+        raise DataUnavailable(f"{unknown} is not in {where}; remove the image or the list")
     part_of = torch.tensor([parts[name] for name in names])
     rows = {part: (part_of == part).nonzero().flatten() for part in (TRAIN, VALIDATION, TEST)}
     if not len(rows[TRAIN]):
-        raise DataUnavailable(f"{listed} has all of the images in its validation and test parts")
+        raise DataUnavailable(f"{where} has all of the images in its validation and test parts")
     held_out = rows[TEST] if len(rows[TEST]) else rows[VALIDATION]
     return (rows[TRAIN], held_out) if len(held_out) else None
 

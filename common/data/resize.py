@@ -102,6 +102,8 @@ def fit(data: DataSet, options: DataOptions, name: str) -> DataSet:
             "channels",
         )
     refuse_length(options, name)
+    if options.class_order != "natural":
+        raise DataUnavailable(f"{options.class_order}: {name} has an order of its own; leave it out", "class_order")
     if options.image_size is None and options.center_crop is None:
         return data
     if not data.spec.is_image:

@@ -89,6 +89,8 @@ class DataOptions:
             of that part (1) or what was published.
         length: number of points of the functions or sounds that are wanted; they are cut or padded with zeros, if the
             source can. None takes them as they are, or as they were published.
+        class_order: how classes are numbered by their names, if the source does that: ``natural``, 2 before 10, or
+            ``text``, as torchvision's ImageFolder does.
     """
 
     data_dir: Path
@@ -97,6 +99,7 @@ class DataOptions:
     download: bool = False
     center_crop: float | None = None
     length: int | None = None
+    class_order: str = "natural"
 
     def __post_init__(self) -> None:
         require(self.sides is None or min(self.sides) >= 1, "image_size", "at least 1", self.image_size)
@@ -158,7 +161,8 @@ class DataSet:
         if classes is not None and self.num_classes not in (None, len(classes)):
             raise ValueError(f"num_classes is {self.num_classes}, but there are {len(classes)} classes")
         shape, rate = tuple(train.shape[1:]), self.sample_rate
-        spec = DataSpec(kind_of(shape, rate), shape, self.value_range, rate, classes, len(self.train.labels))
+        counts = None if classes is None else tuple(self.train.labels.bincount(minlength=len(classes)).tolist())
+        spec = DataSpec(kind_of(shape, rate), shape, self.value_range, rate, classes, len(self.train.labels), counts)
         done = self.treatment or as_they_are(spec.grid)
         found = (("classes", classes), ("num_classes", spec.num_classes), ("treatment", done), ("spec", spec))
         for name, value in found:

@@ -1,6 +1,9 @@
 """What a sample is: everything about a data set that a run must remember, in one place."""
 
+import difflib
 import math
+import reprlib
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -8,11 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from common.refusal import require
+from common.refusal import Refusal, require
 
 Kind = Literal["image", "function", "sound"]
 BYTE = 255.0  # largest level of uint8 images
 LARGEST = 2**24  # numbers of one sample, e.g. 2362 x 2362 in three colours
+NAMED = 12  # classes that a message names
 UNIT = (0.0, 1.0)  # the range of images in generated arrays
 
 
@@ -28,6 +32,7 @@ class DataSpec:
         sample_rate: points per second of a sound; None for anything else.
         classes: names of the classes, in the order of the labels; None if there are no labels.
         samples: how many samples there are to learn from; None if that is not known.
+        per_class: how many of them there are of each class; None without labels, or if that is not known.
     """
 
     kind: Kind
@@ -36,6 +41,7 @@ class DataSpec:
     sample_rate: int | None = None
     classes: tuple[str, ...] | None = None
     samples: int | None = None
+    per_class: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         require(self.kind in ("image", "function", "sound"), "kind", "image, function or sound", self.kind)
@@ -45,6 +51,8 @@ class DataSpec:
         require(math.prod(self.shape) <= LARGEST, "shape", f"of at most {LARGEST:,} numbers in all", self.shape)
         require(self.value_range[0] < self.value_range[1], "value_range", "two rising numbers", self.value_range)
         require(self.classes != (), "classes", "at least one, or none at all", self.classes)
+        counted = self.per_class is None or (len(self.per_class) == self.num_classes and min(self.per_class) >= 0)
+        require(counted, "per_class", "a number from 0 on for each class", self.per_class)
         is_right = (self.sample_rate is not None) == (self.kind == "sound")
         require(self.sample_rate is None or self.sample_rate >= 1, "sample_rate", "at least 1", self.sample_rate)
         require(is_right, "sample_rate", "given for sounds and for nothing else", self.sample_rate)
@@ -69,6 +77,38 @@ class DataSpec:
         """Number of classes; None if there are no labels."""
         return None if self.classes is None else len(self.classes)
 
+    @property
+    def learned_classes(self) -> tuple[int, ...]:
+        """Numbers of the classes that were learned from; of all if that is not known, of none without labels."""
+        if self.per_class is None:
+            return tuple(range(self.num_classes or 0))
+        return tuple(label for label, count in enumerate(self.per_class) if count)
+
+    def numbers_of(self, wanted: Sequence[int | str]) -> tuple[int, ...]:
+        """Numbers of classes that are asked for by name or number; a name counts first.
+
+        Raises:
+            Refusal: for what is neither, with the names there are.
+        """
+        numbers = {name: label for label, name in enumerate(self.classes or ())}
+        found = []
+        for word in wanted:
+            name = unicodedata.normalize("NFC", str(word).strip())
+            label = numbers.get(name, int(name) if name.isascii() and name.isdigit() else -1)
+            if not 0 <= label < len(numbers):
+                raise Refusal(f"{reprlib.repr(name)} is no class; there are {self._told(name)}", "labels")
+            found.append(label)
+        return tuple(found)
+
+    def _told(self, wanted: str) -> str:
+        """The classes for a message, those that are written like a word first."""
+        names = self.classes or ()
+        near = difflib.get_close_matches(wanted, names, n=3)
+        shown = [f"{names.index(name)} {name}" for name in near] or [f"{i} {name}" for i, name in enumerate(names)]
+        more = f" and {len(names) - NAMED:,} more" if len(shown) > NAMED else ""
+        numbered = all(name == str(i) for i, name in enumerate(names))
+        return f"0 to {len(names) - 1}" if numbered else ", ".join(shown[:NAMED]) + more
+
     def names_classes_like(self, other: "DataSpec") -> bool:
         """Whether labels mean the same; runs of earlier versions have numbers instead of names, or no labels at all."""
         if self.classes is None or other.classes is None or self.classes == other.classes:
@@ -78,7 +118,7 @@ class DataSpec:
 
     def unlabelled(self) -> "DataSpec":
         """The same samples without their labels."""
-        return replace(self, classes=None)
+        return replace(self, classes=None, per_class=None)
 
     def to_network(self, x: Tensor) -> Tensor:
         """Stored samples on the network's scale.

@@ -1,26 +1,53 @@
-"""Image files and the folders they lie in: below a folder, or in a zip file that is read without unpacking it.
+"""Files of one kind and the folders they lie in: below a folder, or in a zip file that is read without unpacking it.
 
-Hidden files and folders, and files that are no images by their ending, are passed over.
+Links to files and folders are followed. Hidden files and folders are passed over without a word; whatever else is
+passed over is kept with its reason, so that it can be told (:func:`passed_over`).
 """
 
+import errno
 import io
 import os
+import stat
 import struct
 import zipfile
 import zlib
-from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
 
-from common.data.pillow import endings
+from common.data.pillow import HEIC, endings
 from common.data.source import DataUnavailable
+from common.units import in_bytes
 
-APPLE = "__MACOSX"  # what macOS adds to a zip file
+# folders that a system or a NAS adds: thumbnails, wastebaskets, what macOS adds to a zip file
+OF_SYSTEMS = frozenset(
+    (
+        *("__macosx", "@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "$recycle.bin"),
+        *("system volume information", "lost+found"),
+    )
+)
+OF_SYSTEM, SPECIAL, NOWHERE, LOOP = "of a system or a NAS", "pipes or devices", "links to nothing", "links to above"
+OTHERS_NAMED = 6  # reasons that a line names
+LARGEST_MEMBER = 2**28  # bytes of one file in a zip file, which is unpacked in memory
+MOST_LINKS = 10_000  # links to folders, which may lead to each other in ever more ways
+
+
+class Passed(NamedTuple):
+    """A file or folder that was passed over.
+
+    Attributes:
+        name: its path in the tree.
+        reason: why; its ending in lower case if it is that, empty for a file without one.
+    """
+
+    name: str
+    reason: str
 
 
 class Files(Protocol):
@@ -42,58 +69,96 @@ class Files(Protocol):
         """
 
 
-class Tree(ABC):
-    """Image files by folder.
+@dataclass(frozen=True)
+class Tree:
+    """Files of one kind by folder.
 
     Attributes:
         path: the folder or zip file, for messages.
-        folders: names of the folders directly in it, sorted.
-        images: paths of the images directly in it, sorted.
+        names: paths of the files below it, sorted, with / between folders.
+        places: paths of the folders below it.
+        passed: what was passed over below it.
+        prefix: where it lies in what was opened, with / at its end; empty for all of it.
+        opener: from paths in what was opened to files.
+        links: folders below it that are links, which were followed.
+        is_archive: whether it is a zip file.
     """
 
     path: Path
-    folders: list[str]
-    images: list[str]
+    names: list[str]
+    places: list[str]
+    passed: list[Passed]
+    prefix: str
+    opener: Callable[[list[str]], Files]
+    links: list[str]
+    is_archive: bool
 
-    @abstractmethod
+    @property
+    def direct(self) -> list[str]:
+        """The files directly in it."""
+        return [name for name in self.names if "/" not in name]
+
+    @property
+    def folders(self) -> list[str]:
+        """Names of the folders directly in it, sorted."""
+        return sorted({place.partition("/")[0] for place in self.places})
+
     def below(self, folder: str) -> list[str]:
-        """Paths of all images below one of the folders, sorted."""
+        """Paths, in this tree, of all files below one of its folders, sorted."""
+        start, end = (bisect_left(self.names, folder + mark) for mark in ("/", "0"))  # 0 follows / in the order
+        return self.names[start:end]
 
-    @abstractmethod
     def child(self, folder: str) -> "Tree":
-        """One of the folders as a tree."""
+        """One of the folders as a tree; its path may have several parts."""
+        start = f"{folder}/"
 
-    @abstractmethod
-    def files(self, paths: Iterable[str]) -> Files:
-        """The images of these paths."""
+        def cut(names: Iterable[str]) -> list[str]:
+            return [name.removeprefix(start) for name in names if name.startswith(start)]
+
+        passed = [Passed(name.removeprefix(start), why) for name, why in self.passed if name.startswith(start)]
+        names = [name.removeprefix(start) for name in self.below(folder)]
+        return Tree(
+            self.path / folder,
+            names,
+            cut(self.places),
+            passed,
+            self.prefix + start,
+            self.opener,
+            cut(self.links),
+            self.is_archive,
+        )
+
+    def files(self, names: Iterable[str]) -> Files:
+        """The files of these paths in this tree, also those that were passed over."""
+        return self.opener([self.prefix + name for name in names])
 
 
-class Directory(Tree):
-    """A folder.
+def passed_over(tree: Tree, but: Collection[str] = ()) -> list[str]:
+    """What was passed over, in words: a line, or none.
 
     Args:
-        path: where it is.
+        tree: the files.
+        but: paths of files that were used all the same.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with os.scandir(path) as scan:
-            entries = [entry for entry in scan if is_visible(entry.name)]
-        self.folders = sorted(entry.name for entry in entries if entry.is_dir())
-        self.images = sorted(entry.path for entry in entries if is_image(entry.name) and entry.is_file())
-
-    def below(self, folder: str) -> list[str]:
-        found = []
-        for place, folders, names in os.walk(self.path / folder):
-            folders[:] = filter(is_visible, folders)
-            found += [f"{place}/{name}" for name in names if is_image(name)]
-        return sorted(found)
-
-    def child(self, folder: str) -> "Directory":
-        return Directory(self.path / folder)
-
-    def files(self, paths: Iterable[str]) -> "Paths":
-        return Paths(np.array([os.fsencode(path) for path in paths]))
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for name, reason in tree.passed:
+        if name not in but:
+            reasons[reason].append(name)
+    if not reasons:
+        return []
+    told = []
+    for reason, names in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        first = min(names, key=len)
+        what = reason if reason.startswith((".", *(OF_SYSTEM, SPECIAL, NOWHERE, LOOP))) else "without an ending"
+        more = ", .." if len(names) > 1 else ""
+        told.append(f"{len(names):,} {what} ({first}{more})")
+    unread = sum(len(names) for reason, names in reasons.items() if reason in HEIC)
+    if len(told) > OTHERS_NAMED:
+        told[OTHERS_NAMED:] = [f"{len(told) - OTHERS_NAMED} more kinds"]
+    found = [f"passed    over: {'; '.join(told)}"]
+    if unread:
+        found.append(f"note      {unread:,} photographs are HEIC, which needs: pip install pillow-heif")
+    return found
 
 
 class Paths:
@@ -105,6 +170,11 @@ class Paths:
 
     def __init__(self, paths: np.ndarray) -> None:
         self._paths = paths
+
+    @classmethod
+    def of(cls, folder: Path, names: Iterable[str]) -> "Paths":
+        """Files by their paths in a folder."""
+        return cls(np.array([os.fsencode(f"{folder}/{name}") for name in names], dtype=np.bytes_))
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -119,54 +189,118 @@ class Paths:
         return Path(self.name(index)).open("rb")
 
 
-class Archive(Tree):
-    """A zip file, or a folder in it.
+def read_folder(path: Path, wanted: Collection[str]) -> Tree:
+    """The files of a folder and of all below it; links are followed, but not in a circle.
 
-    Args:
-        path: the zip file.
-        members: its visible members by name.
-        prefix: the folder in it, with a slash at its end, or nothing.
+    Raises:
+        OSError: for a folder that cannot be read.
     """
+    names: list[str] = []
+    places: list[str] = []
+    passed: list[Passed] = []
+    links: list[str] = []
+    todo: list[tuple[str, tuple[str, ...]]] = [
+        ("", (os.path.realpath(path),))
+    ]  # folders to read, and the real places that links on the way there join
+    while todo:
+        place, way = todo.pop()
+        with os.scandir(f"{path}/{place}" if place else path) as scan:
+            entries = list(scan)
+        for entry in entries:
+            if not is_visible(entry.name):
+                continue
+            name = f"{place}/{entry.name}" if place else entry.name
+            if entry.is_dir():
+                if entry.name.casefold() in OF_SYSTEMS:
+                    passed.append(Passed(name + "/", OF_SYSTEM))
+                    continue
+                further = way
+                if entry.is_symlink():
+                    here, real = map(os.path.realpath, (f"{path}/{place}", entry.path))
+                    if any(f"{passed_by}/".startswith(f"{real}/") for passed_by in (*way, here)):
+                        passed.append(Passed(name + "/", LOOP))
+                        continue
+                    links.append(name)
+                    if len(links) > MOST_LINKS:
+                        raise OSError(errno.ELOOP, f"more than {MOST_LINKS:,} links to folders", entry.path)
+                    further = (*way, here, real)
+                places.append(name)
+                todo.append((name, further))
+            elif entry.is_file():
+                _sort_in(name, entry.name, wanted, names, passed)
+            else:
+                is_lost = entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110
+                passed.append(Passed(name, NOWHERE if is_lost else SPECIAL))
+    return Tree(
+        path, sorted(names), places, passed, "", lambda found: Paths.of(path, found), sorted(links), is_archive=False
+    )
 
-    def __init__(self, path: Path, members: dict[str, zipfile.ZipInfo], prefix: str = "") -> None:
-        self._archive, self._prefix = path, prefix
-        self.path = path / prefix
-        self._members = {name: member for name, member in members.items() if name.startswith(prefix)}
-        self._below: dict[str, list[str]] = defaultdict(list)
-        self.images = []
-        for name in sorted(self._members):
-            folder, slash, rest = name.removeprefix(prefix).partition("/")
-            found = self._below[folder] if slash else self.images
-            if is_image((rest or folder).rpartition("/")[2]) and not name.endswith("/"):
-                found.append(name)
-        self.folders = sorted(self._below)
 
-    @classmethod
-    def open(cls, path: Path) -> "Archive":
-        """The content of a zip file; if everything lies in one folder, that folder.
+def _sort_in(name: str, last: str, wanted: Collection[str], names: list[str], passed: list[Passed]) -> None:
+    """Put a file with the wanted ones, or with those that are passed over."""
+    ending = os.path.splitext(last)[1].lower()  # noqa: PTH122  # of every file of a large set: a Path is slow
+    if ending in wanted:
+        names.append(name)
+    else:
+        passed.append(Passed(name, ending))
 
-        Raises:
-            OSError, zipfile.BadZipFile, NotImplementedError: if it cannot be read.
-        """
-        with zipfile.ZipFile(path) as archive:
-            members = {
-                member.filename: member
-                for member in archive.infolist()
-                if all(is_visible(part) and part != APPLE for part in member.filename.rstrip("/").split("/"))
-            }
-        tree = cls(path, members)
-        while len(tree.folders) == 1 and not tree.images:
-            tree = tree.child(tree.folders[0])
-        return tree
 
-    def below(self, folder: str) -> list[str]:
-        return self._below[folder]
+def read_archive(path: Path, wanted: Collection[str]) -> Tree:
+    """The files of a zip file; if everything lies in one folder, of that folder.
 
-    def child(self, folder: str) -> "Archive":
-        return Archive(self._archive, self._members, f"{self._prefix}{folder}/")
+    Raises:
+        OSError, zipfile.BadZipFile, NotImplementedError: if it cannot be read.
+    """
+    members: dict[str, zipfile.ZipInfo] = {}
+    names: list[str] = []
+    places: set[str] = set()
+    passed: list[Passed] = []
+    of_systems: set[str] = set()
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            name = member_name(member)
+            parts = name.rstrip("/").split("/")
+            if not all(map(is_visible, parts)):
+                continue
+            folders = parts if name.endswith("/") else parts[:-1]
+            added = next((i for i, part in enumerate(folders) if part.casefold() in OF_SYSTEMS), None)
+            if added is not None:
+                of_systems.add("/".join(folders[: added + 1]) + "/")
+                continue
+            places.update("/".join(folders[: i + 1]) for i in range(len(folders)))
+            members[name] = member
+            if name.endswith("/"):
+                continue
+            if stat.S_ISLNK(member.external_attr >> 16):
+                passed.append(Passed(name, NOWHERE))  # its content is a path, of another machine
+            else:
+                _sort_in(name, parts[-1], wanted, names, passed)
+    passed += [Passed(name, OF_SYSTEM) for name in sorted(of_systems) if name.casefold() != "__macosx/"]
+    tree = Tree(
+        path,
+        sorted(set(names)),
+        sorted(places),
+        passed,
+        "",
+        lambda found: Members(path, [members[name] for name in found]),
+        [],
+        is_archive=True,
+    )
+    while len(tree.folders) == 1 and not tree.direct:
+        tree = tree.child(tree.folders[0])
+    return tree
 
-    def files(self, paths: Iterable[str]) -> "Members":
-        return Members(self._archive, [self._members[path] for path in paths])
+
+def member_name(member: zipfile.ZipInfo) -> str:
+    r"""The path of a member with / between folders; some programs under Windows write \, some name no encoding."""
+    name = member.filename
+    if not member.flag_bits & 0x800 and not name.isascii():  # not marked as UTF-8: macOS writes that all the same
+        try:
+            name = name.encode("cp437").decode("utf-8")
+        except UnicodeError:
+            name = member.filename
+    is_folder = name.endswith(("/", "\\")) or member.is_dir()
+    return name.replace("\\", "/").strip("/") + "/" * is_folder
 
 
 class Members:
@@ -197,6 +331,8 @@ class Members:
         _, start, packed, size, method, encrypted, crc = self._table[index].tolist()
         if encrypted or method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise zipfile.BadZipFile(f"{'encrypted' if encrypted else f'compression method {method}'}: not supported")
+        if size > LARGEST_MEMBER:
+            raise zipfile.BadZipFile(f"{in_bytes(size)}: files in a zip file are read up to {in_bytes(LARGEST_MEMBER)}")
         with self._archive.open("rb") as file:
             file.seek(start)
             # 30 bytes, of which only the lengths of what follows matter, then name, extra field and content
@@ -204,7 +340,7 @@ class Members:
             if signature != b"PK\x03\x04":
                 raise zipfile.BadZipFile("no member begins where the archive says")
             file.seek(name + extra, os.SEEK_CUR)
-            content = file.read(packed)
+            content = file.read(min(packed, LARGEST_MEMBER + 1024))
         if method == zipfile.ZIP_DEFLATED:
             content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
         if len(content) != size or zlib.crc32(content) != crc:
@@ -214,7 +350,7 @@ class Members:
 
 def table_of(members: list[zipfile.ZipInfo]) -> np.ndarray:
     """Where the members of a zip file lie, one row each."""
-    names = [os.fsencode(member.filename) for member in members]
+    names = [os.fsencode(member_name(member)) for member in members]
     fields = [
         ("name", f"S{max(map(len, names), default=1)}"),
         *((field, np.int64) for field in ("start", "packed", "size", "method", "encrypted", "crc")),
@@ -228,27 +364,31 @@ def table_of(members: list[zipfile.ZipInfo]) -> np.ndarray:
     )
 
 
-def open_tree(source: str, path: Path) -> Tree:
-    """The images of a folder or zip file.
+def open_tree(source: str, path: Path, wanted: Collection[str] | None = None, what: str = "images") -> Tree:
+    """The files of a folder or zip file.
 
     Args:
         source: name of the source, for messages.
         path: the folder or file.
+        wanted: endings of the files, in lower case; None for images.
+        what: what the files are, for messages.
 
     Raises:
         DataUnavailable: if it is neither, or cannot be read.
     """
+    wanted = endings() if wanted is None else wanted
     if path.is_dir():
         try:
-            return Directory(path)
+            return read_folder(path, wanted)
         except OSError as error:
-            raise DataUnavailable(f"--data_name {source}: {path} cannot be read ({error.strerror})") from error
+            place = error.filename or path
+            raise DataUnavailable(f"--data_name {source}: {place} cannot be read ({error.strerror})") from error
     if not path.is_file() or path.suffix.lower() != ".zip":
         raise DataUnavailable(
-            f"--data_name {source}: {path} is no folder and no .zip file; point --data_dir at one with images"
+            f"--data_name {source}: {path} is no folder and no .zip file; point --data_dir at one with {what}"
         )
     try:
-        return Archive.open(path)
+        return read_archive(path, wanted)
     except Exception as error:  # what zipfile raises for a cut or foreign file differs with the place of the cut
         raise DataUnavailable(
             f"--data_name {source}: {path} cannot be read as a zip file ({type(error).__name__}: {error}); "

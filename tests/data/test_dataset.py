@@ -151,7 +151,7 @@ def test_samples_come_back_in_their_own_units():
 def test_a_set_says_what_its_samples_are(shape, options, kind):
     data = of(torch.zeros(shape), num_classes=2, **options)
     assert data.spec == DataSpec(
-        kind, shape[1:], options.get("value_range", (0.0, 1.0)), options.get("sample_rate"), ("0", "1"), 3
+        kind, shape[1:], options.get("value_range", (0.0, 1.0)), options.get("sample_rate"), ("0", "1"), 3, (3, 0)
     )
     assert (data.shape, data.is_image) == (shape[1:], kind == "image")
     assert (data.spec.channels, data.spec.grid) == (shape[1], shape[2:])

@@ -1,0 +1,163 @@
+"""Which files of a folder are learned from and which are held out: by names of folders, or a column of a table."""
+
+import re
+from dataclasses import dataclass
+
+from common.data.labelling import Part, by_table, class_of, instead, labelled, listed, of_folders
+from common.data.labels_table import Table, find_table, match
+from common.data.source import DataUnavailable
+from common.data.trees import Tree
+
+TRAIN = frozenset(("train", "training", "trn"))
+# from the first to the last that is taken
+HELD_OUT = (
+    ("test", "testing", "tst"),
+    ("holdout", "heldout"),
+    ("val", "validation", "validate", "valid"),
+    ("dev", "devel", "development", "eval", "evaluation"),
+)
+ONLY_PARTS = frozenset(("test", "testing", "holdout", "heldout", "val", "validation"))  # what nobody calls a class
+WORDS = ("set", "split", "data", "images", "imgs", "img", "part", "folder")  # after those names
+
+
+def part_of(name: str) -> str:
+    """The name of a folder as the names of parts are written above: ``Train_Set`` and ``train2017`` are train."""
+    key = re.sub(r"[\W_]", "", name.casefold()).rstrip("0123456789")
+    return next((key.removesuffix(word) for word in WORDS if key.endswith(word) and len(key) > len(word)), key)
+
+
+def rank_of(name: str) -> int | None:
+    """Where a name stands in ``HELD_OUT``; None if it does not."""
+    key = part_of(name)
+    return next((rank for rank, names in enumerate(HELD_OUT) if key in names), None)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Files to learn from and held out.
+
+    Attributes:
+        train: files to learn from.
+        held_out: the others; None if they are still to be chosen.
+        where: where the held-out part was found.
+        found: what was found, in words.
+    """
+
+    train: Part
+    held_out: Part | None
+    where: str = ""
+    found: tuple[str, ...] = ()
+
+
+def split(tree: Tree, what: str) -> Parts:
+    """The files to learn from and the held-out part.
+
+    Raises:
+        DataUnavailable: for folders that may be parts or classes.
+    """
+    folders = [name for name in tree.folders if tree.below(name)]
+    train = [name for name in folders if part_of(name) in TRAIN]
+    ranked = sorted((rank, name) for name in folders if (rank := rank_of(name)) is not None)
+    if tree.direct or not ((train and ranked) or train == folders):
+        _refuse_parts_as_classes(tree, folders, train, [name for _, name in ranked])
+        table = find_table(tree)
+        if (inner := _parts_inside(tree, folders)) is not None and not table:
+            return inner
+        return _split_by_table(tree, table, what) if table else Parts(of_folders(tree, what), None)
+    if not ranked and (empty := [name for name in tree.folders if rank_of(name) is not None]):
+        raise DataUnavailable(f"{tree.path / empty[0]}: no {what}{instead(tree.child(empty[0]))}; fill or remove it")
+    if len(train) > 1:
+        raise DataUnavailable(f"{tree.path}: {' and '.join(train)} may both be learned from; keep one")
+    best = [name for rank, name in ranked if rank == ranked[0][0]]
+    if len(best) > 1:
+        raise DataUnavailable(f"{tree.path}: {' and '.join(best)} may both be the held-out part; keep one")
+    learned, held = train[0], best[0] if best else None
+    table = find_table(tree, also=(learned.casefold(), f"{learned.casefold()}_labels", f"{learned.casefold()}labels"))
+    found = [
+        f"note      {name}/ ({len(tree.below(name)):,} {what}) is neither learned from nor held out"
+        for name in folders
+        if name not in (learned, held)
+    ]
+
+    def part(name: str) -> Part:
+        inside = labelled(tree.child(name), what)
+        return by_table(tree, table, tree.below(name), f"{name}/") if table and inside.labels is None else inside
+
+    return Parts(part(learned), None if held is None else part(held), f"{held}/", tuple(found))
+
+
+def _refuse_parts_as_classes(tree: Tree, folders: list[str], train: list[str], held: list[str]) -> None:
+    """Refuse folders of parts that would count as classes, unless they may well be some."""
+    ways = f"put what is learned from into {tree.path / 'train'}, or rename what is a class"
+    nested = [name for name in (*train, *held) if is_wrapper(tree.child(name))]
+    certain = [name for name in held if part_of(name) in ONLY_PARTS]
+    empty = [name for name in tree.folders if part_of(name) in TRAIN and name not in folders]
+    if held and (empty or (certain and len(held) == len(folders))):
+        there = f"{listed(empty)} is empty" if empty else "there is none to learn from"
+        raise DataUnavailable(f"{tree.path}: {listed(held)}: a part to hold out, but {there}; {ways}")
+    if len(folders) > 1 and (odd := nested or certain):
+        others = [name for name in folders if name not in odd]
+        raise DataUnavailable(
+            f"{tree.path}: {listed(odd)} is the name of a part, but beside it there are {listed(others)}: parts or "
+            f"classes? Point --data_dir at {tree.path / odd[0]} to learn from that alone; else {ways}"
+        )
+
+
+def _parts_inside(tree: Tree, folders: list[str]) -> Parts | None:
+    """The parts of classes that each hold folders train and test, or the like; None if they do not."""
+    learned: list[tuple[str, str]] = []
+    held: list[tuple[str, str]] = []
+    ranks = {rank_of(place.partition("/")[2]) for place in tree.places if place.count("/") == 1} - {None}
+    if tree.direct or not ranks:
+        return None
+    best, unused = min(rank for rank in ranks if rank is not None), 0
+    for name in tree.names:
+        inside = name.split("/")[1:-1]
+        if not inside:
+            return None
+        key = part_of(inside[0])
+        if key in TRAIN:
+            learned.append((name, class_of(name)))
+        elif rank_of(inside[0]) == best:
+            held.append((name, class_of(name)))
+        elif rank_of(inside[0]) is not None:
+            unused += 1
+        else:
+            return None
+    if not (learned and held):
+        return None
+    train, held_out = (Part(tree, [n for n, _ in found], [c for _, c in found]) for found in (learned, held))
+    found = (f"note      {unused:,} files of other parts are neither learned from nor held out",) if unused else ()
+    return Parts(train, held_out, "in the folders of the classes", found)
+
+
+def _split_by_table(tree: Tree, table: Table, what: str) -> Parts:
+    """Labels, and perhaps parts, by a table beside the files."""
+    if table.of_labels is None and table.of_parts is None:
+        said = f"note      {table.name} has no column of labels ({listed(table.columns)}), so it is not used"
+        return Parts(of_folders(tree, what), None, found=(said,))
+    part = by_table(tree, table, tree.names, "")
+    if table.of_parts is None:
+        return Parts(part, None)
+    rows, _ = match(table, tree.names)
+    named = [rows[name].part or "" for name in part.names]
+    learned = [i for i, name in enumerate(named) if part_of(name) in TRAIN]
+    ranks = {rank for name in set(named) if (rank := rank_of(name)) is not None}
+    unknown = sorted({name for name in named if part_of(name) not in TRAIN and rank_of(name) is None})
+    if unknown or not learned:
+        raise DataUnavailable(
+            f"{table.name}: {table.of_parts} must be train, and test or val, not "
+            f"{listed(unknown or sorted(set(named)))}"
+        )
+    if not ranks:
+        return Parts(part.select(learned), None)
+    held = [i for i, name in enumerate(named) if rank_of(name) == min(ranks)]
+    rest = len(named) - len(learned) - len(held)
+    found = (f"note      {rest:,} files of other parts are neither learned from nor held out",) if rest else ()
+    where = f"{named[held[0]]} of {table.of_parts} in {table.name}"
+    return Parts(part.select(learned), part.select(held), where, found)
+
+
+def is_wrapper(tree: Tree) -> bool:
+    """Whether the only folder of a folder is no class: all in it lies in folders again, in several."""
+    return not tree.direct and len([name for name in tree.folders if tree.below(name)]) > 1
