@@ -53,6 +53,8 @@ def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
         f"{len(job.seeds)} samples from {opened.folder.name} ({opened.version}): {config.solver}, {job.steps} steps, "
         f"on {job.dynamics.device}"
     )
+    if job.told_classes:
+        print(f"classes   in turn: {job.told_classes}")
     for remark in job.remarks:
         print(f"note      {remark}")
     if 0 < len(todo) < len(job.blocks):

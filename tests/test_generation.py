@@ -7,7 +7,7 @@ from torch import Tensor
 
 from common.data.spec import DataSpec
 from common.dynamics import CLD, VP
-from common.generation.blocks import Job, blocks, generate, labels_for, missing, not_finite, read_samples
+from common.generation.blocks import Job, blocks, generate, missing, not_finite, read_samples
 from common.generation.config import SampleConfig
 from common.generation.pictures import shown_level
 from common.refusal import Refusal
@@ -70,6 +70,22 @@ def test_blocks_are_consecutive(count, size, expected):
     assert [(block.start, block.stop) for block in blocks(count, size)] == expected
 
 
+def spec_of(num_classes: int | None) -> DataSpec:
+    return DataSpec("image", (1, 4, 4), classes=None if num_classes is None else tuple(map(str, range(num_classes))))
+
+
+def test_classes_are_asked_for_by_name_and_drawn_if_they_were_learned():
+    """torchvision#4028 and its like: numbers as names are not the numbers of classes."""
+    spec = DataSpec("image", (1, 4, 4), classes=("1", "2", "10", "Kühe"), per_class=(3, 0, 5, 1))
+    assert spec.labels_for(range(4)).tolist() == [0, 2, 3, 0]  # class "2" has no sample
+    assert spec.labels_for(range(4), ("10", "Ku\u0308he", "2", "3")).tolist() == [2, 3, 1, 3]  # a name counts first
+    assert spec.labels_for(range(2), (0, 1)).tolist() == [0, 1]  # numbers from Python are numbers
+    with pytest.raises(ValueError, match="labels 'Kuehe' is no class; there are 3 Kühe"):
+        spec.labels_for(range(1), ("Kuehe",))
+    with pytest.raises(ValueError, match="'x' is no class; there are 0 1, 1 2, 2 10, 3 Kühe"):
+        spec.labels_for(range(1), ("x",))
+
+
 @pytest.mark.parametrize(
     ("indices", "wanted", "num_classes", "expected"),
     [
@@ -82,18 +98,23 @@ def test_blocks_are_consecutive(count, size, expected):
     ],
 )
 def test_labels_come_in_turn(indices, wanted, num_classes, expected):
-    found = labels_for(indices, wanted, num_classes)
+    found = spec_of(num_classes).labels_for(indices, wanted)
     assert (found if found is None else found.tolist()) == expected
     assert found is None or found.dtype == torch.int64
 
 
 @pytest.mark.parametrize(
     ("wanted", "num_classes", "message"),
-    [((10,), 10, "labels must lie in 0 .. 9, got 10"), ((0, -1), 10, "got -1"), ((0,), None, "without labels")],
+    [
+        ((10,), 10, "'10' is no class; there are 0 to 9"),
+        ((0, -1), 10, "'-1' is no class"),
+        (("9" * 5000,), 10, "is no class"),
+        ((0,), None, "without labels"),
+    ],
 )
 def test_labels_that_cannot_be_are_refused(wanted, num_classes, message):
     with pytest.raises(ValueError, match=message):
-        labels_for(range(3), wanted, num_classes)
+        spec_of(num_classes).labels_for(range(3), wanted)
 
 
 def test_arrays_are_images_in_the_unit_range(tmp_path):

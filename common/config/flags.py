@@ -104,6 +104,11 @@ def integers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of integers separated by commas") from error
 
 
+def words(text: str) -> tuple[str, ...]:
+    """Words separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def height_by_width(text: str) -> int | Sides:
     """Height and width, e.g. 48x32; a single number is a square."""
     match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text.strip())

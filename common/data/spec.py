@@ -17,6 +17,7 @@ Kind = Literal["image", "function", "sound"]
 BYTE = 255.0  # largest level of uint8 images
 LARGEST = 2**24  # numbers of one sample, e.g. 2362 x 2362 in three colours
 NAMED = 12  # classes that a message names
+DIGITS = 10  # of a number that may be a class
 UNIT = (0.0, 1.0)  # the range of images in generated arrays
 
 
@@ -87,18 +88,42 @@ class DataSpec:
     def numbers_of(self, wanted: Sequence[int | str]) -> tuple[int, ...]:
         """Numbers of classes that are asked for by name or number; a name counts first.
 
+        Args:
+            wanted: names, numbers, or numbers as text.
+
         Raises:
-            Refusal: for what is neither, with the names there are.
+            Refusal: for what is neither, with the classes there are; for anything, if there are none.
         """
+        if wanted and self.classes is None:
+            raise Refusal("has no effect on this run, which was trained without labels; leave it out", "labels")
         numbers = {name: label for label, name in enumerate(self.classes or ())}
         found = []
         for word in wanted:
             name = unicodedata.normalize("NFC", str(word).strip())
-            label = numbers.get(name, int(name) if name.isascii() and name.isdigit() else -1)
+            label = int(name) if name.isascii() and name.isdigit() and len(name) < DIGITS else -1
+            label = numbers.get(name, label) if isinstance(word, str) else label
             if not 0 <= label < len(numbers):
                 raise Refusal(f"{reprlib.repr(name)} is no class; there are {self._told(name)}", "labels")
             found.append(label)
         return tuple(found)
+
+    def labels_for(self, indices: Sequence[int], wanted: Sequence[int | str] | None = None) -> Tensor | None:
+        """Classes of samples to draw: the wanted ones in turn, else in turn all that were learned.
+
+        Args:
+            indices: sample indices.
+            wanted: classes to ask for, by name or number; None for all that were learned.
+
+        Returns:
+            (len(indices),) int64, or None without classes.
+
+        Raises:
+            Refusal: for classes that do not exist, or any if there are none.
+        """
+        cycle = self.numbers_of(wanted or ()) or self.learned_classes
+        if self.classes is None:
+            return None
+        return torch.tensor([cycle[i % len(cycle)] for i in indices], dtype=torch.int64)
 
     def _told(self, wanted: str) -> str:
         """The classes for a message, those that are written like a word first."""

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from common.data.spec import DataSpec
+from common.data.spec import NAMED, DataSpec
 from common.denoiser import X0Denoiser
 from common.dynamics import LinearDynamics
 from common.files import atomic_write, open_array, read_array
@@ -18,6 +17,7 @@ from common.refusal import Refusal
 from common.runs import SampleFolder
 from common.samplers import SOLVERS, Grid, Solver, default_solver, sample
 
+MOST_CLASSES = 1000  # samples whose classes are looked at for a message
 StepCallback = Callable[[float, Tensor], None]
 
 
@@ -25,31 +25,6 @@ def blocks(count: int, size: int) -> Iterator[range]:
     """Consecutive sample indices in blocks of ``size``."""
     for start in range(0, count, size):
         yield range(start, min(start + size, count))
-
-
-def labels_for(indices: Sequence[int], wanted: Sequence[int] | None, num_classes: int | None) -> Tensor | None:
-    """Classes of samples: the wanted ones in turn, else all classes in turn.
-
-    Args:
-        indices: sample indices.
-        wanted: classes to ask for, or None for all.
-        num_classes: number of classes; None if the network takes no labels.
-
-    Returns:
-        (len(indices),) int64, or None if the network takes no labels.
-
-    Raises:
-        Refusal: for classes that do not exist, or any classes if the network takes none.
-    """
-    if num_classes is None:
-        if wanted:
-            raise Refusal("has no effect on this run, which was trained without labels; leave it out", "labels")
-        return None
-    cycle = tuple(wanted) if wanted else tuple(range(num_classes))
-    bad = [label for label in cycle if not 0 <= label < num_classes]
-    if bad:
-        raise Refusal(f"must lie in 0 .. {num_classes - 1}, got {bad[0]}", "labels")
-    return torch.tensor([cycle[i % len(cycle)] for i in indices], dtype=torch.int64)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -164,9 +139,19 @@ class Job:
         better = "" if other == name else f"; --solver {other} does with {SOLVERS[other].default_steps}"
         return [f"{name} needs about {fewest} steps or more{better}"]
 
+    @property
+    def told_classes(self) -> str:
+        """Which classes are asked for, in words; nothing without labels, or if their numbers are their names."""
+        names = self.spec.names_of(self.labels(range(min(len(self.seeds), MOST_CLASSES)))) or ()
+        numbers = [str((self.spec.classes or ()).index(name)) for name in names]
+        told = dict.fromkeys(
+            f"{name} ({number})" for name, number in zip(names, numbers, strict=True) if name != number
+        )
+        return ", ".join([*list(told)[:NAMED], *([".."] if len(told) > NAMED else [])])
+
     def labels(self, indices: range) -> Tensor | None:
         """Classes (len(indices),) int64 to ask for; None if the network takes no labels."""
-        return labels_for(indices, self.config.labels, self.spec.num_classes)
+        return self.spec.labels_for(indices, self.config.labels)
 
     def files(self, place: SampleFolder, wanted: Sequence[range]) -> list[Path]:
         """Where blocks and their labels go."""
@@ -175,7 +160,7 @@ class Job:
 
     def check(self) -> None:
         """Refuse classes that do not exist, and a time grid that cannot be laid."""
-        labels_for([0], self.config.labels, self.spec.num_classes)
+        self.labels(range(1))
         if self.grid and self.config.t_end is not None:
             self.grid(self.dynamics, self.config.t_end, self.steps)
 

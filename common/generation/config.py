@@ -15,10 +15,10 @@ from common.config.flags import (
     Range,
     as_ranges,
     at_least,
-    integers,
     marked,
     ranges,
     ranges_in,
+    words,
 )  # fmt: skip
 from common.config.resolve import Member, section
 from common.config.schema import PICTURE_SCALE, RunConfig, check_picture_scale
@@ -77,7 +77,7 @@ class SampleConfig(Checked):
     Attributes:
         n_samples: number of samples (default: 100, or as many as --seeds names)
         seeds: seeds below 2^32, one per sample, e.g. 0-63,100 (default: 0 to n_samples - 1)
-        labels: classes, repeated in turn, e.g. 3,3,7 (default: all classes in turn)
+        labels: classes by name or number, repeated in turn, e.g. 3,3,7 or cat,dog (default: all that were learned)
         mode: published samplers: sde reverses the SDE by Euler-Maruyama, ode follows the probability-flow ODE by Euler;
             a solver that can do both, like the predictor-corrector, reads it too
         solver: solver (default: the exponential one of order 2; Euler-Maruyama if the noise level falls in time, and
@@ -100,7 +100,7 @@ class SampleConfig(Checked):
 
     n_samples: Annotated[int | None, Range(1, MOST, whole=True), RUNTIME] = None
     seeds: Annotated[tuple[int, ...] | None, ranges] = None
-    labels: Annotated[tuple[int, ...] | None, integers] = None
+    labels: Annotated[tuple[int | str, ...] | None, words] = None
     mode: Annotated[str | None, RUNTIME] = None
     solver: str | None = None
     steps: Annotated[int | None, at_least(1)] = None
@@ -149,7 +149,7 @@ class SampleConfig(Checked):
         return replace(
             self,
             mode=None,
-            labels=self.labels or None,
+            labels=spec.numbers_of(self.labels or ()) or None,
             n_samples=len(seeds),
             seeds=seeds,
             solver=solver,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from common.generation.blocks import Job, labels_for
+from common.generation.blocks import Job
 from common.samplers import SOLVERS, default_solver
 from common.units import in_time
 
@@ -20,7 +20,7 @@ def seconds_of_an_evaluation(job: Job, count: int) -> float:
 
     Samples do not depend on it: states are ones, and what a network of one's own may draw is put back.
     """
-    labels = labels_for(range(count), job.config.labels, job.spec.num_classes)
+    labels = job.labels(range(count))
     v = torch.ones(count, *job.spec.shape)
     t = torch.full((count,), job.dynamics.horizon, dtype=torch.float64)
     found: list[float] = []

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.data.spec import DataSpec
 from common.dynamics import LinearDynamics
-from common.generation.blocks import Job, labels_for, not_finite, read_samples
+from common.generation.blocks import Job, not_finite, read_samples
 from common.media.audio import write_wav
 from common.media.grids import visible_scale
 from common.media.layout import Labelled
@@ -40,7 +40,7 @@ class Trajectory:
             height, width = spec.grid
             count = max(ROWS, min(MOST_FILMED, FILM_WIDTH // (width * (self.scale or visible_scale(height, width)))))
         filmed = range(min(count, len(job.seeds), job.config.batch_size))
-        self.count, self.classes = len(filmed), spec.names_of(labels_for(filmed, job.config.labels, spec.num_classes))
+        self.count, self.classes = len(filmed), spec.names_of(job.labels(filmed))
 
     def alone(self, todo: Sequence[range]) -> list[range]:
         """Samples to draw for the picture alone: its own few, unless their block is among those to draw anyway.

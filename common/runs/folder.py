@@ -54,6 +54,11 @@ class RunFolder:
         return self.path / "real.safetensors"
 
     @property
+    def data(self) -> Path:
+        """What was found of the data, in words, and its classes."""
+        return self.path / "data.txt"
+
+    @property
     def environment(self) -> Path:
         """Command lines and versions of packages."""
         return self.path / "environment.txt"

@@ -116,9 +116,8 @@ class SampleGrid(Callback):
         denoiser = pl_module.best_denoiser()
         was_training = denoiser.backbone.training
         denoiser.backbone.eval()
-        labels = None
-        if self.spec.num_classes is not None:
-            labels = torch.arange(self.count, device=pl_module.device) % self.spec.num_classes
+        labels = self.spec.labels_for(range(self.count))
+        labels = None if labels is None else labels.to(pl_module.device)
         parts = [
             sample(
                 path_of(SOLVERS[self.solver], pl_module.dynamics),

@@ -22,7 +22,7 @@ from common.config.stored import to_json, write_config
 from common.data import DataUnavailable
 from common.data.module import DataModule
 from common.data.source import DataSet
-from common.files import locked, remove_leftovers, save_safetensors
+from common.files import atomic_write, locked, remove_leftovers, save_safetensors
 from common.refusal import Refusal
 from common.runs import RunFolder, read_prior
 from common.runs.folder import FINAL
@@ -32,6 +32,7 @@ from common.training.build import build_data, build_module, build_trainer, check
 from common.training.callbacks import draw_losses, write_weights
 from common.training.checkpoints import Checkpoints, Stopped
 from common.training.csv_log import keep_aside, read_metrics
+from common.training.data_told import paragraph, table_of_classes
 from common.training.dry_run import dry_run, require_memory
 from common.training.loggers import ask_before_sending, close_loggers, make_loggers
 from common.training.module import LOSS, VALIDATION, DiffusionModule, NonFiniteLoss
@@ -40,7 +41,6 @@ from common.training.resume import Plan, TrainOrder, check_fits, check_same_data
 from common.training.session import PROGRAM, complain, hide_key, is_first_process, note_environment, say, set_tf32
 from common.training.trainer import device_count, run_trainer
 
-NAMED = 12  # classes that a line names
 LITTLE_NOISE = 2.0  # sigma at T below which the data shows through, whose values are about 1
 
 
@@ -73,7 +73,14 @@ def claim(found: Plan) -> None:
     if found.is_new and folder.is_ours:
         raise Refusal(f"{folder.path} exists; add --resume auto or take another id", "wb_id")
     folder.refuse_links()
-    for path in (folder.metrics, folder.environment, folder.real, folder.loss_picture, folder.last_checkpoint):
+    for path in (
+        folder.metrics,
+        folder.environment,
+        folder.data,
+        folder.real,
+        folder.loss_picture,
+        folder.last_checkpoint,
+    ):
         if path.is_dir():
             raise Refusal(f"{path} is a folder, where a file is to be written; move it away")
     remove_leftovers(folder.path, folder.checkpoints, folder.model, folder.samples)
@@ -175,6 +182,10 @@ def begin(
             save_safetensors(folder.prior, prior, {"format": "pt"})
         if not folder.config.is_file():
             write_config(folder.path, config)
+        if not folder.data.is_file():
+            atomic_write(
+                folder.data, "\n".join([*paragraph(dataset, config), *table_of_classes(dataset)]).encode() + b"\n"
+            )
         if folder.real in missing:
             with suppress(DataUnavailable):  # a sample that cannot be read is the training's to report, if it comes
                 write_real(folder.real, dataset.train, config.sample)
@@ -201,7 +212,7 @@ def _stored_prior(config: RunConfig, folder: RunFolder, dataset: DataSet) -> tup
 
 def introduce(config: RunConfig, module: DiffusionModule, device: torch.device, dataset: DataSet) -> None:
     """Say what is trained, and what is made of the data."""
-    recipe, spec = config.recipe, config.sample
+    recipe = config.recipe
     batch = recipe.batch_size * recipe.accumulate_grad_batches
     dynamics = module.dynamics
     level = float(dynamics.log_sigma(torch.tensor([dynamics.horizon], device=dynamics.device)).exp())
@@ -214,38 +225,14 @@ def introduce(config: RunConfig, module: DiffusionModule, device: torch.device, 
             f"wrong law; {dynamics.more_noise}"
         )
     say(f"network   {config.network.name}, {module.parameter_count:,} parameters, on {device}")
-    labels = classes_told(dataset, used=spec.num_classes is not None)
-    say(f"data      {config.data.data_name}, {spec.samples:,} samples of {'x'.join(map(str, spec.shape))}{labels}")
-    if spec.is_image:
-        mirrored = ", mirrored at random (--flip False leaves that out)" if config.data.flip else ""
-        say(f"images    {dataset.treatment}{mirrored}")
+    for line in paragraph(dataset, config):
+        say(line)
     count = device_count(config.hardware, device) * config.hardware.num_nodes
     share = "on 1 device" if count == 1 else f"on {count} devices, {batch} on each"
     say(f"training  {recipe.train_steps:,} steps of {batch * count} samples {share}")
     for name, steps in (("warmup_steps", recipe.warmup_steps), ("time_warmup", recipe.time_warmup)):
         if steps >= recipe.train_steps:
             say(f"note      --{name} {steps:,} is not over when training ends; lower it, or train longer")
-    if spec.classes and (empty := [name for name, count in samples_of(dataset).items() if not count]):
-        named = ", ".join(empty[:NAMED]) + (f" and {len(empty) - NAMED:,} more" if len(empty) > NAMED else "")
-        say(
-            f"note      no sample of classes {named}: they would be drawn all the same; give some, or renumber y with "
-            "numpy.unique(y, return_inverse=True)[1]"
-        )
-
-
-def samples_of(dataset: DataSet) -> dict[str, int]:
-    """Classes by name, and how many samples there are to learn each from; nothing without labels."""
-    names = dataset.classes or ()
-    return dict(zip(names, dataset.train.labels.bincount(minlength=len(names)).tolist(), strict=False))
-
-
-def classes_told(dataset: DataSet, *, used: bool) -> str:
-    """The classes of a data set, as a line about it goes on; nothing without labels."""
-    found = samples_of(dataset)
-    if not found:
-        return ""
-    each = ": " + ", ".join(f"{name} {count:,}" for name, count in found.items()) if len(found) <= NAMED else ""
-    return f", {len(found):,} classes{each}{'' if used else ', not used (--conditioning False)'}"
 
 
 def question_steps(config: RunConfig) -> None:
