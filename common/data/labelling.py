@@ -67,16 +67,13 @@ def by_table(tree: Tree, table: Table, names: Sequence[str], folder: str) -> Par
         names: paths of the files.
         folder: the folder of the tree that they are in, with / at its end.
     """
-    try:
-        rows, missing = match(table, tree.names)
-    except DataUnavailable as error:
-        raise DataUnavailable(f"{tree.path}: {error}") from None
+    rows, missing = match(table, tree.names)
     unknown = [name for name in names if name not in rows]
     if unknown:
         alone = f"; to learn from {folder} alone, move the others away" if folder else ""
         raise DataUnavailable(
-            f"{tree.path}: {len(unknown):,} of {len(names):,} files are not in {table.name}, first {unknown[0]}; add "
-            f"them, or move them away{alone}"
+            f"{table.place}: {len(unknown):,} of {len(names):,} files are not in it, first {unknown[0]}; add them, or "
+            f"move them away{alone}"
         )
     labels = None if table.of_labels is None else [rows[name].label or "" for name in names]
     said = [f"found     labels in {table.name}, column {table.of_labels}"] if labels else []

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from common.data.source import DataUnavailable
@@ -48,6 +48,7 @@ class Table:
 
     Attributes:
         name: its path in the tree.
+        place: where it is, for messages.
         columns: names of the columns.
         rows: its rows.
         of_labels: the column that labels were read from, None if there is none.
@@ -55,6 +56,7 @@ class Table:
     """
 
     name: str
+    place: Path
     columns: tuple[str, ...]
     rows: list[Row]
     of_labels: str | None
@@ -99,14 +101,16 @@ def read_table(tree: Tree, name: str) -> Table | None:
             content = file.read(LARGEST + 1)
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except Exception as error:  # a member of an archive may be broken in any way
-        raise DataUnavailable(f"{name} cannot be read as text in UTF-8 ({type(error).__name__}); mend it") from error
+        raise DataUnavailable(
+            f"{tree.path / name} cannot be read as text in UTF-8 ({type(error).__name__}); mend it"
+        ) from error
     if len(content) > LARGEST:
-        raise DataUnavailable(f"{name} is larger than any table of labels; remove it, or rename it")
+        raise DataUnavailable(f"{tree.path / name} is larger than any table of labels; remove it, or rename it")
     is_json = name.lower().endswith(".jsonl")
     try:
         records = list(_of_jsonl(text) if is_json else _of_csv(text))
     except (ValueError, csv.Error) as error:
-        raise DataUnavailable(f"{name}: {error}; mend it, or remove it") from None
+        raise DataUnavailable(f"{tree.path / name}: {error}; mend it, or remove it") from None
     columns = tuple(dict.fromkeys(key for _, record in records for key in record))
     known = {column.strip().casefold(): column for column in reversed(columns)}
     file_column, label_column, part_column = (
@@ -123,12 +127,16 @@ def read_table(tree: Tree, name: str) -> Table | None:
             None if column is None else record.get(column) for column in (file_column, label_column, part_column)
         )
         if isinstance(label, (list, dict)):
-            raise DataUnavailable(f"{name}, line {line}: {label_column} is no single label; give one per file")
+            raise DataUnavailable(
+                f"{tree.path / name}, line {line}: {label_column} is no single label; give one per file"
+            )
         if of_file in (None, "") or (label_column is not None and label in (None, "")):
-            raise DataUnavailable(f"{name}, line {line}: no {label_column if of_file else file_column}; fill it in")
+            raise DataUnavailable(
+                f"{tree.path / name}, line {line}: no {label_column if of_file else file_column}; fill it in"
+            )
         texts = (None if value is None else _text(value) for value in (label, part))
         rows.append(Row(line, str(of_file), *texts))
-    return Table(name, columns, rows, label_column, part_column)
+    return Table(name, tree.path / name, columns, rows, label_column, part_column)
 
 
 def _text(label: Any) -> str:
@@ -204,7 +212,7 @@ def match(table: Table, names: Sequence[str]) -> tuple[dict[str, Row], list[Row]
         meant = [key] if key in whole else bare.get(key, [])
         if len(meant) > 1:
             raise DataUnavailable(
-                f"{table.name}, line {row.line}: {row.file} may be {' or '.join(meant[:3])}; write the path"
+                f"{table.place}, line {row.line}: {row.file} may be {' or '.join(meant[:3])}; write the path"
             )
         if not meant:
             missing.append(row)
@@ -212,10 +220,10 @@ def match(table: Table, names: Sequence[str]) -> tuple[dict[str, Row], list[Row]
         before = found.setdefault(meant[0], row)
         if (before.label, before.part) != (row.label, row.part):
             raise DataUnavailable(
-                f"{meant[0]} stands twice in {table.name}: {before.label} in line {before.line}, {row.label} in line "
-                f"{row.line}; keep one"
+                f"{table.place}: {meant[0]} stands twice, with {before.label} in line {before.line} and {row.label} in "
+                f"line {row.line}; keep one"
             )
     if not found:
         first = f": {missing[0].file} in line {missing[0].line} is not there" if missing else ", it has no rows"
-        raise DataUnavailable(f"{table.name} names none of the files{first}; mend it, or remove it")
+        raise DataUnavailable(f"{table.place} names none of the files{first}; mend it, or remove it")
     return found, missing

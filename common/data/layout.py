@@ -56,8 +56,8 @@ def lay_out(tree: Tree, order: str, what: str = "images") -> Layout:
         DataUnavailable: for what can be read in two ways, or not at all, with what was found.
     """
     found: list[str] = []
-    if len(tree.folders) == 1 and not tree.direct and not find_table(tree) and is_wrapper(tree.child(tree.folders[0])):
-        tree = tree.child(tree.folders[0])
+    while (inside := wrapped(tree)) is not None:
+        tree = inside
         found.append(f"found     everything lies in {tree.path.name}/, which counts as the top")
     if not tree.names:
         raise DataUnavailable(f"{tree.path}: no {what} in it or its subfolders{instead(tree)}")
@@ -79,7 +79,8 @@ def lay_out(tree: Tree, order: str, what: str = "images") -> Layout:
             raise DataUnavailable(f"{tree.path}: {error}") from None
         train, held_out = train.select(rows.tolist()), train.select(held_rows.tolist())
         told = f"{len(held_out.names):,} held out, the same ones always"
-    found.append(f"found     {len(train.names):,} {what} to learn from, {told}")
+    without = " without classes" if classes is None else ""
+    found.append(f"found     {len(train.names):,} {what}{without} to learn from, {told}")
     found += [*parts.found, *train.said]
     if classes is not None and order == "natural" and list(classes) != sorted(classes):
         found.append(
@@ -89,6 +90,15 @@ def lay_out(tree: Tree, order: str, what: str = "images") -> Layout:
         found.append(f"found     {len(tree.links):,} links to folders, which were followed ({tree.links[0]}, ..)")
     used = {name.removeprefix(tree.prefix) for part in (train, held_out) for name in part.used}
     return Layout(train.numbered(classes), held_out.numbered(classes), classes, (*found, *passed_over(tree, but=used)))
+
+
+def wrapped(tree: Tree) -> Tree | None:
+    """The only folder of a tree, if it is no class: in an archive, or if all in it lies in several folders again."""
+    if len(tree.folders) != 1 or tree.direct:
+        return None
+    table, inside = find_table(tree), tree.child(tree.folders[0])
+    labelled = table is not None and (table.of_labels or table.of_parts)
+    return inside if not labelled and (tree.is_archive or is_wrapper(inside)) else None
 
 
 def _require_text(tree: Tree, name: str) -> None:

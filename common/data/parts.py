@@ -146,7 +146,7 @@ def _split_by_table(tree: Tree, table: Table, what: str) -> Parts:
     unknown = sorted({name for name in named if part_of(name) not in TRAIN and rank_of(name) is None})
     if unknown or not learned:
         raise DataUnavailable(
-            f"{table.name}: {table.of_parts} must be train, and test or val, not "
+            f"{table.place}: {table.of_parts} must be train, and test or val, not "
             f"{listed(unknown or sorted(set(named)))}"
         )
     if not ranks:

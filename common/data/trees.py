@@ -246,7 +246,7 @@ def _sort_in(name: str, last: str, wanted: Collection[str], names: list[str], pa
 
 
 def read_archive(path: Path, wanted: Collection[str]) -> Tree:
-    """The files of a zip file; if everything lies in one folder, of that folder.
+    """The files of a zip file.
 
     Raises:
         OSError, zipfile.BadZipFile, NotImplementedError: if it cannot be read.
@@ -276,7 +276,7 @@ def read_archive(path: Path, wanted: Collection[str]) -> Tree:
             else:
                 _sort_in(name, parts[-1], wanted, names, passed)
     passed += [Passed(name, OF_SYSTEM) for name in sorted(of_systems) if name.casefold() != "__macosx/"]
-    tree = Tree(
+    return Tree(
         path,
         sorted(set(names)),
         sorted(places),
@@ -286,9 +286,6 @@ def read_archive(path: Path, wanted: Collection[str]) -> Tree:
         [],
         is_archive=True,
     )
-    while len(tree.folders) == 1 and not tree.direct:
-        tree = tree.child(tree.folders[0])
-    return tree
 
 
 def member_name(member: zipfile.ZipInfo) -> str:

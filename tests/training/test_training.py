@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
 import train
 from common.backbones import UNet
@@ -101,7 +102,11 @@ def test_config_and_environment(tiny_run):
         "sample_rate": None,
         "classes": list("0123456789"),
         "samples": 1500,
+        "per_class": [149, 152, 148, 153, 151, 152, 151, 149, 145, 150],
     }
+    told = (tiny_run / "data.txt").read_text().splitlines()
+    assert told[0].startswith("data      digits, 1,500 samples of 1x8x8, 10 classes: 0 149, 1 152")
+    assert told[-1].split() == ["9", "9", "150", str(np.bincount(load_digits().target)[9] - 150)]
     assert config["model"]["prediction"] in PREDICTIONS  # auto is resolved
     text = (tiny_run / "environment.txt").read_text()
     assert "--train_steps 150" in text.splitlines()[0]
