@@ -215,10 +215,10 @@ def _read(
     files = train[0], held_out[0]
     found = sizes_of(files, form.source, None if form.size is None else LOOKED_AT)
     sides, treated = form.result(found, in_all=sum(map(len, files)))
-    part, held_part = (Split(Pictures(files, form, sides), labels) for files, labels in (train, held_out))
+    part, held_part = (Split(Pictures(files, form, sides), labels, files.name) for files, labels in (train, held_out))
     if is_small(part.images, held_part.images):
-        part = Split(*part.read(title="reading images"))
-        held_part = Split(*held_part.read(title="reading held-out images"))
+        part = Split(*part.read(title="reading images"), part.names)
+        held_part = Split(*held_part.read(title="reading held-out images"), held_part.names)
     return DataSet(part, held_part, classes=None if classes is None else tuple(classes), treatment=treated)
 
 

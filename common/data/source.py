@@ -1,7 +1,7 @@
 """What a data set is to this program: samples with labels, split into training and held-out parts."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -51,16 +51,22 @@ class Split:
     Attributes:
         images: (N, C, *S) uint8 or float32, a tensor or whatever reads samples by index.
         labels: (N,) int64, zeros if the set has no labels.
+        names: what messages call the samples, by index: their files; None if they have no names.
     """
 
     images: Tensor | Images
     labels: Tensor
+    names: Callable[[int], str] | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype not in (torch.uint8, torch.float32):
             raise ValueError(f"images are uint8 or float32, not {self.images.dtype}")
         if self.images.shape[0] != len(self.labels):
             raise ValueError(f"{self.images.shape[0]} images, but {len(self.labels)} labels")
+
+    def name(self, index: int) -> str:
+        """What messages call a sample."""
+        return f"number {index}" if self.names is None else self.names(index)
 
     def read(self, limit: int | None = None, title: str = "reading") -> tuple[Tensor, Tensor]:
         """Samples (N, C, *S) in memory, and their labels (N,).

@@ -30,6 +30,7 @@ from common.runs.real import write_real
 from common.runs.versions import PLAIN, Checkpoint, average_kinds
 from common.training.build import build_data, build_module, build_trainer, check_output, initial_weights, with_prior
 from common.training.callbacks import draw_losses, write_weights
+from common.training.check_data import check_data
 from common.training.checkpoints import Checkpoints, Stopped
 from common.training.csv_log import keep_aside, read_metrics
 from common.training.data_told import paragraph, table_of_classes
@@ -54,7 +55,7 @@ def train(order: TrainOrder) -> int:
     stopping.begin_work()
     hide_key(order.command.wb_key)
     found = plan(order)
-    writes = not order.command.dry_run and is_first_process()
+    writes = not order.command.only_looks and is_first_process()
     other = "take another id" if found.is_new else "wait for it, or stop it"
     with locked(found.folder.path, PROGRAM, other) if writes else nullcontext():
         if writes:
@@ -99,6 +100,8 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
     if not found.is_new and config.data.data_dir and "data_dir" not in order.given:
         say(f"note      data is read from {config.data.data_dir}, as config.json says")
     dataset = load_data(config.data)
+    if order.command.check_data:
+        return check_data(config, dataset) if is_first_process() else 0
     fitted = fit_to_data(config, dataset.spec, class_of(config.dynamics), class_of(config.network))
     if found.is_new:
         config, prior = with_prior(fitted, dataset, folder.prior.name)

@@ -51,6 +51,8 @@ class Command(Checked):
         list_presets: print what presets there are, what for and what they take, and exit
         show_preset: print the flags of a preset as a command line to paste, and exit
         dry_run: build everything, try steps, tell memory, time and disk that the run will take, and write nothing
+        check_data: look at the data as the network will see it: what was found, levels, samples that are there twice, a
+            picture; nothing is trained
         resume: go on with a run (id, folder name or .ckpt file); auto goes on with the run of --wb_id if it exists, and
             else starts it
         max_time: stop after so long, in a way that --resume can go on: 90s, 30m, 3.5h, 23:50:00 (default: never)
@@ -62,10 +64,16 @@ class Command(Checked):
     list_presets: bool = False
     show_preset: str | None = None
     dry_run: bool = False
+    check_data: bool = False
     resume: Annotated[str | None, Alone(AUTO)] = None
     max_time: Annotated[float | None, duration] = None
     wb_key: str | None = None
     plugin: Annotated[tuple[str, ...], several(str)] = ()
+
+    @property
+    def only_looks(self) -> bool:
+        """Whether nothing of a run is to be written."""
+        return self.dry_run or self.check_data
 
     @property
     def starts(self) -> bool:
@@ -171,13 +179,13 @@ def plan(order: TrainOrder) -> Plan:
         raise Refusal("auto needs --wb_id, the id it looks for; or name a run: --resume ID", "resume")
     config = order.config.named(wb_id or fresh_id(output_dir), output_dir)
     folder = RunFolder(output_dir / config.folder_name)
-    if command.resume == AUTO and not command.dry_run:  # other flags would make another folder: the id decides
+    if command.resume == AUTO and not command.only_looks:  # other flags would make another folder: the id decides
         of_id = [run for run in run_folders(output_dir) if run.is_ours and run.name.startswith(f"{wb_id}_")]
         folder = of_id[0] if len(of_id) == 1 else folder
     exists = wb_id is not None and folder.is_ours
-    if exists and command.resume is None and not command.dry_run and is_first_process():
+    if exists and command.resume is None and not command.only_looks and is_first_process():
         raise Refusal(f"{wb_id}: {folder.path} exists; add --resume auto or take another id", "wb_id")
-    if command.resume is None or not exists or command.dry_run:
+    if command.resume is None or not exists or command.only_looks:
         # here, not in Recipe: a run of an earlier version that has a larger one goes on and is sampled from
         require(config.recipe.seed < SEEDS, "seed", f"at most {SEEDS - 1}", config.recipe.seed)
         return Plan(config, folder, True)
