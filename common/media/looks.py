@@ -36,7 +36,13 @@ def looks_figure(samples: Labelled, levels: Tensor, title: str) -> "Figure":
             continue
         if samples.x.ndim == 4:
             image = displayable(samples.x[i : i + 1])[0].float().cpu().clamp(0, 1).movedim(0, -1).numpy()
-            plot.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
+            plot.imshow(
+                image.squeeze(-1) if image.shape[-1] == 1 else image,
+                cmap="gray",
+                vmin=0,
+                vmax=1,
+                interpolation="nearest",
+            )
         else:
             plot.plot(*outline(samples.x[i].float().cpu()), linewidth=0.7)
         if samples.classes:
