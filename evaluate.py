@@ -29,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         config, metrics = args.parse_evaluate(argv)
         stopping.begin_work()
         run = find(str(config.run_id), config.output_dir)
-        folder = config.samples_folder(run)
+        folder, remarks = config.samples_folder(run)
         refuse_links(run.path, folder)  # beside the samples the figures are written
         remove_leftovers(folder)
-        for remark in check_set(folder):
+        for remark in [*remarks, *check_set(folder)]:
             print(f"note      {remark}")
         arrays, labels = read_samples(folder)
         shape = {"channels": arrays.shape[-1], "image_size": arrays.shape[1:-1]}  # a released folder may not say

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from common import stopping
-from common.config.streams import is_unread, open_streams
+from common.config.streams import end_output, open_streams
 
 
 def start_program() -> None:
@@ -48,7 +48,7 @@ def run_program(main: Callable[[], int], otherwise: str) -> NoReturn:
         print(f"\n{str(stop) or otherwise}", file=sys.stderr)
         code = stopping.exit_code()
     finally:
-        is_unread()  # else Python would complain about what it cannot write at its exit
+        end_output()  # else Python would complain about what it cannot write at its exit
         for child in multiprocessing.active_children():
             if child.daemon:  # a process that reads data, and hangs; Python would wait for it
                 child.kill()

@@ -104,6 +104,10 @@ def test_a_manifest_notices(tmp_path):
         assert manifest.check(other)
     assert manifest.check(path)
     assert manifest.made == made
+    with manifest.renewing(path, other) as note:
+        note([path])
+        assert manifest.files == {path}  # of many files, those that are written already
+    assert manifest.files == {path, other}
 
 
 @pytest.mark.parametrize(
@@ -115,8 +119,9 @@ def test_a_manifest_notices(tmp_path):
 )  # fmt: skip
 def test_a_damaged_manifest_is_one_line(tmp_path, content):
     Manifest(tmp_path).path.write_text(content)
-    with pytest.raises(Refusal, match=r"manifest\.json cannot be read \(.*remove it to go on without"):
+    with pytest.raises(Refusal, match=r"manifest\.json cannot be read \(.*remove it to go on without") as refused:
         Manifest(tmp_path).check(tmp_path / "a")
+    assert "Error" not in str(refused.value)  # names of Python's own say nothing to a user
 
 
 def test_an_array_takes_no_more_memory_than_its_file(tmp_path):

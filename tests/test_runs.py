@@ -528,6 +528,8 @@ def test_an_unknown_id_lists_what_there_is(runs, run_id):
 @pytest.mark.parametrize("run_id", ["latest", "7"])
 def test_an_empty_folder_has_no_runs(tmp_path, run_id):
     with pytest.raises(RunNotFound, match="none"):
+        find(run_id, tmp_path)
+    with pytest.raises(RunNotFound, match="nothing is not there; --output_dir names"):
         find(run_id, tmp_path / "nothing")
 
 

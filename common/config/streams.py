@@ -94,31 +94,36 @@ def plain_output() -> Iterator[None]:
 
 @contextlib.contextmanager
 def piped() -> Iterator[None]:
-    """End quietly, with the code of a program that SIGPIPE ended, if nobody reads the output any more."""
+    """End with the exit code of :func:`end_output` if the output cannot be written: quietly, if nobody reads it."""
     code: Any = None
     try:
         yield
     except OSError as error:
-        if error.errno not in LOST or not is_unread("\n"):  # another pipe: a bug
+        if error.errno not in LOST or not (lost := end_output("\n")):  # another pipe: a bug
             raise
     except SystemExit as stop:
-        if not is_unread():
+        if not (lost := end_output()):
             raise
         code = stop.code
     else:
-        if not is_unread():
+        if not (lost := end_output()):
             return
-    raise SystemExit(code or BROKEN_PIPE)
+    raise SystemExit(code or lost)
 
 
-def is_unread(more: str = "") -> bool:
-    """Write what is left of the output, and more; whether nobody reads it. What follows is then thrown away."""
+def end_output(more: str = "") -> int:
+    """Write what is left of the output, and more. If that cannot be done, what follows is thrown away.
+
+    Returns:
+        An exit code: 0 if all was written, 141 if nobody reads it any more, 2 if its disk is full, which is said.
+    """
     try:
         sys.stdout.write(more)
         sys.stdout.flush()
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            print(f"the output cannot be written: {error.strerror}", file=sys.stderr)
         throw_away(sys.stdout)
-        return True
-    return False
+        if error.errno != errno.ENOSPC:
+            return BROKEN_PIPE
+        print(f"the output cannot be written: {error.strerror}", file=sys.stderr)
+        return 2
+    return 0

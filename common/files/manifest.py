@@ -1,7 +1,7 @@
 """manifest.json: sizes and SHA-256 of the files of a folder, so that damage is noticed."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -17,6 +17,11 @@ FORMAT = 1
 LARGEST = 64 * 1024**2  # bytes: of half a million files
 
 
+def restore(path: Path) -> str:
+    """What to do about a file that no program writes again."""
+    return "put a copy of it back"
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The manifest of a folder. It is written by whoever holds the folder's lock, after the files that it lists.
@@ -26,9 +31,11 @@ class Manifest:
 
     Attributes:
         folder: the folder.
+        mend: says what to do about a file of it that is missing or damaged.
     """
 
     folder: Path
+    mend: Callable[[Path], str] = restore
 
     @property
     def path(self) -> Path:
@@ -61,19 +68,12 @@ class Manifest:
     def _read(self) -> dict[str, Any]:
         try:
             content = read_json(self.path, LARGEST)
-            if content["format"] != FORMAT:
-                raise ValueError(f"format {content['format']!r}; this program reads {FORMAT}")
-            entries = content["files"].values()
-            if not all(type(entry["size"]) is int and isinstance(entry["sha256"], str) for entry in entries):
-                raise ValueError("an entry without size and sha256")
-            if any(".." in (place := PurePosixPath(name)).parts or place.is_absolute() for name in content["files"]):
-                raise ValueError("a file outside of the folder")
-            if not isinstance(content["made"], str):
-                raise TypeError("made is no time")
+            if flaw := _flaw(content):
+                raise ValueError(flaw)
         except FileNotFoundError:
             return {"format": FORMAT, "made": "", "files": {}}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {error}"
+        except (OSError, ValueError) as error:
+            reason = (isinstance(error, OSError) and error.strerror) or error
             raise Refusal(f"{self.path} cannot be read ({reason}); remove it to go on without check sums") from error
         return dict(content)
 
@@ -122,11 +122,11 @@ class Manifest:
         if entry is None:
             return False
         if not path.is_file():
-            raise Refusal(f"{path} is missing; {MANIFEST} lists it")
+            raise Refusal(f"{path} is missing, though {MANIFEST} lists it; {self.mend(path)}")
         if path.stat().st_size != entry["size"] or (thoroughly and sha256(path) != entry["sha256"]):
             raise Refusal(
-                f"{path} is damaged, or another file than was written: its SHA-256 is not that in {self.path} "
-                "(remove that file if the change is meant)"
+                f"{path} is damaged, or another file than was written: its SHA-256 is not that in {MANIFEST}; "
+                f"{self.mend(path)} (if the change is meant, remove {self.path})"
             )
         return True
 
@@ -140,23 +140,49 @@ class Manifest:
             write_json(self.path, {"format": FORMAT, "made": made or now(), "files": {}})
 
     @contextlib.contextmanager
-    def renewing(self, *paths: Path) -> Iterator[None]:
+    def renewing(self, *paths: Path) -> Iterator[Callable[[Iterable[Path]], None]]:
         """Write files of the folder: meanwhile they are not listed, so that a kill at any time leaves no false entry.
 
         Args:
             paths: the files; those that are not there afterwards are not listed.
+
+        Yields:
+            What lists some of them already, which are written by then; the rest are listed at the end.
         """
-        names = {path.relative_to(self.folder).as_posix(): path for path in paths}
-        content = self._read()
-        if names.keys() & content["files"].keys():
+        names = {path.relative_to(self.folder).as_posix() for path in paths}
+        content, waiting = self._read(), set(paths)
+        if names & content["files"].keys():
             content["files"] = {name: entry for name, entry in content["files"].items() if name not in names}
             write_json(self.path, content)
-        yield
-        for name, path in names.items():
-            if path.is_file():
-                content["files"][name] = {"size": path.stat().st_size, "sha256": sha256(path)}
-        content["made"] = content["made"] or now()
-        write_json(self.path, content)
+
+        def note(written: Iterable[Path]) -> None:
+            for path in written:
+                if path.is_file():
+                    name = path.relative_to(self.folder).as_posix()
+                    content["files"][name] = {"size": path.stat().st_size, "sha256": sha256(path)}
+                waiting.discard(path)
+            content["made"] = content["made"] or now()
+            write_json(self.path, content)
+
+        yield note
+        note(sorted(waiting))
+
+
+def _flaw(content: Any) -> str | None:
+    """What is wrong with what a manifest holds, in words."""
+    if not isinstance(content, dict) or "format" not in content:
+        return "it is no manifest"
+    if content["format"] != FORMAT:
+        return f"format {content['format']!r}; this program reads {FORMAT}"
+    files = content.get("files")
+    if not isinstance(files, dict) or not isinstance(content.get("made"), str):
+        return "it does not say which files there are, and since when"
+    if not all(isinstance(entry, dict) and type(entry.get("size")) is int and isinstance(entry.get("sha256"), str)
+               for entry in files.values()):  # fmt: skip
+        return "an entry has no size and sha256"
+    if any(".." in (place := PurePosixPath(name)).parts or place.is_absolute() for name in files):
+        return "it lists a file outside of the folder"
+    return None
 
 
 def now() -> str:

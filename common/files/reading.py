@@ -44,6 +44,10 @@ def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
         return json.loads(content.decode())
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"no text in UTF-8, from byte {error.start:,} on") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"no JSON, in line {error.lineno}: {error.msg}") from error
 
 
 def sha256(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Draw many samples in fixed blocks and keep them as arrays: any restart or split gives the same files."""
 
 import io
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from common.samplers import SOLVERS, Grid, Solver, default_solver, sample
 
 MOST_CLASSES = 1000  # samples whose classes are looked at for a message
 StepCallback = Callable[[float, Tensor], None]
+NOTED_EVERY = 5.0  # seconds at least between manifests, each of which is of all blocks, half a million perhaps
 
 
 def blocks(count: int, size: int) -> Iterator[range]:
@@ -224,7 +226,9 @@ def _is_whole(place: SampleFolder, job: Job, block: range, check: Callable[[Path
 def generate(
     folder: Path, job: Job, todo: Sequence[range], *, on_step: StepCallback, shown: Sequence[range] = ()
 ) -> int:
-    """Draw samples and write ``data/data_*.npy`` and ``label/label_*.npy``, one pair per block; then the manifest.
+    """Draw samples and write ``data/data_*.npy`` and ``label/label_*.npy``, one pair per block; and the manifest.
+
+    That lists blocks every few seconds, at the end, and when it is stopped: only the last ones before a kill are not.
 
     Args:
         folder: where the arrays go; nobody else writes there.
@@ -241,13 +245,22 @@ def generate(
         _, _, calls = job.draw(indices, on_step)
     files, listed = {place.settings, *job.files(place, job.blocks)}, place.manifest.files
     if stale := {*job.files(place, todo), *(files ^ listed)}:
-        with place.manifest.renewing(*sorted(stale)):
-            for indices in todo:
-                data = place.block(indices.start)
-                samples, labels, calls = job.draw(indices, on_step)
-                if labels is not None:
-                    write_array(place.labels_of(data), labels)
-                write_array(data, samples)  # after its labels: a block with data is whole
+        with place.manifest.renewing(*stale) as note:
+            fresh, noted = sorted(stale.difference(job.files(place, todo))), -NOTED_EVERY  # what was kept comes first
+            try:
+                for indices in todo:
+                    if time.monotonic() - noted >= NOTED_EVERY and fresh:
+                        note(fresh)
+                        fresh, noted = [], time.monotonic()
+                    data = place.block(indices.start)
+                    samples, labels, calls = job.draw(indices, on_step)
+                    if labels is not None:
+                        write_array(place.labels_of(data), labels)
+                    write_array(data, samples)  # after its labels: a block with data is whole
+                    fresh += job.files(place, [indices])
+            except KeyboardInterrupt:
+                note(fresh)
+                raise
     return calls
 
 

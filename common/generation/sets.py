@@ -14,11 +14,11 @@ from common.generation.opening import made_from
 from common.natural import natural
 from common.refusal import Refusal
 from common.runs import Run, SampleFolder
+from common.runs.drawn import AGAIN
 
 PROGRAM = "generate.py"
 PATIENCE = 10.0  # seconds to wait for another program that chooses its folder
 NAMED = 5  # damaged blocks that are told by name
-AGAIN = "the same generate.py draws again what is missing or damaged"
 
 
 class Claim(NamedTuple):
@@ -104,8 +104,8 @@ def findings(folder: Path, job: Job, todo: Sequence[range]) -> list[str]:
     damaged = [path.name for path in job.files(place, todo) if path.exists() and path.parent == place.data]
     which = ", ".join(damaged[:NAMED]) + (", .." if len(damaged) > NAMED else "")
     found = [f"{len(damaged)} drawn again, since damaged or without their labels: {which}"] if damaged else []
-    unlisted = {*job.files(place, job.blocks)} - place.manifest.files
-    if not todo and unlisted:
+    kept = {*job.files(place, job.blocks)}.difference(job.files(place, todo))
+    if unlisted := kept - place.manifest.files:
         found.append(f"{len(unlisted)} files had no check sums yet, so damage would not be seen; they have them now")
     return found
 
@@ -125,15 +125,14 @@ def check_set(folder: Path) -> list[str]:
     place = SampleFolder(folder)
     check, listed = place.manifest.checker(), place.manifest.files
     there = {*place.arrays(), *([place.settings] if place.settings.exists() else [])}
-    try:
-        unchecked = [path for path in sorted(there | listed) if not check(path)]
-    except Refusal as error:
-        raise Refusal(f"{error}; {AGAIN}") from error
+    unchecked = [path for path in sorted(there | listed) if not check(path)]
     found = []
     if place.settings not in there:
         found.append(f"{folder} has no {place.settings.name}: nothing says how its samples were drawn")
     elif (kept := place.kept()) is None:
-        raise Refusal(f"{place.settings} is damaged, so nothing says how its samples were drawn; draw them again")
+        raise Refusal(
+            f"{place.settings} is damaged, so nothing says how its samples were drawn; {place.mend(place.settings)}"
+        )
     else:
         _check_count(place, with_ranges(kept))
     if unchecked:

@@ -50,8 +50,8 @@ class EvaluateConfig(Checked):
         """The metrics that are wanted."""
         return self.metrics or tuple(METRICS)
 
-    def samples_folder(self, run: RunFolder) -> Path:
-        """The folder of samples that was asked for, or the newest.
+    def samples_folder(self, run: RunFolder) -> tuple[Path, list[str]]:
+        """The folder of samples that was asked for, or the newest, and what a user should know of how it was chosen.
 
         Raises:
             Refusal: if there is none, listing what there is.
@@ -72,7 +72,12 @@ class EvaluateConfig(Checked):
             raise Refusal(
                 f"no such samples in {run.path}; there are: {known}. Draw some with generate.py --run_id {run.name}"
             )
-        return fitting[-1]
+        chosen = fitting[-1]
+        undated = [folder.name for folder in fitting if folder != chosen and not SampleFolder(folder).manifest.made]
+        if not undated:
+            return chosen, []
+        which = f"no manifest.json says when {', '.join(undated)} was drawn"
+        return chosen, [f"{which}, so {chosen.name} counts as the newest; --samples names another"]
 
 
 def chosen_metrics(config: EvaluateConfig, values: Mapping[str, Any]) -> list[Metric]:

@@ -1,5 +1,12 @@
 """Run folders: naming, finding, reading. ``load`` gives back what was trained."""
 
+import sys
+
+from common.program import start_program
+
+if sys.argv[:1] == ["-m"]:  # python -m common.runs: its __main__ comes after the following, which takes seconds
+    start_program()
+
 from common.runs.drawn import SampleFolder
 from common.runs.export import ExportConfig, copy_to_sample, export_safetensors
 from common.runs.folder import RunFolder, RunNotFound, find, run_folders

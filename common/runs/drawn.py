@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from common.files import Manifest, read_json
-from common.files.manifest import LARGEST
+from common.files.manifest import LARGEST, restore
 from common.refusal import Refusal
 
 BLOCK = re.compile(r"data_\d{6,}\.npy", re.ASCII)
+AGAIN = "the same generate.py draws again what is missing or damaged"
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,19 @@ class SampleFolder:
 
     @property
     def manifest(self) -> Manifest:
-        """Check sums of the settings and, once all are drawn, of arrays and labels."""
-        return Manifest(self.path)
+        """Check sums of the settings, and of arrays and labels that are drawn."""
+        return Manifest(self.path, self.mend)
+
+    def mend(self, path: Path) -> str:
+        """What to do about a file of it that is missing or damaged."""
+        if path == self.settings:  # nobody knows any more what the arrays are: the same command makes another folder
+            return f"{restore(path)}, or remove {self.path} and draw the samples anew"
+        return AGAIN
+
+    @property
+    def is_set(self) -> bool:
+        """Whether anything says that it is one: arrays, settings or check sums; any of them may be lost."""
+        return self.data.is_dir() or self.settings.is_file() or self.manifest.exists
 
     def kept(self) -> dict[str, Any] | None:
         """What settings.json holds; None if it is missing or damaged, so that nobody knows what the arrays are."""

@@ -9,6 +9,7 @@ from typing import Any
 from common.config.schema import Keeping
 from common.config.stored import CONFIG, PRIOR
 from common.files import Manifest, refuse_links
+from common.files.manifest import restore
 from common.natural import natural
 from common.refusal import Refusal
 from common.runs.drawn import SampleFolder
@@ -114,7 +115,8 @@ class RunFolder:
             begun = drawn.manifest.made if readable else ""
             return not readable, begun, drawn.version == FINAL, natural(drawn.version), natural(path.name)
 
-        return sorted((data.parent for data in self.path.glob("generated_data/model-*/*/data")), key=order)
+        places = map(SampleFolder, self.path.glob("generated_data/model-*/*"))
+        return sorted((place.path for place in places if place.is_set), key=order)
 
     @property
     def is_shipped(self) -> bool:
@@ -142,7 +144,24 @@ class RunFolder:
     @property
     def manifest(self) -> Manifest:
         """Check sums of what the run keeps, except checkpoints, which have their own."""
-        return Manifest(self.path)
+        return Manifest(self.path, self.mend)
+
+    def mend(self, path: Path) -> str:
+        """What to do about a file of it that is missing or damaged."""
+        version, others = WEIGHTS.fullmatch(path.name), [file for file in self.checkpoint_files() if file != path]
+        final = version is not None and version[2] == FINAL and path.suffix == ".pth"
+        if final or path in (self.prior, self.real, self.last_checkpoint):
+            from_start = path in (self.prior, self.real) and FINAL not in self.versions()
+            if not self.is_shipped and (others or from_start):
+                return f"python train.py {self.words('resume')} writes it again"
+        if version and path.suffix != ".pth" and path.with_suffix(".pth").is_file():
+            return f"python scripts/export.py {self.words('run_id')} --version {version[2]} writes it again"
+        return f"{restore(path)}, or remove it and do without" if self.is_spare(path) else restore(path)
+
+    def is_spare(self, path: Path) -> bool:
+        """Whether people may remove a file of it, e.g. to make room: checkpoints, earlier weights, real samples."""
+        version = WEIGHTS.fullmatch(path.name)
+        return path == self.real or path.parent == self.checkpoints or (version is not None and version[2] != FINAL)
 
     @property
     def begun(self) -> str:
@@ -167,6 +186,15 @@ class RunFolder:
             assert match  # that is how they were chosen
             files.setdefault(match[2], {}).setdefault(match[1], path)
         return dict(sorted(files.items(), key=lambda item: (item[0] == FINAL, natural(item[0]))))
+
+    def lost_weights(self) -> list[Path]:
+        """Final weights that were written, and are not there any more.
+
+        Raises:
+            Refusal: if the manifest is damaged.
+        """
+        listed = {path: WEIGHTS.fullmatch(path.name) for path in self.manifest.files if path.parent == self.model}
+        return sorted(path for path, match in listed.items() if match and match[2] == FINAL and not path.exists())
 
     def versions(self) -> list[str]:
         """Versions of the kept weights, in the order that training writes them."""
@@ -203,12 +231,20 @@ class RunFolder:
         return shlex.join([*named, "--output_dir", str(self.path.parent)] if elsewhere else named)
 
 
+def lack_of(output_dir: Path) -> str:
+    """Why there can be no runs in a place, in words; empty if it is a folder."""
+    if output_dir.is_dir():
+        return ""
+    return f"{output_dir} is {'a file, not a folder' if output_dir.exists() else 'not there'}"
+
+
 def run_folders(output_dir: Path) -> list[RunFolder]:
     """Run folders under a directory, the newest last; released ones also one level deeper (people unzip by hand).
 
     Those that do not say when they were begun come first.
     """
-    visible = [RunFolder(path) for path in output_dir.glob("*") if not path.name.startswith(".")]  # being unpacked
+    folders = [path for path in output_dir.glob("*") if path.is_dir() and not path.name.startswith(".")]  # no leftovers
+    visible = [RunFolder(path) for path in folders]
     found = [folder for folder in visible if folder.is_ours or folder.is_released]
     rest = [folder for folder in visible if folder not in found]
     deeper = [RunFolder(path.parent) for folder in rest for path in folder.path.glob("*/model")]
@@ -225,7 +261,7 @@ def find(run_id: str, output_dir: Path, flag: str = "run_id") -> RunFolder:
         flag: the flag a message names.
 
     Raises:
-        RunNotFound: with the runs there are.
+        RunNotFound: with the runs there are, or the place of one that was named by a path.
     """
     folders = {folder.path.relative_to(output_dir).as_posix(): folder for folder in run_folders(output_dir)}
     if Path(run_id).resolve().parent == output_dir.resolve():  # a path, as a shell completes it
@@ -254,5 +290,10 @@ def find(run_id: str, output_dir: Path, flag: str = "run_id") -> RunFolder:
         return folders[matches[0]]
     if matches:
         raise RunNotFound(f"{run_id} fits several runs: {', '.join(matches)}. Give the whole name of one.", flag)
+    place = RunFolder(Path(run_id))
+    if run_id and place.path.is_dir() and (place.is_ours or place.is_released):
+        raise RunNotFound(f"{run_id} does not lie in {output_dir}; give {place.words(flag)}", flag)
+    if lack := lack_of(output_dir):
+        raise RunNotFound(f"{run_id}: {lack}; --output_dir names the folder that holds the runs", flag)
     known = ", ".join(folders) or "none"
     raise RunNotFound(f"{run_id}: no such run under {output_dir}. Runs there: {known}", flag)

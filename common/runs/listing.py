@@ -12,12 +12,14 @@ from common.config.stored import read_config
 from common.files import UNREADABLE, Manifest, load_checkpoint, owner_of
 from common.files.writing import host_name
 from common.refusal import Refusal
-from common.runs.folder import FINAL, WEIGHTS, RunFolder, run_folders
+from common.runs.drawn import SampleFolder
+from common.runs.folder import FINAL, RunFolder, lack_of, run_folders
 from common.table import table
 from common.units import in_bytes
 
 HEADER = ("run", "data", "process", "network", "step", "state", "on disk", "newest samples")
 UNKNOWN = "?"
+NAMED = 5  # files of a folder that are told one by one
 
 
 @dataclass(frozen=True)
@@ -34,24 +36,29 @@ class ListConfig(Checked):
     check: bool = False
 
 
-def list_runs(config: ListConfig) -> list[str]:
+def list_runs(config: ListConfig) -> tuple[list[str], bool]:
     """The table, the newest run last, and what is wrong with those that are damaged.
+
+    Returns:
+        Lines, and whether all is whole, as far as it was looked at.
 
     Raises:
         Refusal: if there is no such folder.
     """
-    if not config.output_dir.is_dir():
-        raise Refusal(f"{config.output_dir}: no such folder; give the one that holds the runs", "output_dir")
+    if lack := lack_of(config.output_dir):
+        raise Refusal(f"{lack}; give the folder that holds the runs", "output_dir")
     folders = run_folders(config.output_dir)
     if not folders:
-        return [f"no runs under {config.output_dir}"]
+        return [f"no runs under {config.output_dir}"], True
     rows: list[tuple[str, ...]] = [HEADER]
     remarks: list[str] = []
+    whole = True
     for folder in tqdm(folders, desc="reading", unit=" runs", disable=None if config.check else True, leave=False):
         row, wrong = describe(folder, thoroughly=config.check)
         rows.append(row)
-        remarks += [f"{folder.name}: {text}" for text in wrong]
-    return [*table(rows), *(["", *dict.fromkeys(remarks)] if remarks else [])]
+        whole &= not wrong
+        remarks += [f"{folder.name}: {text}" for text in [*wrong, *(unchecked(folder) if config.check else ())]]
+    return [*table(rows), *(["", *dict.fromkeys(remarks)] if remarks else [])], whole
 
 
 def describe(folder: RunFolder, *, thoroughly: bool) -> tuple[tuple[str, ...], list[str]]:
@@ -103,9 +110,14 @@ def newest_step(folder: RunFolder, wrong: list[str]) -> int | None:
     for path in folder.checkpoint_files():
         try:
             return int(load_checkpoint(path, mmap=True, checked=False)["global_step"])
-        except UNREADABLE as error:
-            wrong.append(f"{path} cannot be read ({type(error).__name__})")
+        except UNREADABLE:
+            wrong.append(unreadable(folder, path))
     return None
+
+
+def unreadable(folder: RunFolder, checkpoint: Path) -> str:
+    """What is said of a checkpoint that cannot be read."""
+    return f"{checkpoint} cannot be read (cut short, damaged, or something else); {folder.mend(checkpoint)}"
 
 
 def damage(folder: RunFolder, *, thoroughly: bool) -> list[str]:
@@ -116,25 +128,47 @@ def damage(folder: RunFolder, *, thoroughly: bool) -> list[str]:
         thoroughly: read the files; else only their sizes are looked at.
     """
     found = []
-    for manifest in (folder.manifest, *map(Manifest, folder.sample_sets())):
+    for manifest in manifests(folder):
         try:
             files, check = sorted(manifest.files), manifest.checker(thoroughly=thoroughly)
         except Refusal as error:
             found.append(str(error))
             continue
+        wrong = []
         for path in files:
-            version = WEIGHTS.fullmatch(path.name)
-            if version and version[2] != FINAL and not path.exists():
-                continue  # people make room
+            if folder.is_spare(path) and not path.exists():
+                continue
             try:
                 check(path)
             except Refusal as error:
-                found.append(str(error))
+                wrong.append(str(error))
+        more = len(wrong) - NAMED
+        found += [*wrong[:NAMED], *([f"{more} more files of {manifest.folder}"] if more > 0 else [])]
     for path in folder.checkpoint_files() if thoroughly else ():
         try:
             load_checkpoint(path, mmap=True)
-        except UNREADABLE as error:
-            found.append(f"{path} is damaged ({type(error).__name__}: {error})")
+        except UNREADABLE:
+            found.append(unreadable(folder, path))
+    return found
+
+
+def manifests(folder: RunFolder) -> list[Manifest]:
+    """Those of a run and of its sets of samples."""
+    return [folder.manifest, *(SampleFolder(path).manifest for path in folder.sample_sets())]
+
+
+def unchecked(folder: RunFolder) -> list[str]:
+    """What of a run has no check sums, so that nothing can be said of it."""
+    weights = [path for files in folder.weight_files().values() for path in files.values()]
+    kept = [folder.config, folder.prior, folder.real, *weights]
+    places = map(SampleFolder, folder.sample_sets())
+    there = {folder.path: kept, **{place.path: [place.settings, *place.arrays()] for place in places}}
+    found = []
+    for manifest in manifests(folder):
+        if manifest.is_readable:  # else it is said already
+            names = sorted({path for path in there[manifest.folder] if path.is_file()} - manifest.files)
+            which = ", ".join(path.name for path in names[:NAMED]) + (", .." if len(names) > NAMED else "")
+            found += [f"{manifest.folder} has no check sums of {which}, so damage would not be seen"] if names else []
     return found
 
 

@@ -9,9 +9,10 @@ from torch import Tensor
 from common.data.reading import gather, spread
 from common.data.source import Split
 from common.data.spec import DataSpec
-from common.files import Manifest, load_state, save_safetensors
+from common.files import load_state, save_safetensors
 from common.media.layout import Labelled
 from common.refusal import Refusal
+from common.runs.folder import RunFolder
 
 COUNT, BYTES, LEAST = 100, 2 * 1024**2, 4  # samples at most; as many as take two megabytes, but no fewer than the last
 
@@ -61,7 +62,7 @@ def read_real(path: Path, spec: DataSpec) -> Labelled | None:
     """
     if not path.is_file():
         return None
-    Manifest(path.parent).check(path)
+    RunFolder(path.parent).manifest.check(path)
     state = load_state(path)
     x, labels = state.get("x"), state.get("labels")
     if x is None or labels is None or not _are_samples(x, labels, spec):

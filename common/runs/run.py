@@ -83,7 +83,7 @@ def read_prior(folder: RunFolder, config: RunConfig) -> dict[str, Tensor] | None
         return None
     if not folder.prior.is_file():
         raise Refusal(
-            f"{folder.prior} is missing: the mean and spectrum that sampling starts from; --resume writes it again"
+            f"{folder.prior} is missing: the mean and spectrum that sampling starts from; {folder.mend(folder.prior)}"
         )
     folder.manifest.check(folder.prior)
     tensors = load_state(folder.prior)

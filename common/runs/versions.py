@@ -65,9 +65,9 @@ class Version(ABC):
         return self.name
 
     @property
+    @abstractmethod
     def remarks(self) -> list[str]:
         """What a user should know of how it was chosen."""
-        return []
 
     def account(self, kind: str, decays: tuple[float, ...]) -> str:
         """Which weights they are, in one line, with the flags that take others of this version.
@@ -150,12 +150,14 @@ class Kept(Version):
         decays: decays of the averages that the run was to keep, the main one first.
         files: files by kind.
         folder: where they are.
+        notes: what a user should know of how it was chosen.
     """
 
     name: str
     decays: tuple[float, ...]
     files: dict[str, Path]
     folder: RunFolder
+    notes: tuple[str, ...] = ()
 
     @property
     def kinds(self) -> Collection[str]:
@@ -168,12 +170,7 @@ class Kept(Version):
         return self.file(kind).name
 
     def read(self, kind: str) -> dict[str, Tensor]:
-        try:
-            self.folder.manifest.check(self.file(kind))
-        except Refusal as error:
-            if self.name != FINAL or not self.folder.checkpoint_files():
-                raise
-            raise Refusal(f"{error}; python train.py {self.folder.words('resume')} writes it again") from error
+        self.folder.manifest.check(self.file(kind))
         return plain_names(load_state(self.file(kind)))
 
     def sha256(self, kind: str) -> str:
@@ -183,11 +180,13 @@ class Kept(Version):
     def remarks(self) -> list[str]:
         unlisted = [path.name for path in self.files.values() if not self.folder.manifest.lists(path)]
         if not unlisted:
-            return []
+            return list(self.notes)
         inside = "only check sums inside .pth files are" if self.folder.manifest.exists else "it has no manifest.json"
-        return [f"{self.folder.name}: {', '.join(unlisted)} cannot be checked for damage ({inside})"]
+        return [*self.notes, f"{self.folder.name}: {', '.join(unlisted)} cannot be checked for damage ({inside})"]
 
     def choose(self, averaged: bool | None, decay: float | None) -> str:
+        if self.name == FINAL and decay is None:  # what was written and is lost is made again
+            self.folder.manifest.check(self.file(PLAIN if averaged is False else AVERAGED), thoroughly=False)
         cut = {*self.kinds} == {PLAIN} and self.decays and self.folder.is_ours and not self.folder.is_shipped
         if averaged is None and decay is None and cut:
             again = f"python train.py {self.folder.words('resume')} writes it, "
@@ -214,7 +213,8 @@ class Checkpoint(Version):
         state: state dict of the module that was trained, mapped from the file.
         parts: names of all that it holds.
         run: when its run was begun, as the manifest of that says; empty if an earlier version wrote it.
-        passed_over: newer checkpoints, which cannot be read.
+        passed_over: newer checkpoints, which are missing or cannot be read.
+        notes: what else a user should know of how it was chosen.
     """
 
     name: str
@@ -225,6 +225,7 @@ class Checkpoint(Version):
     parts: frozenset[str]
     run: str
     passed_over: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, path: Path, decays: tuple[float, ...], begun: str = "") -> "Checkpoint":
@@ -256,8 +257,10 @@ class Checkpoint(Version):
             decays: as for :meth:`open`.
             name: that of a certain step, e.g. ``step-0000225``.
         """
-        passed_over: list[Path] = []
-        for path in folder.checkpoint_files():
+        there = folder.checkpoint_files()
+        # missing, though numbered ones are there: its steps are gone
+        passed_over = [path for path in (folder.last_checkpoint,) if there and path not in there and name is None]
+        for path in there:
             try:
                 found = cls.open(path, decays, folder.begun)
             except UNREADABLE:
@@ -302,10 +305,9 @@ class Checkpoint(Version):
 
     @property
     def remarks(self) -> list[str]:
-        return [
-            f"{path} cannot be read (cut short, damaged, or of another run); {self.path.name} is taken"
-            for path in self.passed_over
-        ]
+        broken = "cannot be read (cut short, damaged, or of another run)"
+        whys = [f"{path} {broken if path.exists() else 'is missing'}" for path in self.passed_over]
+        return [*self.notes, *(f"{why}; {self.path.name} is taken" for why in whys)]
 
 
 def open_version(folder: RunFolder, name: str | None, decays: tuple[float, ...]) -> Version:
@@ -322,11 +324,15 @@ def open_version(folder: RunFolder, name: str | None, decays: tuple[float, ...])
     """
     files = folder.weight_files()
     wanted = folder.newest_version() if name is None else name
+    lost = [] if name or FINAL in files else folder.lost_weights()
+    notes = [f"{path} is missing, though it was written; {folder.mend(path)}" for path in lost[:1]]
     if wanted in files:
-        return Kept(wanted, decays, files[wanted], folder)
+        return Kept(wanted, decays, files[wanted], folder, tuple(notes))
     if checkpoint := Checkpoint.newest(folder, decays, name):
-        return checkpoint
+        return replace(checkpoint, notes=tuple(notes))
     there = folder.checkpoint_files()
+    if notes:
+        raise RunNotFound(notes[0], "run_id")
     if name is not None:
         kept = ", ".join(files) or "none yet (training has not reached its first version)"
         steps = ", ".join(path.stem for path in there if path != folder.last_checkpoint)

@@ -1,6 +1,7 @@
 """Training, from a command line's order to weights."""
 
 import shlex
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -22,7 +23,7 @@ from common.config.stored import to_json, write_config
 from common.data import DataUnavailable
 from common.data.module import DataModule
 from common.data.source import DataSet
-from common.files import atomic_write, locked, remove_leftovers, save_safetensors
+from common.files import atomic_write, locked, remove_leftovers, replacing, save_safetensors
 from common.refusal import Refusal
 from common.runs import RunFolder, read_prior
 from common.runs.folder import FINAL
@@ -179,6 +180,7 @@ def begin(
     What its log is about to lose is kept aside, unless it is the steps since last.ckpt, which come again.
     """
     missing = [path for path in (folder.prior, folder.config, folder.real) if not is_whole(folder, path)]
+    tell_mended(folder, missing)
     folder.manifest.begin(checkpoint.run if checkpoint else "")
     with folder.manifest.renewing(*missing):
         if prior and folder.prior in missing:
@@ -194,7 +196,7 @@ def begin(
                 write_real(folder.real, dataset.train, config.sample)
     step = checkpoint.step if checkpoint else 0
     if (checkpoint is None or checkpoint.path != folder.last_checkpoint) and (kept := keep_aside(folder.metrics, step)):
-        say(f"note      the log goes back to step {step:,}; all of it is kept in {kept}")
+        say(f"note      the log goes back to step {step:,}, since later ones are gone; all of it is kept in {kept}")
 
 
 def is_whole(folder: RunFolder, path: Path) -> bool:
@@ -203,6 +205,13 @@ def is_whole(folder: RunFolder, path: Path) -> bool:
         return folder.manifest.check(path)
     except Refusal:
         return False
+
+
+def tell_mended(folder: RunFolder, paths: Sequence[Path]) -> None:
+    """Say which of the files that are now written were there before, but are missing or damaged."""
+    for path in paths:
+        if folder.manifest.lists(path):
+            say(f"note      {path} {'was damaged' if path.exists() else 'was missing'}; it is made again")
 
 
 def _stored_prior(config: RunConfig, folder: RunFolder, dataset: DataSet) -> tuple[RunConfig, dict[str, Tensor] | None]:
@@ -269,11 +278,20 @@ def last_losses(rows: Sequence[Mapping[str, float]], averaged: bool) -> list[str
 def finish(module: DiffusionModule, checkpoint: Checkpoint, folder: RunFolder) -> int:
     """Write what comes after the last checkpoint, the picture of the losses and the final weights, unless it is whole.
 
+    A ``last.ckpt`` that is missing or damaged is made again from the numbered one.
+
     Returns:
         The exit code.
     """
+    if not is_first_process():
+        return 0
+    if folder.last_checkpoint in checkpoint.passed_over:
+        with replacing(folder.last_checkpoint) as place:
+            shutil.copyfile(checkpoint.path, place)
+        say(f"note      {folder.last_checkpoint} is now a copy of {checkpoint.path.name}")
     wanted = [folder.weights(kind, FINAL) for kind in (PLAIN, *average_kinds(module.recipe.averages))]
-    if is_first_process() and not all(is_whole(folder, path) for path in wanted):
+    if missing := [path for path in wanted if not is_whole(folder, path)]:
+        tell_mended(folder, missing)
         folder.manifest.begin(checkpoint.run)
         module.load_state_dict(checkpoint.state)
         draw_losses(folder.loss_picture, read_metrics(folder.metrics), module)
@@ -333,7 +351,8 @@ def fit(
     except OSError as error:
         if (line := mendable(error)) is None:
             raise
-        complain(f"{line.partition('; ')[0]}; steps since the last checkpoint come again with: {again}")
+        since = "steps since the last checkpoint come again" if folder.checkpoint_files() else "it starts at step 0"
+        complain(f"{line}; then {since} with: {again}")
         return 2
     except Refusal as error:
         complain(f"{error.line({str(error.argument): str(error.argument)})}; go on with: {again}")

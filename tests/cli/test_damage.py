@@ -1,5 +1,6 @@
 """Files of a run that are missing, cut, changed or of another run; second writers; the list of runs that tells."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -85,8 +86,9 @@ def test_a_damaged_last_checkpoint_falls_back(cli, whole, tiny_run, other_run, d
     log = (whole / "metrics.csv").read_bytes()
     result = cli("train", "--resume", "tiny")
     assert result.code == 0, result.err
-    said = "last.ckpt cannot be read (cut short, damaged, or of another run); step-0000100.ckpt is taken\n"
-    assert (said in result.out) == (damage != "missing")
+    broken = "is missing" if damage == "missing" else "cannot be read (cut short, damaged, or of another run)"
+    assert f"last.ckpt {broken}; step-0000100.ckpt is taken\n" in result.out
+    assert "note      the log goes back to step 100, since later ones are gone; all of it is kept in " in result.out
     assert ", goes on at step 100 (" in result.out
     assert (whole / "metrics-until-150.csv").read_bytes() == log
     assert same_weights(whole, tiny_run)
@@ -117,12 +119,16 @@ def test_what_is_damaged_is_refused_and_resume_makes_it_again(cli, whole, tiny_r
     else:
         assert (result.code, result.written) == (2, []), result.out
         assert name.rpartition("/")[2] in result.err
+        assert f"python train.py --resume {whole.name} " in result.err
     assert "Traceback" not in result.err
     result = cli("train", "--resume", "tiny")
     if damage == "a folder":
         assert (result.code, "Traceback" in result.err) == (2, False)
         return
     assert result.code == 0
+    told = f"note      runs/{whole.name}/{name} was {'missing' if damage == 'missing' else 'damaged'}; it is made again"
+    same = (name, damage) == ("real.safetensors", "of another run")  # which has the same ones
+    assert (told in result.out.splitlines()) == (not same)
     assert same_weights(whole, tiny_run)
     assert cli("generate", "--run_id", "tiny", *DRAW, *plain).code == 0
 
@@ -137,7 +143,7 @@ def test_texts_of_a_run(cli, whole, other_run, damage, name, words):
     assert "Traceback" not in result.err
     if name == "config.json":
         assert (result.code, result.written) == (2, [])
-        assert "config.json" in result.err
+        assert re.search(r"config\.json is .*; put a copy of it back", result.err)
     elif name in ("metrics.csv", "environment.txt"):
         if damage == "a folder" and words[0] == "train":
             assert "is a folder, where a file is to be written; move it away" in result.err
@@ -215,6 +221,7 @@ def test_a_copied_run_goes_on_with_its_data_elsewhere(cli, tmp_path):
 
 
 def test_the_list_of_runs(cli, whole, tiny_run, other_run, capsys, tmp_path):
+    (tmp_path / "runs" / "README.md").write_text("no run")
     assert list_main(["--output_dir", str(tmp_path / "runs")]) == 0
     header, row = capsys.readouterr().out.splitlines()
     assert header.split()[:4] == ["run", "data", "process", "network"]
@@ -222,8 +229,8 @@ def test_the_list_of_runs(cli, whole, tiny_run, other_run, capsys, tmp_path):
     shutil.copytree(other_run, tmp_path / "runs" / other_run.name, ignore=shutil.ignore_patterns("*final*"))
     assert cli("generate", "--run_id", "tiny", *DRAW).code == 0
 
-    def state(name: str, *words: str) -> str:
-        assert list_main(["--output_dir", str(tmp_path / "runs"), *words]) == 0
+    def state(name: str, *words: str, code: int = 0) -> str:
+        assert list_main(["--output_dir", str(tmp_path / "runs"), *words]) == code
         lines = capsys.readouterr().out.splitlines()
         (found,) = (line for line in lines[1:3] if line.startswith(name))
         return found
@@ -235,8 +242,67 @@ def test_the_list_of_runs(cli, whole, tiny_run, other_run, capsys, tmp_path):
     weights = whole / "model" / "model-final.pth"
     flip(weights, weights.stat().st_size // 2)
     assert " finished " in state("tiny")  # a glance does not read files
-    assert " damaged " in state("tiny", "--check", "True")
+    assert " damaged " in state("tiny", "--check", "True", code=1)
     assert RunFolder(whole).begun < RunFolder(tmp_path / "runs" / other_run.name).begun
+
+
+def test_every_damage_has_a_way_out(cli, run, tiny_run, capsys):
+    """The list names it, and what it says makes the run whole again."""
+
+    def listed(code: int) -> str:
+        assert list_main(["--check", "True"]) == code
+        return capsys.readouterr().out
+
+    checkpoints, weights, again = run / "checkpoints", run / "model" / "model-v0.pth", f"train.py --resume {run.name} "
+    shutil.copy(tiny_run / "checkpoints" / "step-0000150.ckpt", checkpoints)
+    assert " finished " in listed(0)
+    one_bit(checkpoints / "last.ckpt", run)
+    broken = "last.ckpt cannot be read (cut short, damaged, or something else)"
+    assert f"{broken}; python {again}writes it again" in listed(1)
+    result = cli("train", "--resume", "tiny")
+    assert "last.ckpt is now a copy of step-0000150.ckpt" in result.out
+    assert " finished " in listed(0)
+    for path in (weights, checkpoints / "step-0000150.ckpt"):
+        one_bit(path, run)
+        (line,) = (line for line in listed(1).splitlines() if path.name in line)
+        assert "; put a copy of it back, or remove it and do without" in line
+        path.unlink()
+        assert " finished " in listed(0)
+    (run / "manifest.json").write_text('{"format": 1, "made": "", "files": {}}')
+    assert "has no check sums of config.json, ema_model-final.pth, " in listed(0)
+
+
+def test_final_weights_that_are_gone_are_told(cli, run):
+    for path in (run / "model").glob("*-final.pth"):
+        path.unlink()
+    told = "ema_model-final.pth is missing, though it was written; python train.py --resume"
+    for lost, taken in (("none", "v2, average of"), ("*", "checkpoint of step 150, average of")):
+        for path in (run / "model").glob(lost):
+            path.unlink()
+        first, second = cli("generate", "--run_id", "tiny", *DRAW).out.splitlines()[:2]
+        assert told in first
+        assert second.startswith(f"weights   {taken}")
+
+
+@pytest.mark.parametrize("program", ["train", "generate", "evaluate"])
+def test_places_without_runs_are_told(cli, run, program, capsys, tmp_path):
+    Path("file").touch()
+    (tmp_path / "runs" / "README.md").touch()
+    shutil.copytree(run, tmp_path / "else" / "moved")
+    flag = "resume" if program == "train" else "run_id"
+    for words, told in (
+        ((f"--{flag}", "no"), f"--{flag} no: no such run under runs. Runs there: {run.name}\n"),
+        ((f"--{flag}", "no", "--output_dir", run), f"no: no such run under {run}. Runs there: none\n"),
+        ((f"--{flag}", tmp_path / "else" / "moved"), f"give --{flag} moved --output_dir {tmp_path / 'else'}\n"),
+        ((f"--{flag}", "no", "--output_dir", "file"), "file is a file, not a folder"),
+        ((f"--{flag}", "no", "--output_dir", "gone"), f"--{flag} no: gone is not there; --output_dir names the folder"),
+    ):
+        result = cli(program, *words)
+        assert (result.code, told in result.err) == (2, True), result.err
+    for place, told in (("file", "file is a file, not a folder"), ("gone", "gone is not there")):
+        with pytest.raises(SystemExit):
+            list_main(["--output_dir", place])
+        assert told in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -284,5 +350,6 @@ def test_a_damaged_prior_is_refused_and_made_again(cli, heat_runs, damage):
         assert (result.code, "prior.safetensors" in result.err) == (2, True)
         return
     assert result.code == 0, result.err
+    assert f"note      {prior} was {'missing' if damage == 'missing' else 'damaged'}; it is made again\n" in result.out
     assert prior.read_bytes() == before
     assert cli("generate", "--run_id", "h", *DRAW).code == 0

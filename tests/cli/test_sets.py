@@ -106,6 +106,8 @@ def test_what_is_damaged_is_drawn_again_and_never_used_without_a_word(cli, run, 
     else:
         assert (seen.code, seen.written, len(seen.err.splitlines())) == (2, [], 1)
         assert path.name in seen.err or target == "manifest"  # a changed check sum is told as another file
+        if target == "settings":  # the same command draws into another folder
+            assert f"remove {Path('runs') / whole.relative_to(run.parent)} and draw the samples anew" in seen.err
 
     again = cli(*DRAW)
     assert again.code == 0, again.err
@@ -247,17 +249,54 @@ def test_killed_between_blocks(cli, run, whole):
     process.communicate()
     there = len(list(data.glob("data_*.npy")))
     assert 3 <= there < 20
-    assert set(json.loads((data.parent / "manifest.json").read_text())["files"]) == {"settings.json"}
+    listed = set(json.loads((data.parent / "manifest.json").read_text())["files"])
+    assert listed >= {"settings.json", "data/data_000000.npy", "label/label_000000.npy"}
     (data / f".data_000009.npy.{host_name()}.{process.pid}.01234567.tmp").write_bytes(b"half")
     seen = cli(*LOOK)  # not the whole set that is there too: this one is newer
     assert f"sde30-ema: {there} of 20 samples are there; the same generate.py" in seen.err
+    one_bit(data / "data_000000.npy")
     result = cli("generate", *words)
-    assert f"kept      {there} samples are there already" in result.out
+    assert f"kept      {there - 1} samples are there already" in result.out
+    assert "note      1 drawn again, since damaged or without their labels: data_000000.npy" in result.out
+    unlisted = 2 * (there - 1) - len([name for name in listed if "00" in name and "000000" not in name])
+    assert (f"note      {unlisted} files had no check sums yet" in result.out) == (unlisted > 0)
     assert not [path for path in run.rglob(".*") if path.is_file()]
     cut_off = arrays(data.parent)
     shutil.rmtree(data.parent)
     assert cli("generate", *words).code == 0
     assert arrays(data.parent) == cut_off
+
+
+def test_stopped_between_blocks(cli, run, monkeypatch):
+    """What was drawn by then has check sums."""
+    draw = generation.Job.draw
+
+    def stop(self, indices, on_step):
+        if indices.start == 6:
+            raise KeyboardInterrupt
+        return draw(self, indices, on_step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generation.Job, "draw", stop)
+        with pytest.raises(KeyboardInterrupt, match="6 of 7 samples are kept"):
+            cli(*DRAW)
+    one_bit(base(run) / "exp2-2-ema" / FILES["data"])
+    result = cli(*DRAW)
+    assert "note      1 drawn again, since damaged or without their labels: data_000003.npy" in result.out
+    assert "kept      3 samples are there already" in result.out
+
+
+@pytest.mark.parametrize("lost", ["manifest.json", "data"])
+def test_another_set_is_not_taken_for_the_newest_without_a_word(cli, run, whole, lost):
+    newest = drawn(cli(*DRAW, "--t_end", 0.01).out)
+    shutil.rmtree(newest / lost) if lost == "data" else (newest / lost).unlink()
+    seen = cli(*LOOK)
+    if lost == "data":
+        assert (seen.code, f"{newest / 'data' / 'data_000000.npy'} is missing" in seen.err) == (2, True)
+    else:
+        told = f"no manifest.json says when {newest.name} was drawn, so exp2-2-ema counts as the newest"
+        assert (seen.code, f"note      {told}; --samples names another" in seen.out) == (0, True)
+        assert told not in cli(*LOOK, "--samples", newest.name).out
 
 
 def test_a_folder_that_was_claimed_and_no_more_is_taken_over(cli, run):
