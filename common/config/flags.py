@@ -11,8 +11,10 @@ import contextlib
 import inspect
 import itertools
 import math
+import os
 import re
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -186,10 +188,38 @@ def duration(text: str) -> float:
     return seconds
 
 
+def at_home(text: str) -> str:
+    """A path whose leading ``~`` or ``~user`` is that home folder, which a shell does not see to in ``--flag=~/x``."""
+    return os.path.expanduser(text)  # noqa: PTH111  # a text: pathlib would take ./~x for ~x
+
+
+def place(text: str) -> str:
+    """A path, or a name that may be one, with ``~`` expanded.
+
+    Raises:
+        argparse.ArgumentTypeError: for the home of an unknown user.
+    """
+    if (found := at_home(text)).startswith("~"):
+        raise argparse.ArgumentTypeError(f"{text!r}: that home folder is unknown; for a name with ~ write ./{text}")
+    return found
+
+
+def path(text: str) -> Path:
+    """A path with ``~`` expanded."""
+    return Path(place(text))
+
+
 def run_name(text: str) -> str:
     """A run id that is a plain folder name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", text) or text == "latest":
         raise argparse.ArgumentTypeError(f"{text!r}: use letters, digits, '-' and '.' (and not 'latest')")
+    return text
+
+
+def project_name(text: str) -> str:
+    """A name that W&B takes for a project."""
+    if not re.fullmatch(r"[^/\\#?%:]{1,128}", text) or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r}: use 1 to 128 characters, and none of / \\ # ? % :")
     return text
 
 
@@ -244,7 +274,7 @@ class Flag:
             object.__setattr__(self, "alone", True)
 
 
-SIMPLE: dict[Any, Read] = {bool: boolean, int: INTEGER, float: REAL, str: str, Path: Path}
+SIMPLE: dict[Any, Read] = {bool: boolean, int: INTEGER, float: REAL, str: str, Path: path}
 
 
 def one_of(words: Mapping[str, Any], text: str) -> Any:
@@ -290,12 +320,23 @@ def described(kind: type) -> dict[str, str]:
     """Texts of arguments by name, from the ``Args:`` and ``Attributes:`` sections of a class and its bases."""
     texts: dict[str, str] = {}
     for base in reversed(kind.__mro__):
-        for section in re.split(r"\n(?=\S)", inspect.cleandoc(base.__dict__.get("__doc__") or "")):
+        for section in re.split(r"\n(?=\S)", inspect.cleandoc(docstring(base))):
             title, _, body = section.partition("\n")
             if title.startswith(("Args", "Attributes")):
                 for name, text in re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", body, re.MULTILINE):
                     texts[name] = first_sentence(" ".join(text.split()))
     return texts
+
+
+def docstring(kind: type) -> str:
+    """The docstring of a class itself; from its source if Python was told to drop them (-OO, $PYTHONOPTIMIZE)."""
+    if sys.flags.optimize < 2:
+        return kind.__dict__.get("__doc__") or ""
+    try:
+        (found,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    except (OSError, TypeError):  # made by a program, or built in
+        return ""
+    return (isinstance(found, ast.ClassDef) and ast.get_docstring(found)) or ""
 
 
 def first_sentence(text: str) -> str:

@@ -16,6 +16,7 @@ from common.config.flags import (
     as_ranges,
     at_least,
     marked,
+    place,
     ranges,
     ranges_in,
     words,
@@ -50,7 +51,7 @@ class Opening(Checked):
         output_dir: folder that holds the runs
     """
 
-    run_id: str | None = None
+    run_id: Annotated[str | None, place] = None
     pretrained: str | None = None
     version: str | None = None
     use_ema: bool | None = None
