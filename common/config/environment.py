@@ -1,4 +1,4 @@
-"""What a shell, a notebook or a launcher has left in the environment and was meant for other processes than this one."""
+"""What a shell, a notebook or a launcher has left in the environment, and meant for other processes than this one."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ STEP, JOB = "SLURM_STEP_ID", "SLURM_JOB_NAME"
 # by which Lightning takes a process for one of several that srun has started
 OF_SRUN = ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
 SHELLS = frozenset({"bash", "csh", "dash", "fish", "interactive", "ksh", "sh", "tcsh", "zsh"})
-LOCAL, OF_TORCHRUN = "LOCAL_RANK", ("RANK", "LOCAL_RANK", "JSM_NAMESPACE_RANK")
+LOCAL, OF_TORCHRUN = "LOCAL_RANK", ("RANK", "LOCAL_RANK")  # jsrun (LSF) has names of its own
 
 
 def leave_to_others(environment: MutableMapping[str, str] = os.environ) -> list[str]:

@@ -47,7 +47,9 @@ class Agreement(Metric):
             ]
         assert evidence.labels is not None  # or there would be no figures
         if unknown := int((~torch.isin(evidence.labels, _learned_labels(evidence))).sum()):
-            lines.append(f"          ({unknown} samples were asked for of classes that it has not seen, and never reads)")
+            lines.append(
+                f"          ({unknown} samples were asked for of classes that it has not seen, and never reads)"
+            )
         return lines
 
 

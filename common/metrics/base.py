@@ -1,5 +1,6 @@
 """A metric, and what it is given."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -120,4 +121,7 @@ class Metric(ABC):
         """
         if not figures:
             return [f"{type(self).__name__.lower()} does not apply to these samples"]
-        return [f"{name:<9} {value:.4g}" for name, value in figures.items()]
+        return [
+            f"{name:<9} {format(value, '.4g') if math.isfinite(value) else 'undefined'}"
+            for name, value in figures.items()
+        ]
