@@ -207,6 +207,7 @@ def test_whoever_starts_the_processes_the_weights_are_the_same(folder):
         port = str(free.getsockname()[1])
     slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "x", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
     slurm |= {"SLURM_NNODES": "1", "SLURM_NODELIST": "localhost", "SLURM_NODEID": "0", "MASTER_PORT": port}
+    slurm["SLURM_STEP_ID"] = "0"  # of srun alone
     tasks = [{**slurm, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in "01"]
     processes(*tasks, words=[*words, "--wb_id", "srun", "--resume", "auto", "--devices", "2", "--num_nodes", "1"])
     torchrun = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from common.config.flags import at_home
 from common.config.plugins import build
 from common.config.schema import DataConfig, RunConfig
 from common.data import SOURCES, DataOptions, DataSet
@@ -53,12 +54,18 @@ def check_device(device: str) -> torch.device:
 
 def data_root(data_dir: str | Path | None) -> Path:
     """Where data is: ``--data_dir``, else $DATA_ROOT, else ./data."""
-    return Path(data_dir or os.environ.get("DATA_ROOT") or "data")
+    return Path(data_dir or at_home(os.environ.get("DATA_ROOT") or "data"))
 
 
-def kind_of_data(data_name: str, data_dir: str | Path | None) -> Kind | None:
-    """What the samples of a data set are, told without reading them; None if that cannot be told."""
-    return SOURCES[data_name]().kind_in(data_root(data_dir)) if data_name in SOURCES else None
+def kind_of_data(data_name: str, data_dir: str | None) -> Kind | None:
+    """What the samples of a data set are, told without reading them; None if that cannot be told.
+
+    Args:
+        data_name: its name.
+        data_dir: what was given as ``--data_dir``.
+    """
+    root = data_root(data_dir and at_home(data_dir))
+    return SOURCES[data_name]().kind_in(root) if data_name in SOURCES else None
 
 
 def load_data(config: DataConfig) -> DataSet:

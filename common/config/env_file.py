@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common.refusal import Refusal
 
-TAKEN = ("DATA_ROOT", "WANDB_API_KEY", "WANDB_ENTITY", "WANDB_MODE", "WANDB_DIR")
+TAKEN = ("DATA_ROOT", "WANDB_API_KEY", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_MODE", "WANDB_DIR")
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=(.*)")
 REFERENCE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")

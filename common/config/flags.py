@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import itertools
 import math
+import os
 import re
 import sys
 import types
@@ -21,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
+from common.config.texts import described
 from common.refusal import Refusal
 from common.seeding import SEEDS
 from common.sides import Sides
@@ -186,10 +188,38 @@ def duration(text: str) -> float:
     return seconds
 
 
+def at_home(text: str) -> str:
+    """A path whose leading ``~`` or ``~user`` is that home folder, which a shell does not see to in ``--flag=~/x``."""
+    return os.path.expanduser(text)  # noqa: PTH111  # a text: pathlib would take ./~x for ~x
+
+
+def place(text: str) -> str:
+    """A path, or a name that may be one, with ``~`` expanded.
+
+    Raises:
+        argparse.ArgumentTypeError: for the home of an unknown user.
+    """
+    if (found := at_home(text)).startswith("~"):
+        raise argparse.ArgumentTypeError(f"{text!r}: that home folder is unknown; for a name with ~ write ./{text}")
+    return found
+
+
+def path(text: str) -> Path:
+    """A path with ``~`` expanded."""
+    return Path(place(text))
+
+
 def run_name(text: str) -> str:
     """A run id that is a plain folder name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", text) or text == "latest":
         raise argparse.ArgumentTypeError(f"{text!r}: use letters, digits, '-' and '.' (and not 'latest')")
+    return text
+
+
+def project_name(text: str) -> str:
+    """A name that W&B takes for a project."""
+    if not re.fullmatch(r"[^/\\#?%:]{1,128}", text) or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r}: use 1 to 128 characters, and none of / \\ # ? % :")
     return text
 
 
@@ -244,7 +274,7 @@ class Flag:
             object.__setattr__(self, "alone", True)
 
 
-SIMPLE: dict[Any, Read] = {bool: boolean, int: INTEGER, float: REAL, str: str, Path: Path}
+SIMPLE: dict[Any, Read] = {bool: boolean, int: INTEGER, float: REAL, str: str, Path: path}
 
 
 def one_of(words: Mapping[str, Any], text: str) -> Any:
@@ -284,23 +314,6 @@ def reader_of(hint: Any) -> tuple[Read, Collection[str] | None] | None:
         found = reader_of(kinds[0]) if len(kinds) == 1 else None
         return found and (several(found[0]), None)
     return (SIMPLE[hint], None) if isinstance(hint, type) and hint in SIMPLE else None
-
-
-def described(kind: type) -> dict[str, str]:
-    """Texts of arguments by name, from the ``Args:`` and ``Attributes:`` sections of a class and its bases."""
-    texts: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        for section in re.split(r"\n(?=\S)", inspect.cleandoc(base.__dict__.get("__doc__") or "")):
-            title, _, body = section.partition("\n")
-            if title.startswith(("Args", "Attributes")):
-                for name, text in re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", body, re.MULTILINE):
-                    texts[name] = first_sentence(" ".join(text.split()))
-    return texts
-
-
-def first_sentence(text: str) -> str:
-    """What a help text takes from a docstring: the first sentence, without marks of code."""
-    return re.split(r"\.(?: (?=[A-Z(])|$)", text.replace("`", ""))[0]
 
 
 def flags_of(

@@ -15,6 +15,7 @@ from importlib import metadata
 from typing import Any, NoReturn
 
 from common.config.env_file import TAKEN, read_env_file
+from common.config.environment import leave_to_others
 from common.config.flags import Flag, boolean, written
 from common.config.plugins import import_plugins, named_plugins
 from common.config.resolve import Member, arguments_to_flags
@@ -249,8 +250,20 @@ def peek(words: Sequence[str], flags: Sequence[Flag]) -> dict[str, Any]:
 
 
 def read_words(program: str, argv: Sequence[str] | None) -> list[str]:
-    """The words of a command line, once .env has been read and plugins are imported."""
+    """The words of a command line, once the environment is mended, .env has been read and plugins are imported.
+
+    Raises:
+        Refusal: for a word that is no text; it could stand in no file that a run keeps.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
+    for word, shown in zip(words, redacted(words), strict=True):
+        if not is_text(word):
+            raise Refusal(
+                f"{shown}: no text in {sys.getfilesystemencoding()}; rename what it names, or go there and name it "
+                "from there (a locale without letters like these does this too: export LC_ALL=C.UTF-8)"
+            )
+    for note in leave_to_others():
+        print(f"{program}: note: {note}", file=sys.stderr)
     left_out = read_env_file()
     if left_out and ENV_TOLD not in os.environ:
         os.environ[ENV_TOLD] = "1"  # the processes of one training say it once
@@ -259,6 +272,11 @@ def read_words(program: str, argv: Sequence[str] | None) -> list[str]:
     show_version(program, words)
     import_plugins(named_plugins(words))
     return words
+
+
+def is_text(word: str) -> bool:
+    """Whether a word holds no bytes that could not be read as letters, which Python keeps as lone surrogates."""
+    return not any("\ud800" <= char <= "\udfff" for char in word)
 
 
 def without_repeats(groups: Groups) -> Groups:

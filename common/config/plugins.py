@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.config.flags import hints_of
+from common.config.flags import at_home, hints_of
 from common.config.kinds import LENGTH, SIZE, fits, restored
 from common.config.schema import Chosen
 from common.refusal import Refusal
@@ -28,7 +28,7 @@ def named_plugins(words: Sequence[str]) -> tuple[str, ...]:
     """What a command line names with --plugin, in order."""
     named = [word.removeprefix("--plugin=") for word in words if word.startswith("--plugin=")]
     named += [value for flag, value in itertools.pairwise(words) if flag == "--plugin"]
-    return tuple(part for names in named for part in names.split(","))
+    return tuple(at_home(part) for names in named for part in names.split(","))
 
 
 def import_plugins(names: Iterable[str]) -> None:

@@ -1,7 +1,9 @@
 """From flags, given or in a preset, to the configuration of a run."""
 
+import argparse
 import inspect
 import json
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,10 +11,10 @@ from typing import Any
 
 from torch import nn
 
-from common.config.flags import Flag, flag_name, flags_of
+from common.config.flags import Flag, flag_name, flags_of, project_name
 from common.config.length import averages, intervals
 from common.config.plugins import class_path
-from common.config.schema import SAMPLE_FLAGS, SECTIONS, Chosen, Recipe, RunConfig
+from common.config.schema import PROJECT, PROJECT_VARIABLE, SAMPLE_FLAGS, SECTIONS, Chosen, Keeping, Recipe, RunConfig
 from common.config.stored import ADAPTATION
 from common.data import BUILT_IN
 from common.data.spec import DataSpec
@@ -172,7 +174,7 @@ def resolve(base: Mapping[str, Any], given: Mapping[str, Any], dynamics: Member,
     whole: Recipe = section(Recipe, base) if "ema_decay" in base else Recipe()  # what the decay was stated for
     recipe = averages(recipe, whole.train_steps, given)
     sections["recipe"] = recipe
-    sections["keeping"] = intervals(sections["keeping"], recipe.train_steps, given)
+    sections["keeping"] = in_project(intervals(sections["keeping"], recipe.train_steps, given))
     chosen = dynamics.choose(values)
     config = RunConfig(
         dynamics=chosen,
@@ -183,6 +185,20 @@ def resolve(base: Mapping[str, Any], given: Mapping[str, Any], dynamics: Member,
     )
     check(config, given, network)
     return config
+
+
+def in_project(keeping: Keeping) -> Keeping:
+    """The same with its project at W&B: that of the flag, else of W&B's own variable; a run stays in it.
+
+    Raises:
+        Refusal: if the variable holds none.
+    """
+    if keeping.wb_project is not None:
+        return keeping
+    try:
+        return replace(keeping, wb_project=project_name(os.environ.get(PROJECT_VARIABLE) or PROJECT))
+    except argparse.ArgumentTypeError as error:
+        raise Refusal(f"${PROJECT_VARIABLE} {error}") from error
 
 
 def choose_adaptation(values: Mapping[str, Any], network: Member) -> Chosen | None:

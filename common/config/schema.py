@@ -20,6 +20,8 @@ from common.config.flags import (
     flag_name,
     height_by_width,
     marked,
+    place,
+    project_name,
     run_name,
     several,
 )
@@ -176,7 +178,7 @@ class Recipe(Checked):
     use_ema: bool = True
     ema_decay: Annotated[tuple[float, ...] | None, several(SHARE)] = None
     ema_every: Annotated[int, at_least(1)] = 10
-    init_from: Annotated[str | None, FREE] = None
+    init_from: Annotated[str | None, place, FREE] = None
     seed: Annotated[int, at_least(0)] = 0
     log_every: Annotated[int, at_least(1)] = 50
 
@@ -212,7 +214,7 @@ class Keeping(Checked):
         checkpoint_every: optimiser steps between checkpoints
         keep: number of checkpoints kept beside last.ckpt
         logger: where figures go besides metrics.csv; csv adds nothing
-        wb_project: project at Weights & Biases
+        wb_project: project at Weights & Biases (default: $WANDB_PROJECT, else diffusion)
         picture_scale: whole number by which images in sample grids are magnified (default: what makes small ones
             visible; 1 above 32 x 32)
     """
@@ -226,7 +228,7 @@ class Keeping(Checked):
     checkpoint_every: Annotated[int, at_least(1), FREE] = 1000
     keep: Annotated[int, at_least(1), FREE] = 2
     logger: Annotated[str, FREE] = "csv"
-    wb_project: Annotated[str, run_name, FREE] = "diffusion"
+    wb_project: Annotated[str | None, project_name, FREE] = None
     picture_scale: Annotated[int | None, PICTURE_SCALE, FREE] = None
 
 
@@ -262,6 +264,7 @@ SECTIONS: dict[str, type] = {
     "keeping": Keeping,
     "hardware": Hardware,
 }
+PROJECT_VARIABLE, PROJECT = "WANDB_PROJECT", "diffusion"
 SAMPLE_FLAGS = marked(DataConfig, OF_SAMPLES)
 FREE_FLAGS = frozenset[str]().union(*(marked(section, FREE) for section in SECTIONS.values()))
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -73,7 +74,8 @@ def throw_away(stream: TextIO) -> None:
 def open_streams() -> None:
     """Open input and outputs that are closed (``>&-``), onto nothing; and let errors go there if nobody reads them.
 
-    Else the next files that are opened would take the place of the output, and be written into.
+    Else the next files that are opened would take the place of the output, and be written into. Letters that an
+    output's encoding does not have are written out.
     """
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(handle, True)
@@ -82,6 +84,8 @@ def open_streams() -> None:
         sys.stdin = os.fdopen(0, closefd=False)
     if sys.stdout is None:
         sys.stdout = os.fdopen(1, "w", closefd=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.stderr = Dispensable(sys.stderr or os.fdopen(2, "w", closefd=False))
 
 

@@ -16,9 +16,11 @@ from common.config.flags import (
     as_ranges,
     at_least,
     marked,
+    place,
     ranges,
     ranges_in,
     words,
+    written,
 )  # fmt: skip
 from common.config.resolve import Member, section
 from common.config.schema import PICTURE_SCALE, RunConfig, check_picture_scale
@@ -50,7 +52,7 @@ class Opening(Checked):
         output_dir: folder that holds the runs
     """
 
-    run_id: str | None = None
+    run_id: Annotated[str | None, place] = None
     pretrained: str | None = None
     version: str | None = None
     use_ema: bool | None = None
@@ -191,6 +193,27 @@ def with_ranges(identity: dict[str, Any]) -> dict[str, Any]:
     if isinstance(seeds, list) and all(type(seed) is int for seed in seeds):
         return {**identity, "seeds": as_ranges(seeds)}
     return identity
+
+
+def flags_for(identity: Mapping[str, Any]) -> list[str]:
+    """Flags of generate.py that draw the samples of an identity, as words of a command line.
+
+    Each is one word, ``--steps=20``: an identity may be anybody's, and none of its values becomes a flag.
+
+    Args:
+        identity: what :meth:`SampleConfig.identity` gave, here or in an earlier version.
+    """
+    values = {f.name: identity[f.name] for f in fields(SampleConfig) if f.name in identity}
+    named = {name: str(identity.get(name)) for name in ("solver", "guidance")}
+    for (name, arguments), member in zip(
+        [(name, values.pop(f"{name}_arguments", None)) for name in named], members_of(named), strict=True
+    ):
+        if member.name != named[name] or not isinstance(arguments, Mapping):
+            continue  # it has none, or it is one of a plugin, which has to be named anyway
+        if OF_MODE in arguments:
+            values |= {"mode": "sde" if arguments[OF_MODE] else "ode"}
+        values |= {flag.name: arguments[flag.argument] for flag in member.flags if flag.argument in arguments}
+    return [f"--{name}={written(value)}" for name, value in values.items()]
 
 
 def samples_of(identity: Mapping[str, Any]) -> int | None:

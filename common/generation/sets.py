@@ -1,6 +1,8 @@
 """Whose a set of samples is: one writer and one way of drawing to a folder; and what may be read of it."""
 
 import contextlib
+import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,12 +11,13 @@ import numpy as np
 
 from common.files import locked, open_array, owner_of, refuse_links, remove_leftovers, write_json
 from common.generation.blocks import Job
-from common.generation.config import samples_of, with_ranges
+from common.generation.config import flags_for, samples_of, with_ranges
 from common.generation.opening import made_from
 from common.natural import natural
 from common.refusal import Refusal
-from common.runs import Run, SampleFolder
+from common.runs import Run, RunFolder, SampleFolder
 from common.runs.drawn import AGAIN
+from common.runs.versions import PLAIN
 
 PROGRAM = "generate.py"
 PATIENCE = 10.0  # seconds to wait for another program that chooses its folder
@@ -145,13 +148,23 @@ def _check_count(place: SampleFolder, identity: Mapping[str, Any]) -> None:
     count, there = samples_of(identity), sum(blocks.values())
     if count is not None and there < count:
         owner = owner_of(place.path)
-        how = f"{owner} draws the rest" if owner else AGAIN
+        how = f"{owner} draws the rest" if owner else f"go on with: {command_for(place, identity)}"
         raise Refusal(f"{place.path}: {there} of {count} samples are there; {how}")
     start = 0
     for block, length in blocks.items():
         if SampleFolder.start_of(block) != start or (count is not None and start + length > count):
             raise Refusal(f"{block} is not of this set, by the numbers of its samples; move it away")
         start += length
+
+
+def command_for(place: SampleFolder, identity: Mapping[str, Any]) -> str:
+    """The command that draws a set of samples, or goes on with one that is not whole."""
+    folder, weights = RunFolder(place.path.parents[2]), [f"--version={place.version}"]
+    if place.kind == PLAIN:
+        weights.append("--use_ema=False")
+    elif decay := re.fullmatch(rf"ema([\d.e-]+)_{PLAIN}", place.kind):
+        weights.append(f"--ema_decay={decay[1]}")
+    return f"python {PROGRAM} {folder.words('run_id')} {shlex.join([*weights, *flags_for(identity)])}"
 
 
 def check_labels(folder: Path, labels: np.ndarray | None, num_classes: int | None) -> None:

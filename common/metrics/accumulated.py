@@ -34,14 +34,15 @@ class ClassAgreement(torchmetrics.Metric):
         self.total += len(labels)
 
     def compute(self) -> Tensor:
-        """The share, in [0, 1]."""
+        """The share, in [0, 1]; NaN of no samples."""
         return self.right.double() / self.total
 
 
 class NearestRatio(torchmetrics.Metric):
     """Mean distance of generated samples to their nearest training sample, over that of held-out real samples.
 
-    Near 1: as far from the training set as fresh data are. Near 0: copies.
+    Near 1: as far from the training set as fresh data are. Near 0: copies. Undefined (NaN) if nothing is held out, or
+    all of that is in the training set too.
 
     Args:
         train: (N, C, *S).
@@ -60,7 +61,9 @@ class NearestRatio(torchmetrics.Metric):
 
     def _nearest(self, samples: Tensor) -> Tensor:
         parts = samples.flatten(1).float().split(CHUNK)
-        return torch.cat([torch.cdist(part, self._train).amin(1).double() for part in parts])
+        nearest = [self._train[torch.cdist(part, self._train).argmin(1)] for part in parts]
+        # not what cdist gives, whose rounding makes a copy as far away as a thousandth of its length
+        return torch.cat([(part - found).double().norm(dim=1) for part, found in zip(parts, nearest, strict=True)])
 
     def update(self, samples: Tensor) -> None:
         """Add generated samples (N, C, *S)."""
@@ -68,5 +71,6 @@ class NearestRatio(torchmetrics.Metric):
         self.total += len(samples)
 
     def compute(self) -> Tensor:
-        """The ratio, at least 0."""
-        return self.distance / self.total / self.reference
+        """The ratio, at least 0; NaN if it is undefined."""
+        ratio = self.distance / self.total / self.reference
+        return ratio.where(self.reference > 0, torch.nan)

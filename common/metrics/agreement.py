@@ -1,5 +1,7 @@
 """Share of conditional samples that a classifier, fitted on real data, reads as the class that was asked for."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,6 +21,8 @@ class Agreement(Metric):
 
         if evidence.labels is None or (evidence.spec.num_classes or 0) < 2:
             return {}
+        if len(_learned_labels(evidence).unique()) < 2:
+            return dict.fromkeys(("agreement", "agreement_real"), math.nan)
         print("classifier being fitted on training pixels ..", flush=True)
         classifier = PixelClassifier(*evidence.train)
         real, drawn = ClassAgreement(classifier), ClassAgreement(classifier)
@@ -31,11 +35,26 @@ class Agreement(Metric):
             drawn_without = evidence.labels is None
             why = "these samples were drawn without" if drawn_without else "the data has fewer than two classes"
             return [f"agreement needs labels; {why}"]
-        return [
-            f"agreement {figures['agreement']:.1%} read as the class asked for; of {len(evidence.held_out.x):,} "
-            "held-out real",
-            f"          samples the same classifier reads {figures['agreement_real']:.1%} right",
-        ]
+        if math.isnan(figures["agreement"]):
+            return ["agreement undefined: the samples to learn from are all of one class, so nothing can be told apart"]
+        found = f"agreement {figures['agreement']:.1%} read as the class asked for; "
+        if math.isnan(figures["agreement_real"]):
+            lines = [f"{found}how many real samples are is undefined, as nothing is held out"]
+        else:
+            lines = [
+                f"{found}of {len(evidence.held_out.x):,} held-out real",
+                f"          samples the same classifier reads {figures['agreement_real']:.1%} right",
+            ]
+        assert evidence.labels is not None  # or there would be no figures
+        if unknown := int((~torch.isin(evidence.labels, _learned_labels(evidence))).sum()):
+            lines.append(
+                f"          ({unknown} samples were asked for of classes that it has not seen, and never reads)"
+            )
+        return lines
+
+
+def _learned_labels(evidence: Evidence) -> Tensor:
+    return evidence.train.labels[PixelClassifier.rows(evidence.train.x)]
 
 
 class PixelClassifier:
@@ -50,8 +69,13 @@ class PixelClassifier:
         from sklearn.svm import SVC  # only here: scikit-learn takes a while to import
 
         self._machine = SVC(C=10.0, gamma="scale")
-        rows = spread(len(samples), max(1, min(FIT_LIMIT, FIT_NUMBERS // samples[0].numel())))
+        rows = self.rows(samples)
         self._machine.fit(self._features(samples[rows]), labels[rows].numpy())
+
+    @staticmethod
+    def rows(samples: Tensor) -> Tensor:
+        """Which of the real samples (N, C, *S) it learns from: evenly spaced rows (M,) int64."""
+        return spread(len(samples), max(1, min(FIT_LIMIT, FIT_NUMBERS // samples[0].numel())))
 
     @staticmethod
     def _features(samples: Tensor) -> np.ndarray:
@@ -59,4 +83,6 @@ class PixelClassifier:
 
     def __call__(self, samples: Tensor) -> Tensor:
         """Classes (N,) int64 of samples (N, C, *S)."""
+        if not len(samples):  # which scikit-learn refuses
+            return torch.empty(0, dtype=torch.int64)
         return torch.from_numpy(self._machine.predict(self._features(samples)))

@@ -1,5 +1,6 @@
 """A metric, and what it is given."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,12 +40,14 @@ class Evidence:
         labels: (N,) int64, the classes that were asked for; None if the samples were drawn without.
         data: the data set that the run has learned from.
         folder: where the samples lie.
+        not_finite: number of samples that are left out, because they hold NaN or infinite values.
     """
 
     samples: Tensor
     labels: Tensor | None
     data: DataSet
     folder: Path
+    not_finite: int = 0
 
     def __post_init__(self) -> None:
         found, expected = tuple(self.samples.shape[1:]), self.spec.shape
@@ -54,12 +57,12 @@ class Evidence:
                 "that the run has learned from",
                 "data_dir",
             )
-        if count := int((~self.samples.flatten(1).isfinite().all(1)).sum()):
-            raise Refusal(f"{count} of the samples in {self.folder} hold NaN or infinite values; draw them anew")
+        if not len(self.samples):
+            raise Refusal(f"{self.folder}: no sample there is finite, so there is nothing to compare; draw others")
 
     @classmethod
     def of(cls, arrays: np.ndarray, labels: np.ndarray | None, data: DataSet, folder: Path) -> "Evidence":
-        """Samples as they lie on disk.
+        """Samples as they lie on disk, without those that hold NaN or infinite values.
 
         Args:
             arrays: (N, *S, C) in the units of the data.
@@ -68,10 +71,12 @@ class Evidence:
             folder: where the samples lie.
 
         Raises:
-            Refusal: if the samples are of another shape than the data, or not finite.
+            Refusal: if the samples are of another shape than the data, or none is finite.
         """
         samples = data.spec.to_network(torch.from_numpy(arrays).movedim(-1, 1))
-        return cls(samples, None if labels is None else torch.from_numpy(labels), data, folder)
+        finite = samples.flatten(1).isfinite().all(1)
+        kept = None if labels is None else torch.from_numpy(labels)[finite]
+        return cls(samples[finite], kept, data, folder, not_finite=int((~finite).sum()))
 
     @property
     def spec(self) -> DataSpec:
@@ -101,7 +106,7 @@ class Metric(ABC):
 
     @abstractmethod
     def __call__(self, evidence: Evidence) -> dict[str, float]:
-        """Figures by name; none if the metric does not apply to such samples.
+        """Figures by name; none if the metric does not apply to such samples, NaN for one that is undefined.
 
         Args:
             evidence: the samples and the real data.
@@ -116,4 +121,7 @@ class Metric(ABC):
         """
         if not figures:
             return [f"{type(self).__name__.lower()} does not apply to these samples"]
-        return [f"{name:<9} {value:.4g}" for name, value in figures.items()]
+        return [
+            f"{name:<9} {format(value, '.4g') if math.isfinite(value) else 'undefined'}"
+            for name, value in figures.items()
+        ]

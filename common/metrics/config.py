@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from common.config.flags import SHARE, Checked, several
+from common.config.flags import SHARE, Checked, place, several
 from common.config.resolve import Member
 from common.config.stored import read_config
 from common.metrics import METRICS, Metric
@@ -29,7 +29,7 @@ class EvaluateConfig(Checked):
         data_dir: where the data lies now (default: where the run found it)
     """
 
-    run_id: str | None = None
+    run_id: Annotated[str | None, place] = None
     version: str | None = None
     samples: str | None = None
     use_ema: bool | None = None

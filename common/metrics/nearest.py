@@ -1,5 +1,7 @@
 """Does a model copy its training set? Distance to the nearest training sample, generated against held-out real ones."""
 
+import math
+
 from common.metrics.base import Evidence, Metric
 
 
@@ -14,6 +16,10 @@ class Nearest(Metric):
         return {"nearest": float(ratio.compute())}
 
     def lines(self, figures: dict[str, float], evidence: Evidence) -> list[str]:
+        if math.isnan(figures["nearest"]):
+            held_out = len(evidence.held_out.x)
+            why = f"all {held_out:,} held-out samples are training samples too" if held_out else "nothing is held out"
+            return [f"nearest   undefined: {why}, so there is no distance to compare with"]
         return [
             f"nearest   {figures['nearest']:.3f} distance to the nearest training image, relative to held-out images",
             "          (near 1: as new as fresh data; near 0: copies)",

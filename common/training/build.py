@@ -73,6 +73,23 @@ def check_output(config: RunConfig, module: DiffusionModule, device: torch.devic
         )
 
 
+def check_compiler(device: torch.device) -> None:
+    """Compile something small: without a compiler the training would end at its first step.
+
+    Raises:
+        Refusal: if it cannot be compiled.
+    """
+    try:
+        torch.compile(torch.square)(torch.ones(2, device=device))
+    except (RuntimeError, OSError) as error:  # torch's own errors are RuntimeErrors
+        reason = str(error).strip().partition("\n")[0]
+        raise Refusal(
+            f"True: torch.compile does not work here ({reason}); install a C++ compiler (g++), name one with $CXX, or "
+            "leave it out",
+            "compile",
+        ) from error
+
+
 def build_data(config: RunConfig, dataset: DataSet) -> DataModule:
     """The batches of a run.
 

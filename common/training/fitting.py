@@ -18,7 +18,7 @@ from common.config.parser import mendable, redacted
 from common.config.plugins import class_of
 from common.config.rehearsal import rehearse
 from common.config.resolve import fit_to_data
-from common.config.schema import Recipe, RunConfig
+from common.config.schema import PROJECT, Recipe, RunConfig
 from common.config.stored import to_json, write_config
 from common.data import DataUnavailable
 from common.data.module import DataModule
@@ -29,7 +29,15 @@ from common.runs import RunFolder, read_prior
 from common.runs.folder import FINAL
 from common.runs.real import write_real
 from common.runs.versions import PLAIN, Checkpoint, average_kinds
-from common.training.build import build_data, build_module, build_trainer, check_output, initial_weights, with_prior
+from common.training.build import (
+    build_data,
+    build_module,
+    build_trainer,
+    check_compiler,
+    check_output,
+    initial_weights,
+    with_prior,
+)
 from common.training.callbacks import draw_losses, write_weights
 from common.training.check_data import check_data
 from common.training.checkpoints import Checkpoints, Stopped
@@ -41,7 +49,7 @@ from common.training.module import LOSS, VALIDATION, DiffusionModule, NonFiniteL
 from common.training.restored import Restored
 from common.training.resume import Plan, TrainOrder, check_fits, check_same_data, plan
 from common.training.session import PROGRAM, complain, hide_key, is_first_process, note_environment, say, set_tf32
-from common.training.trainer import device_count, run_trainer
+from common.training.trainer import check_rank, device_count, run_trainer
 
 LITTLE_NOISE = 2.0  # sigma at T below which the data shows through, whose values are about 1
 
@@ -95,6 +103,7 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
     if not found.is_new and "logger" not in order.given and is_first_process():
         ask_before_sending(config.keeping.logger)
     device = check_device(config.hardware.device)
+    check_rank(config.hardware, device)
     if config.hardware.precision == "16-mixed" and device.type == "cpu":
         raise Refusal("16-mixed needs CUDA; on a CPU use --precision bf16-mixed or 32-true", "precision")
     set_tf32(device, config.hardware.tf32)
@@ -122,6 +131,8 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
     introduce(config, module, device, dataset)
     if is_first_process():  # the others compute on devices of their own
         check_output(config, module, device)
+        if config.hardware.compile:
+            check_compiler(device)
     if found.is_new and "train_steps" not in order.given:
         question_steps(config)
     if order.command.dry_run:
@@ -154,7 +165,7 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
         folder.path,
         run_name=folder.name,
         config=to_json(config),
-        project=config.keeping.wb_project,
+        project=config.keeping.wb_project or PROJECT,
     )
     trainer.loggers += loggers
     code = 1

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import torch
 
-from common.config.flags import Alone, Checked, duration, several, written
+from common.config.flags import Alone, Checked, duration, place, several, written
 from common.config.length import averages
 from common.config.plugins import class_of
 from common.config.resolve import plain, section
@@ -65,10 +65,10 @@ class Command(Checked):
     show_preset: str | None = None
     dry_run: bool = False
     check_data: bool = False
-    resume: Annotated[str | None, Alone(AUTO)] = None
+    resume: Annotated[str | None, place, Alone(AUTO)] = None
     max_time: Annotated[float | None, duration] = None
     wb_key: str | None = None
-    plugin: Annotated[tuple[str, ...], several(str)] = ()
+    plugin: Annotated[tuple[str, ...], several(place)] = ()
 
     @property
     def only_looks(self) -> bool:

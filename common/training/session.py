@@ -83,4 +83,4 @@ def note_environment(path: Path, command: Sequence[str]) -> None:
         *packages,
         "",
     ]
-    atomic_write(path, earlier + "\n".join(lines).encode())
+    atomic_write(path, earlier + "\n".join(lines).encode("utf-8", "surrogateescape"))

@@ -12,11 +12,13 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from common import stopping
 from common.config.schema import Hardware, RunConfig
 from common.data.module import DataModule
 from common.files import load_checkpoint, save
+from common.refusal import Refusal
 from common.runs import RunFolder
 from common.training.callbacks import KeepWeights, LogLines, LossPicture, StepProgress
 from common.training.checkpoints import Checkpoints
@@ -26,7 +28,7 @@ from common.training.module import DiffusionModule
 # What Lightning and torch say that does not apply here: the loader yields indices, so workers would only cost; the
 # averaged network is in evaluation mode on purpose; a run folder that is resumed is not empty, and may have been moved
 # (checkpoints of before then stay beside those of --keep); buffers need no broadcast, and what shall replace that
-# option of DDP is not in torch 2.6; the rest is about Lightning's own code.
+# option of DDP is not in torch 2.6; a process without srun is told by our own note; the rest is about Lightning's code.
 NOT_APPLICABLE = (
     ".*does not have many workers.*",
     ".*Checkpoint directory.*exists and is not empty.*",
@@ -34,10 +36,12 @@ NOT_APPLICABLE = (
     ".*module\\(s\\) in eval mode at the start of training.*",
     ".*`broadcast_buffers` is deprecated.*",
     ".*treespec, LeafSpec.*",
+    ".*`srun` command is available on your system but is not used.*",
     ".*callbacks used to create the checkpoint need to be provided.*",
 )
 # Where Lightning looks for checkpoints of its own, which it would prefer to ours under SLURM: nowhere.
 NOWHERE = os.devnull
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # by which Lightning knows which process this is
 
 
 def quieten_lightning() -> None:
@@ -63,6 +67,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def device_count(hardware: Hardware, device: torch.device) -> int:
     """Devices per node: what is asked for, else every visible GPU, else the one CPU."""
     return hardware.devices or (torch.cuda.device_count() if device.type == "cuda" else 1)
+
+
+def check_rank(hardware: Hardware, device: torch.device) -> None:
+    """Refuse to be a process that a training of so many does not have: it would train alone and write half of a run.
+
+    Raises:
+        Refusal: naming the variables of a launcher that say which process this is.
+    """
+    count, rank = device_count(hardware, device) * hardware.num_nodes, getattr(rank_zero_only, "rank", 0) or 0
+    if rank >= count:
+        found = ", ".join(name for name in RANKS if name in os.environ)
+        raise Refusal(
+            f"leads to {'one process' if count == 1 else f'{count} processes'}, but a launcher has numbered this one "
+            f"{rank} (${found}): unset these variables if they were left in the shell, else give --devices and "
+            "--num_nodes as the launcher has them",
+            "devices",
+        )
 
 
 def strategy_of(hardware: Hardware, devices: int) -> str | Strategy:

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from common.config.schema import PROJECT_VARIABLE
 from common.refusal import Refusal
 from common.training.loggers import KEY_VARIABLE
 
@@ -80,6 +81,9 @@ def weights_and_biases(folder: Path, run_name: str, config: dict[str, Any], proj
     same project.
     """
     settings = wandb_settings()
+    variable = os.environ.get(PROJECT_VARIABLE)
+    if variable not in (None, "", project):
+        tell(f"the project is {project}, by --wb_project or the run's config.json, not ${PROJECT_VARIABLE}")
     wanted = {"dryrun": "offline", "run": "online"}.get(settings.mode, settings.mode)
     if wanted == "disabled":
         return []
@@ -97,8 +101,9 @@ def weights_and_biases(folder: Path, run_name: str, config: dict[str, Any], proj
                 shutil.rmtree(attempt, ignore_errors=True)
             why = f"{settings.base_url} cannot be used ({reason(error)}); "
             continue
-        offline = f"{why}this run is logged offline; send it later with `wandb sync {logger.folder}`"
-        tell(offline if mode == "offline" else f"this run is shown at {logger.experiment.url}")
+        source = f" in project {project}, as ${PROJECT_VARIABLE} says" if variable == project else ""
+        offline = f"{why}this run is logged offline{source}; send it later with `wandb sync {logger.folder}`"
+        tell(offline if mode == "offline" else f"this run is shown at {logger.experiment.url}{source}")
         return [logger]
     tell(f"{why}this run is not logged there; metrics.csv is")
     return []
@@ -157,7 +162,7 @@ def start_run(folder: Path, run_name: str, config: dict[str, Any], project: str,
     earlier = sum(path.stat().st_size for path in folder.glob("wandb/*run-*/*.wandb"))
     run = wandb.init(
         project=project,
-        name=run_name,
+        name=os.environ.get("WANDB_NAME") or run_name,
         id=re.sub(r"[^\w.-]", "-", folder.name),
         resume=None if mode == "offline" else "allow",  # offline there is nothing to go on with
         dir=folder,

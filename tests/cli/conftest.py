@@ -65,6 +65,6 @@ def run(tiny_run, tmp_path) -> Path:
 def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     """No .env, ./data and ./runs of a developer's checkout plays in, and no variable outlives a test."""
     monkeypatch.chdir(tmp_path)
-    for name in ("DATA_ROOT", "WANDB_API_KEY", RUN_ID_VARIABLE):
+    for name in ("DATA_ROOT", "WANDB_API_KEY", "WANDB_PROJECT", "MPLBACKEND", RUN_ID_VARIABLE):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)

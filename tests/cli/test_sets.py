@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from common.config.plugins import named_plugins
 from common.files import locked
 from common.files.lock import LOCK
 from common.files.writing import host_name
@@ -20,6 +23,7 @@ from common.generation import blocks as generation
 from tests.cli.test_generate import arrays
 from tests.test_files import flip
 from tests.test_imports import ROOT
+from tests.training import tiny
 
 DRAW = ("generate", "--run_id", "tiny", "--steps", 2, "--n_samples", 7, "--batch_size", 3)
 LOOK = ("evaluate", "--run_id", "tiny", "--metrics", "nearest")
@@ -147,7 +151,7 @@ def test_what_is_not_there_is_told(cli, whole):
     (whole / FILES["data"]).unlink()
     seen = cli(*LOOK)
     assert seen.code == 2
-    assert "4 of 7 samples are there; the same generate.py draws again what is missing or damaged" in seen.err
+    assert "4 of 7 samples are there; go on with: python generate.py --run_id tiny_digits_H0.9_K2 " in seen.err
     assert cli(*DRAW).code == 0
     for lost in ([FILES["label"]], [f"label/label_00000{i}.npy" for i in (0, 3, 6)]):
         (whole / "manifest.json").unlink()
@@ -253,7 +257,7 @@ def test_killed_between_blocks(cli, run, whole):
     assert listed >= {"settings.json", "data/data_000000.npy", "label/label_000000.npy"}
     (data / f".data_000009.npy.{host_name()}.{process.pid}.01234567.tmp").write_bytes(b"half")
     seen = cli(*LOOK)  # not the whole set that is there too: this one is newer
-    assert f"sde30-ema: {there} of 20 samples are there; the same generate.py" in seen.err
+    assert f"sde30-ema: {there} of 20 samples are there; go on with: python generate.py " in seen.err
     one_bit(data / "data_000000.npy")
     result = cli("generate", *words)
     assert f"kept      {there - 1} samples are there already" in result.out
@@ -350,3 +354,74 @@ def test_a_run_may_be_a_link_itself(cli, run, tmp_path):
     run.symlink_to(tmp_path / "elsewhere")
     assert cli(*DRAW).code == 0
     assert cli(*LOOK).code == 0
+
+
+# -- sampling that stopped early --------------------------------------------------------------------------------------
+
+SEVERAL = [
+    (True, ()),
+    (False, ("--mode", "ode")),
+    (True, ("--solver", "pc", "--mode", "ode", "--snr", 0.1)),
+    (False, ("--labels", "3,7", "--t_end", 0.01, "--use_ema", False, "--clip_x0", False, "--prior", "zero")),
+]
+
+
+@pytest.mark.parametrize(("manifest", "how"), SEVERAL)
+def test_a_set_that_was_stopped_early_is_no_set(cli, run, monkeypatch, how, manifest):
+    """8 of 64 samples are there: no figure is about them, and the command that is named draws the others."""
+    words = ("generate", "--run_id", "tiny", "--steps", 2, "--n_samples", 64, "--batch_size", 8, *how)
+    draw = generation.Job.draw
+
+    def stopped(self, indices, on_step):
+        if indices.start:
+            raise KeyboardInterrupt
+        return draw(self, indices, on_step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generation.Job, "draw", stopped)
+        with pytest.raises(KeyboardInterrupt, match="8 of 64 samples are kept"):
+            cli(*words)
+    (place,) = base(run).iterdir()
+    if not manifest:
+        (place / "manifest.json").unlink()
+        settings = json.loads((place / "settings.json").read_text())
+        (place / "settings.json").write_text(json.dumps({**settings, "seeds": list(range(64))}))
+    seen = cli(*LOOK)
+    assert (seen.code, seen.written, len(seen.err.splitlines())) == (2, [], 1)
+    told, command = seen.err.strip().split("; go on with: python generate.py ")
+    assert told.endswith(f"{place.name}: 8 of 64 samples are there")
+    again = cli("generate", *shlex.split(command))
+    assert again.code == 0, again.err
+    assert "kept      8 samples are there already" in again.out
+    assert "not needed" in cli(*words).out  # the same set
+    assert cli(*LOOK).code == 0
+    assert [path.name for path in base(run).iterdir()] == [place.name]
+    assert json.loads((place / "metrics.json").read_text())["samples"] == 64
+
+
+@pytest.mark.parametrize("solver", ["pc", ["pc"], "none"])
+def test_settings_of_others_are_no_flags(cli, whole, solver):
+    """The command that goes on is to be pasted; a value in a file does not become a flag of it."""
+    settings = json.loads((whole / "settings.json").read_text())
+    hostile = {"seeds": "0-9", "grid": "--plugin=evil.py", "labels": ["; rm -rf ~"], "clip_x0": "\x1b[2J"}
+    hostile |= {"solver": solver, "solver_arguments": [1], "guidance": {}, "guidance_arguments": "--x"}
+    (whole / "manifest.json").unlink()
+    (whole / "settings.json").write_text(json.dumps({**settings, **hostile}))
+    command = shlex.split(cli(*LOOK).err.partition("python generate.py ")[2].strip())
+    assert {"--grid=--plugin=evil.py", "--labels=; rm -rf ~", r"--clip_x0=\x1b[2J"} <= {*command}
+    assert named_plugins(command) == ()
+
+
+def test_figures_of_two_images(cli):
+    """One to learn from, one held out, of two classes: what is undefined is null, as JSON has it."""
+    for name in "ab":
+        path = Path("faces", name, "1.png")
+        path.parent.mkdir(parents=True)
+        Image.effect_noise((8, 8), 90).save(path)
+    words = tiny.command("--data_name", "folder", "--data_dir", "faces", **tiny.FLAGS, train_steps=2, batch_size=2)
+    assert cli("train", *words, "--wb_id", "two").code == 0
+    assert cli("generate", "--run_id", "two", "--steps", 2, "--n_samples", 4).code == 0
+    assert cli("evaluate", "--run_id", "two").code == 0
+    (file,) = Path("runs").rglob("metrics.json")
+    found = json.loads(file.read_text(), parse_constant=pytest.fail)
+    assert (found["agreement"], found["agreement_real"], found["nearest"] > 0) == (None, None, True)

@@ -234,7 +234,7 @@ def test_lightning_has_no_part_in_signals_under_slurm(tmp_path, monkeypatch, cap
     monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
     for name in ("NTASKS", "NTASKS_PER_NODE", "NNODES", "JOB_ID"):
         monkeypatch.setenv(f"SLURM_{name}", "1")
-    for name in ("PROCID", "LOCALID", "NODEID"):
+    for name in ("PROCID", "LOCALID", "NODEID", "STEP_ID"):
         monkeypatch.setenv(f"SLURM_{name}", "0")
     monkeypatch.setenv("SLURM_JOB_NAME", "diffusion")
     with monkeypatch.context() as patch:
