@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from common.config.plugins import build
 from common.config.schema import DataConfig, RunConfig
 from common.data import SOURCES, DataOptions, DataSet
+from common.data.axes import kind_of_axes
 from common.data.spec import Kind
 from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics, Prior
@@ -56,8 +57,10 @@ def data_root(data_dir: str | Path | None) -> Path:
     return Path(data_dir or os.environ.get("DATA_ROOT") or "data")
 
 
-def kind_of_data(data_name: str, data_dir: str | Path | None) -> Kind | None:
+def kind_of_data(data_name: str, data_dir: str | Path | None, axes: str | None = None) -> Kind | None:
     """What the samples of a data set are, told without reading them; None if that cannot be told."""
+    if axes is not None:
+        return kind_of_axes(axes)
     return SOURCES[data_name]().kind_in(data_root(data_dir)) if data_name in SOURCES else None
 
 
@@ -78,5 +81,6 @@ def load_data(config: DataConfig) -> DataSet:
         center_crop=config.center_crop,
         length=config.length,
         class_order=config.class_order,
+        axes=config.axes,
     )
     return SOURCES[config.data_name]().load(options)
