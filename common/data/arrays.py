@@ -59,22 +59,25 @@ def find(data_dir: Path) -> Path:
     Raises:
         DataUnavailable: if there is no such file.
     """
-    if data_dir.is_file() and data_dir.suffix.lower() in SUFFIXES:
-        return data_dir
-    if not data_dir.is_dir():
+    try:
+        if data_dir.is_file() and data_dir.suffix.lower() in SUFFIXES:
+            return data_dir
+        if data_dir.is_dir():
+            if files_of(data_dir):
+                return data_dir
+            other = "give --data_name folder for the images there, or " if holds_images(data_dir) else ""
+            raise DataUnavailable(
+                f"--data_name arrays: neither train.npy nor train.npz in {data_dir}; {other}point --data_dir at a "
+                "folder with one of them, or at an .npy or .npz file"
+            )
         state = "no .npy or .npz file" if data_dir.exists() else "not there"
-        other = "give --data_name folder, or " if data_dir.suffix.lower() == ".zip" else ""
-        raise DataUnavailable(
-            f"--data_name arrays: {data_dir} is {state}; {other}point --data_dir at such a file, or at a folder with "
-            "train.npy or train.npz"
-        )
-    if not files_of(data_dir):
-        other = "give --data_name folder for the images there, or " if holds_images(data_dir) else ""
-        raise DataUnavailable(
-            f"--data_name arrays: neither train.npy nor train.npz in {data_dir}; {other}point --data_dir at a folder "
-            "with one of them, or at an .npy or .npz file"
-        )
-    return data_dir
+    except OSError as error:
+        state = f"not to be looked at ({error.strerror})"
+    other = "give --data_name folder, or " if data_dir.suffix.lower() == ".zip" else ""
+    raise DataUnavailable(
+        f"--data_name arrays: {data_dir} is {state}; {other}point --data_dir at such a file, or at a folder with "
+        "train.npy or train.npz"
+    )
 
 
 def holds_images(folder: Path) -> bool:

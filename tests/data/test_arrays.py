@@ -1,5 +1,6 @@
 """NumPy's files: how an array is read, and what is refused."""
 
+import os
 import pickle
 import re
 
@@ -288,6 +289,9 @@ def test_files_that_are_not_there_are_named(tmp_path):
     assert str(tmp_path / "a.npy") in refused(tmp_path / "a.npy")
     (tmp_path / "a.txt").write_text("no array")
     assert "a.txt is no .npy or .npz file" in refused(tmp_path / "a.txt")
+    assert "is not to be looked at (File name too long)" in refused(tmp_path / ("a" * 300 + ".npy"))
+    os.mkfifo(tmp_path / "pipe.npy")
+    assert "pipe.npy is no .npy or .npz file" in refused(tmp_path / "pipe.npy")
     message = refused(tmp_path)
     assert "neither train.npy nor train.npz" in message
     assert str(tmp_path) in message
