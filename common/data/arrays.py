@@ -35,6 +35,8 @@ from common.data.source import DataOptions, DataSet, DataUnavailable, Source, ho
 from common.data.spec import UNIT, Kind
 from common.data.trees import is_image
 
+FOUND, NOTE = "found     ", "note      "  # lines of what is said before training start so
+
 
 class Arrays(Source):
     """Images or 1-D functions in NumPy's files."""
@@ -104,7 +106,7 @@ def load_arrays(source: str, place: Path, axes: str | None = None) -> tuple[Data
     rows = None
     if files.roles.held_out:
         held_out = files.held_out(files.roles.held_out, part)
-        other, said = held_out.split(), f"held out: {held_out.found}"
+        other, said = held_out.split(), f"{FOUND}held out: {held_out.found}"
     else:
         try:
             rows, held_rows = hold_out(part.images.shape[0])
@@ -112,20 +114,20 @@ def load_arrays(source: str, place: Path, axes: str | None = None) -> tuple[Data
             raise files.refusal(place, str(error)) from None
         other, said = (
             part.split(held_rows),
-            f"held out: {len(held_rows):,} of them, for there is no array of a test part",
+            f"{FOUND}{len(held_rows):,} held out, the same ones always: there is no array of a test part",
         )
-    found = [part.found, said]
+    found = [f"{FOUND}{part.found}", said]
     value_range = UNIT
     if part.extremes is not None:
         extremes = part.extremes if rows is None else part.extremes[:, rows]
         value_range = (float(extremes[0].min()), float(extremes[1].max()))
         if value_range[0] == value_range[1]:
             raise files.refusal(place, f"every value to learn from is {value_range[0]:g}: there is nothing to learn")
-        found.append(f"values {value_range[0]:g} .. {value_range[1]:g} keep their units: these become -1 .. 1")
+        found.append(f"{FOUND}values {value_range[0]:g} .. {value_range[1]:g} keep their units: these become -1 .. 1")
     if files.roles.unread:
         names = [unread.name for unread in files.roles.unread]
         more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-        found.append(f"not read: {', '.join(names[:LISTED])}{more}")
+        found.append(f"{NOTE}not read: {', '.join(names[:LISTED])}{more}")
     num_classes, classes = (part.labels.num_classes, part.labels.classes) if part.labels else (None, None)
-    train, told = part.split(rows), (*found, *files.notes)
+    train, told = part.split(rows), (*found, *(f"{NOTE}{note}" for note in files.notes))
     return DataSet(train, other, num_classes, value_range, classes=classes, found=told), part.text

@@ -79,6 +79,8 @@ def of_names(key: str, array: np.ndarray, classes: Sequence[str] | None) -> Labe
         raise ValueError(f"{key} of {array.dtype} {array.shape}: names of classes are one per sample")
     found, inverse = np.unique(array, return_inverse=True)
     names = [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in found.tolist()]
+    if odd := [name for name in names if not is_text(name)]:
+        raise ValueError(f"{key} has the class {odd[0]!r}, which is no text")
     known = sorted(names, key=natural) if classes is None else list(classes)
     if len(known) > MAX_CLASSES:
         raise ValueError(f"{key} has {len(known)} different names, {MAX_CLASSES} classes are the most")
@@ -87,6 +89,11 @@ def of_names(key: str, array: np.ndarray, classes: Sequence[str] | None) -> Labe
         raise ValueError(f"{key} has the class {unknown[0]!r}; the training labels are {', '.join(known)}")
     values = np.array([ranks[name] for name in names], np.int64)[inverse.reshape(-1)]
     return Labels(values, tuple(known), True, f"{len(known)} names of classes")
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written to a file: NumPy's texts may hold halves of characters."""
+    return not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def of_rows(key: str, array: np.ndarray) -> Labels:

@@ -80,10 +80,10 @@ def test_names_that_people_use(thread):
     assert (data.train.labels.tolist(), data.held_out.labels.tolist()) == (Y.tolist(), Y_TEST.tolist())
     samples, labels, *_ = list(NAMED[thread])
     first, second, *more = data.found
-    assert first.startswith(f"{samples} (12, 6, 6) uint8 read as 12 images of 6x6 with 1 channel(s); labels ")
-    assert second.startswith("held out: ")
+    assert first.startswith(f"found     {samples} (12, 6, 6) uint8 read as 12 images of 6x6 with 1 channel(s); labels ")
+    assert second.startswith("found     held out: ")
     unread = [key for key in NAMED[thread] if key.startswith("val") and "only" not in thread]
-    assert more == ([f"not read: {', '.join(unread)}"] if unread else [])
+    assert more == ([f"note      not read: {', '.join(unread)}"] if unread else [])
     assert labels in " ".join(data.found)
 
 
@@ -97,8 +97,8 @@ def test_names_without_a_held_out_part(thread):
     assert "; labels " in data.found[0] or not labels
     unread = list(ALONE[thread])[1 + len(labels) :]
     assert data.found[1:] == (
-        "held out: 1 of them, for there is no array of a test part",
-        *([f"not read: {', '.join(unread)}"] if unread else []),
+        "found     1 held out, the same ones always: there is no array of a test part",
+        *([f"note      not read: {', '.join(unread)}"] if unread else []),
     )
 
 
@@ -147,7 +147,7 @@ def test_files_beside_each_other(names):
     data = load(".")
     assert torch.equal(data.train.images[:, 0], torch.from_numpy(X))
     assert (data.train.labels.tolist(), data.held_out.labels.tolist()) == (Y.tolist(), Y_TEST.tolist())
-    assert data.found[-1] == "not read: mean.npy"
+    assert data.found[-1] == "note      not read: mean.npy"
 
 
 def test_capitals_and_wrong_endings(tmp_path):
@@ -272,7 +272,7 @@ def test_rows_of_pixels_are_told_how_to_become_images():
         np.save("a.npy", pixels(12, length))
         data = load("a.npy")
         assert data.shape == (1, length)
-        note = f"a.npy: if these are images, save x.reshape(-1, {shape})"
+        note = f"note      a.npy: if these are images, save x.reshape(-1, {shape})"
         assert data.found[2:] == ((note,) if shape else ())
 
 
@@ -299,7 +299,7 @@ def test_numbers_keep_their_units(monkeypatch, thread, limit):
     data = load("a.npy")
     low, high = float(levels[0]), float(levels[-1])
     assert data.value_range == (low, high)
-    assert f"values {low:g} .. {high:g} keep their units: these become -1 .. 1" in data.found
+    assert f"found     values {low:g} .. {high:g} keep their units: these become -1 .. 1" in data.found
     found = torch.cat([data.train.read()[0], data.held_out.read()[0]])
     assert found.dtype == torch.float32
     assert found.double().mean() == pytest.approx(x.astype(np.float64).mean(), rel=1e-6)
@@ -389,6 +389,7 @@ def test_labels_of_two_values():
         (Y * 10**15, "99999 is the largest; if these are classes, save numpy.unique(y, return_inverse=True)[1]"),
         (np.full(12, 2**64 - 1, np.uint64), "99999 is the largest"),
         (np.zeros((12, 6, 6), int), "(12, 6, 6): labels are integers"),
+        (np.array(["a", "\ud800"] * 6), "y has the class '\\ud800', which is no text"),
         (np.zeros(12, "M8[s]"), "y of datetime64[s] (12,) cannot be read: it holds times"),
         (
             np.arange(6),
@@ -546,4 +547,4 @@ def test_archives_that_are_odd(monkeypatch):
     monkeypatch.setattr(reading, "RESIDENT_LIMIT", 10**9)
     assert "a.npz: cannot be read (Bad CRC-32 for file 'x.npy'); save or fetch it again" in refused("a.npz")
     Path("a.npy").write_bytes(plain.getvalue() + b"more")
-    assert load("a.npy").found[-1] == "a.npy: 4 bytes after the array are not read"
+    assert load("a.npy").found[-1] == "note      a.npy: 4 bytes after the array are not read"
