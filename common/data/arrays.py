@@ -28,7 +28,7 @@ from pathlib import Path
 
 from common.data.array_files import Files
 from common.data.axes import kind_of_axes
-from common.data.named_arrays import LISTED, files_of
+from common.data.named_arrays import LISTED, Meaning, files_of, meaning
 from common.data.npy import SUFFIXES
 from common.data.resize import fit
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source, hold_out
@@ -82,6 +82,13 @@ def find(data_dir: Path) -> Path:
     )
 
 
+def labels_beside(file: Path) -> Path | None:
+    """The file with the labels of the samples in an ``.npy`` file, if it lies beside it by its name."""
+    own = meaning(file.stem)
+    wanted = None if own is None or own.is_labels else Meaning(own.part, True)
+    return next((other for other in files_of(file.parent) if wanted and meaning(other.stem) == wanted), None)
+
+
 def holds_images(folder: Path) -> bool:
     """Whether image files lie in a folder or in those in it."""
     return any(is_image(file.name) for pattern in ("*", "*/*") for file in folder.glob(pattern))
@@ -128,6 +135,8 @@ def load_arrays(source: str, place: Path, axes: str | None = None) -> tuple[Data
         names = [unread.name for unread in files.roles.unread]
         more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
         found.append(f"{NOTE}not read: {', '.join(names[:LISTED])}{more}")
+    if place.is_file() and part.labels is None and (beside := labels_beside(place)):
+        found.append(f"{NOTE}{beside.name} beside it is not read: for both, point --data_dir at the folder")
     num_classes, classes = (part.labels.num_classes, part.labels.classes) if part.labels else (None, None)
     train, told = part.split(rows), (*found, *(f"{NOTE}{note}" for note in files.notes))
     return DataSet(train, other, num_classes, value_range, classes=classes, found=told), part.text

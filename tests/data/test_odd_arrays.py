@@ -148,6 +148,9 @@ def test_files_beside_each_other(names):
     assert torch.equal(data.train.images[:, 0], torch.from_numpy(X))
     assert (data.train.labels.tolist(), data.held_out.labels.tolist()) == (Y.tolist(), Y_TEST.tolist())
     assert data.found[-1] == "note      not read: mean.npy"
+    alone = load(names[0])
+    assert alone.num_classes is None
+    assert alone.found[-1] == f"note      {names[1]} beside it is not read: for both, point --data_dir at the folder"
 
 
 def test_capitals_and_wrong_endings(tmp_path):
