@@ -26,7 +26,7 @@ from common.config.parser import (
 from common.config.plugins import trust
 from common.config.presets import About, preset_line, preset_table
 from common.config.resolve import ADAPTATION_FLAGS, Member, carried_over, for_data, resolve, section
-from common.config.schema import DataConfig, Hardware, Keeping, ModelConfig, Recipe
+from common.config.schema import DataConfig, Hardware, Keeping, ModelConfig, Recipe, order_of_axes
 from common.data import SOURCES
 from common.denoiser import PREDICTIONS
 from common.dynamics import CLD, EDM, VE, VP, Flow, LinearDynamics, SubVP
@@ -91,10 +91,10 @@ class Choice:
         model_name: network
         dynamics_args: further arguments of the dynamics, by name, e.g. mass=0.5 (default: none)
         model_args: further arguments of the network, by name, e.g. num_heads=4 (default: none)
-        inner_steps: gradient steps in which the network adapts to every noisy sample before it answers; 0 for none
-            (default: 3 for inr, else 0)
+        inner_steps: gradient steps of the network on every sample before it answers (default: 3 for inr, else 0)
         data_name: data set
         data_dir: where the data is
+        axes: order of axes of arrays
         preset: values for the other flags
         resume: a run to go on with
     """
@@ -106,6 +106,7 @@ class Choice:
     inner_steps: Annotated[int | None, at_least(0)] = None
     data_name: str = DataConfig.data_name
     data_dir: str | None = None
+    axes: Annotated[str | None, order_of_axes] = None
     preset: str | None = None
     resume: str | None = None
 
@@ -121,7 +122,7 @@ class Choice:
         if self.preset is not None:
             return dict(PRESETS.get(self.preset, {}))
         chosen = FOR_CHOICE.get((self.dynamics, self.data_name, self.model_name)) or FOR_DATA.get(self.data_name)
-        name = chosen or FOR_KIND.get(kind_of_data(self.data_name, self.data_dir))
+        name = chosen or FOR_KIND.get(kind_of_data(self.data_name, self.data_dir, self.axes))
         return {**PRESETS[name], "data_name": self.data_name} if name else {}
 
 

@@ -44,6 +44,7 @@ FLOORS = (
         "common.natural",
         "common.table",
         "common.stopping",
+        "common.memory",
     ),
 )
 PLACES = {place: height for height, places in enumerate(FLOORS) for place in places}

@@ -10,6 +10,7 @@ from common.config.flags import at_home
 from common.config.plugins import build
 from common.config.schema import DataConfig, RunConfig
 from common.data import SOURCES, DataOptions, DataSet
+from common.data.axes import kind_of_axes
 from common.data.spec import Kind
 from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics, Prior
@@ -57,13 +58,16 @@ def data_root(data_dir: str | Path | None) -> Path:
     return Path(data_dir or at_home(os.environ.get("DATA_ROOT") or "data"))
 
 
-def kind_of_data(data_name: str, data_dir: str | None) -> Kind | None:
+def kind_of_data(data_name: str, data_dir: str | None, axes: str | None = None) -> Kind | None:
     """What the samples of a data set are, told without reading them; None if that cannot be told.
 
     Args:
         data_name: its name.
         data_dir: what was given as ``--data_dir``.
+        axes: what was given as ``--axes``.
     """
+    if axes is not None:
+        return kind_of_axes(axes)
     root = data_root(data_dir and at_home(data_dir))
     return SOURCES[data_name]().kind_in(root) if data_name in SOURCES else None
 
@@ -85,5 +89,6 @@ def load_data(config: DataConfig) -> DataSet:
         center_crop=config.center_crop,
         length=config.length,
         class_order=config.class_order,
+        axes=config.axes,
     )
     return SOURCES[config.data_name]().load(options)

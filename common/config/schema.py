@@ -4,6 +4,7 @@ Defaults are the published ones of GFDM (arXiv 2310.17638). A field marked :data
 a run that is stopped and resumed; everything else is part of what is being trained.
 """
 
+import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from common.config.flags import (
     several,
 )
 from common.data import BUILT_IN
+from common.data.axes import checked
 from common.data.spec import DataSpec
 from common.meta import MetaLearned
 from common.refusal import Refusal, require
@@ -36,6 +38,18 @@ OF_SAMPLES = Mark("says what samples of one data set are or allow, which means n
 PICTURE_SCALE = Range(1, 32, whole=True)
 MOST_AVERAGES = 16  # each is a network in memory
 WORKERS = Range(0, 1024, whole=True)
+
+
+def order_of_axes(text: str) -> str:
+    """An order of axes, e.g. NCHW.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is none.
+    """
+    try:
+        return checked(text)
+    except Refusal as error:
+        raise argparse.ArgumentTypeError(error.problem) from error
 
 
 def check_picture_scale(scale: int | None, spec: DataSpec) -> None:
@@ -76,6 +90,8 @@ class DataConfig(Checked):
         center_crop: sides of the central part that is cut out before resizing, as a share of the largest one of the
             shape of --image_size, or of the largest square without it (default: 1, or the published one)
         length: points of functions and sounds, which are cut or padded (default: that of the data)
+        axes: order of axes of --data_name arrays, as NCHW, HWCN or NCL: N samples, C channels, H and W the sides of
+            images, L the points of functions (default: the one that fits, if it is the only one)
         num_classes: number of classes, checked against the data (default: that of the data)
         class_order: how the classes of a folder are numbered: natural, 2 before 10, or text, as torchvision's
             ImageFolder does
@@ -92,6 +108,7 @@ class DataConfig(Checked):
     image_size: Annotated[int | tuple[int, int] | None, height_by_width, OF_SAMPLES] = None
     center_crop: Annotated[float | None, Range(0, 1, open_low=True), OF_SAMPLES] = None
     length: Annotated[int | None, at_least(1), OF_SAMPLES] = None
+    axes: Annotated[str | None, order_of_axes, OF_SAMPLES] = None
     num_classes: Annotated[int | None, at_least(1), OF_SAMPLES] = None
     class_order: Annotated[str, ("natural", "text"), OF_SAMPLES] = "natural"
     conditioning: Annotated[bool, OF_SAMPLES] = True

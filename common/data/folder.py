@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from common.data.arrays import SUFFIXES
 from common.data.layout import lay_out
+from common.data.npy import SUFFIXES
 from common.data.pictures import Form, picture_set
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source
 from common.data.trees import open_tree

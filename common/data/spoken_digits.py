@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.arrays import ArrayFile
+from common.data.array_files import ArrayFile
 from common.data.resize import fit
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source, Split, hold_out
 from common.media.audio import read_wav

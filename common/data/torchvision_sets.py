@@ -198,14 +198,17 @@ class Cifar10(TorchvisionSet):
         plain = options.data_dir / f"{self.name}.npz"
         if not plain.is_file() or (options.data_dir / self.dataset().base_folder).is_dir():
             return super().load(options)
-        data, text = load_arrays(self.name, plain)
+        data, text = load_arrays(self.name, plain, options.axes)
         if data.spec.shape != (3, 32, 32) or data.train.images.dtype != torch.uint8:
             raise DataUnavailable(f"--data_name {self.name}: {plain}: {text}; expected uint8 (N, 32, 32, 3)")
         count = len(self.classes)
         if data.num_classes is None or data.num_classes > count:
             raise DataUnavailable(f"--data_name {self.name}: {plain}: needs labels y from 0 to {count - 1}")
+        if data.classes not in (self.classes[: data.num_classes], tuple(map(str, range(data.num_classes)))):
+            known, given = (", ".join(names) for names in (self.classes, data.classes or ()))
+            raise DataUnavailable(f"--data_name {self.name}: {plain}: the labels are {given}; the classes are {known}")
         named = replace(data, num_classes=count, classes=self.classes)
-        return fit(named, options, f"--data_name {self.name}")
+        return fit(named, replace(options, axes=None), f"--data_name {self.name}")
 
     def _sums(self) -> dict[Path, str]:
         published = self.dataset()

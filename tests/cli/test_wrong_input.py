@@ -216,9 +216,9 @@ def pictures(*names: str, content: bytes | None = None) -> Callable[[], None]:
 
 
 WRONG_DATA = {
-    "no x": (save_npz(y=PIXELS), "arrays --data_dir a.npz", r"a\.npz.*named x; there is y .*--data_dir"),
+    "no x": (save_npz(y=PIXELS), "arrays --data_dir a.npz", r"a\.npz.*holds samples .*there is y .*numpy\.savez"),
     "labels too short": (save_npz(x=PIXELS, y=np.arange(5)), "arrays --data_dir a.npz", "label"),
-    "float labels": (save_npz(x=PIXELS, y=np.ones(6)), "arrays --data_dir a.npz", "label"),
+    "float labels": (save_npz(x=PIXELS, y=np.arange(6) / 2), "arrays --data_dir a.npz", "label"),
     "negative labels": (save_npz(x=PIXELS, y=np.arange(6) - 1), "arrays --data_dir a.npz", "label"),
     "NaN": (save_npz(x=np.full((6, 8, 8, 1), np.nan, np.float32)), "arrays --data_dir a.npz", "NaN|finite"),
     "constant": (save_npz(x=np.ones((6, 8, 8, 1), np.float32)), "arrays --data_dir a.npz", "nothing to learn"),

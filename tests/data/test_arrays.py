@@ -1,5 +1,6 @@
 """NumPy's files: how an array is read, and what is refused."""
 
+import os
 import pickle
 import re
 
@@ -9,8 +10,10 @@ import torch
 from PIL import Image
 
 from common.data import DataOptions, DataUnavailable, reading
-from common.data.arrays import Arrays, Mapped
+from common.data.array_files import Mapped
+from common.data.arrays import Arrays
 from common.data.folder import Folder
+from common.data.npy import Stored, header
 
 
 def load(path, **options):
@@ -42,7 +45,6 @@ LAYOUTS = [
     ((20, 6, 5, 1), np.uint8, (1, 6, 5)),
     ((20, 6, 5, 4), np.float32, (4, 6, 5)),
     ((20, 6, 5), np.uint8, (1, 6, 5)),
-    ((20, 6, 3), np.uint8, (1, 6, 3)),
     ((20, 6, 5), np.float32, (1, 6, 5)),
     ((20, 6, 4), np.float32, (4, 6)),
     ((20, 6, 1), np.float64, (1, 6)),
@@ -98,18 +100,18 @@ def test_floats_keep_their_units(tmp_path, memory):
 
 
 def test_labels_and_a_held_out_part_in_one_file(tmp_path, memory):
-    x, y, x_test, y_test = values(5, 4, 4, 3), np.array([0, 2, 1, 2, 0]), values(3, 4, 4, 3), np.array([1, 0, 1])
+    x, y, x_test, y_test = values(5, 6, 6, 3), np.array([0, 2, 1, 2, 0]), values(3, 6, 6, 3), np.array([1, 0, 1])
     np.savez(tmp_path / "a.npz", x=x, y=y.astype(np.uint8), x_test=x_test, y_test=y_test.astype(np.int32))
     data = load(tmp_path / "a.npz")
     assert data.num_classes == 3
     for part, images, labels in ((data.train, x, y), (data.held_out, x_test, y_test)):
-        assert np.array_equal(part.images.permute(0, 2, 3, 1).numpy(), images)
+        assert np.array_equal(part.read()[0].permute(0, 2, 3, 1).numpy(), images)
         assert part.labels.tolist() == labels.tolist()
         assert part.labels.dtype == torch.int64
 
 
 def test_labels_follow_their_samples_when_a_part_is_held_out(tmp_path):
-    x = np.arange(20, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
+    x = np.arange(20, dtype=np.uint8)[:, None, None].repeat(6, 1).repeat(6, 2)
     np.savez_compressed(tmp_path / "train.npz", x=x, y=np.arange(20))
     data = load(tmp_path)
     assert data.num_classes == 20
@@ -136,16 +138,14 @@ def test_a_folder_with_two_files(tmp_path, memory, train, test):
 def test_a_large_file_is_read_by_index(tmp_path, monkeypatch):
     x = values(200, 16, 16, 3)
     np.save(tmp_path / "a.npy", x)
-    nbytes = (tmp_path / "a.npy").stat().st_size
+    nbytes = x.nbytes
     monkeypatch.setattr(reading, "RESIDENT_LIMIT", nbytes)
     assert isinstance(load(tmp_path / "a.npy").train.images, torch.Tensor)
     monkeypatch.setattr(reading, "RESIDENT_LIMIT", nbytes - 1)
-    loaded = []
-    original = np.load
-    monkeypatch.setattr(np, "load", lambda *a, **k: loaded.append(k) or original(*a, **k))
-    data = load(tmp_path / "a.npy")
-    assert all(options["mmap_mode"] == "r" and not options["allow_pickle"] for options in loaded)
-    images = Mapped(tmp_path / "a.npy", channels_last=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(Stored, "read", lambda stored: pytest.fail("was read"))
+        data = load(tmp_path / "a.npy")
+    images = Mapped(header(tmp_path / "a.npy"), "NHWC")
     sent = pickle.dumps(images)
     assert len(sent) < 1000  # to a worker goes where the samples are
     again = pickle.loads(sent)
@@ -188,20 +188,14 @@ class Bomb:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"x": None}, "no array named x"),
-        (
-            {"x": np.zeros((4, 8, 8, 3), np.int64)},
-            "x of int64 (4, 8, 8, 3): samples are uint8 or floats; save x.astype('float32'), or 'uint8'",
-        ),
-        ({"x": np.zeros((4, 8, 8, 3), bool)}, "uint8 or floats"),
-        ({"x": np.zeros((4, 8, 8, 3), complex)}, "uint8 or floats"),
+        ({"x": None}, "no array whose name says that it holds samples"),
+        ({"x": np.zeros((4, 8, 8, 3), complex)}, "complex numbers; save numpy.stack([x.real, x.imag], -1)"),
         ({"x": np.array([Bomb()] * 4)}, "cannot be read"),
         ({"y": np.array([Bomb()] * 4)}, "cannot be read"),
-        ({"x": np.zeros((4, 3, 8, 8), np.uint8)}, "as in (N, H, W, C); save x.transpose(0, 2, 3, 1)"),
         ({"x": np.zeros((4, 8, 8, 8), np.uint8)}, "as in (N, H, W, C)"),
         (
             {"x": np.zeros((4, 3, 160))},
-            "(4, 3, 160): series with 3 channels are (N, L, C), save x.transpose(0, 2, 1); ",
+            "(4, 3, 160) can be read in 2 ways: give --axes NCL for 4 functions of 160 points with 3 channel(s), or ",
         ),
         ({"x": np.zeros((4, 2, 8, 8, 3), np.uint8)}, "(N, H, W, C)"),
         ({"x": np.zeros(4, np.uint8)}, "(N, L)"),
@@ -209,13 +203,13 @@ class Bomb:
         ({"x": np.zeros((4, 0), np.float32), "y": None}, "(4, 0)"),
         ({"x": np.zeros((1, 8, 8), np.uint8), "y": None}, "at least two"),
         ({"x": np.full((4, 8), 2.5)}, "every value to learn from is 2.5"),
-        ({"y": np.arange(4.0)}, "y of float64 (4,): labels are integers"),
-        ({"y": np.array(list("abca"))}, "one per sample; save numpy.unique(y, return_inverse=True)[1]"),
-        ({"y": np.zeros(4, bool)}, "labels are integers"),
-        ({"y": np.zeros((4, 1), int)}, "(4, 1)"),
+        ({"y": np.arange(4) / 2}, "y[1] is 0.5: labels are integers 0 .. n-1"),
+        ({"y": np.zeros(4, "M8[s]")}, "y of datetime64[s] (4,) cannot be read: it holds times"),
+        ({"y": np.zeros((4, 1, 1), int)}, "(4, 1, 1): labels are integers 0 .. n-1"),
+        ({"y": np.array([0, 1, 2, 2026_11_28])}, "the label 2.02611e+07, 99999 is the largest"),
         ({"y": np.arange(5)}, "5 labels for 4 samples; save one per sample, or leave y out"),
         ({"y": np.array([0, -1, 1, 2])}, "label -1"),
-        ({"y_test": np.arange(4)}, "y_test without x_test"),
+        ({"y_test": np.arange(4)}, "y_test without samples"),
         ({"x_test": np.zeros((2, 8, 8, 3), np.uint8)}, "only one of"),
         ({"x_test": np.zeros((2, 8, 8, 3), np.uint8), "y": None, "y_test": np.arange(2)}, "only one of"),
         ({"x_test": np.zeros((2, 8, 9, 3), np.uint8), "y_test": np.arange(2)}, "8x9"),
@@ -239,13 +233,12 @@ def test_a_file_without_x_says_what_it_holds(tmp_path, monkeypatch, large):
         monkeypatch.setattr(reading, "RESIDENT_LIMIT", 0)
     np.savez(tmp_path / "a.npz", series=np.zeros((4, 9)), y=np.arange(4), extra=np.array([Bomb()]))
     message = refused(tmp_path / "a.npz")
-    assert "no array named x; there is series (4, 9) of float64, y (4,) of int64, extra (1,) of object. " in message
-    assert "numpy.savez('a.npz', x=..)" in message
-    assert "--data_dir" in message
+    assert "; there is series (4, 9) of float64, y (4,) of int64, extra (1,) of object. " in message
+    assert "numpy.savez('named.npz', x=a['..'], y=a['..'], " in message
     np.savez(tmp_path / "a.npz", **{f"s{i}": np.zeros(2) for i in range(20)})
     assert "s7 (2,) of float64 and 12 more. " in refused(tmp_path / "a.npz")
     np.savez(tmp_path / "a.npz")
-    assert "no array named x; there is none at all. " in refused(tmp_path / "a.npz")
+    assert "; there is none at all. " in refused(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
@@ -296,6 +289,9 @@ def test_files_that_are_not_there_are_named(tmp_path):
     assert str(tmp_path / "a.npy") in refused(tmp_path / "a.npy")
     (tmp_path / "a.txt").write_text("no array")
     assert "a.txt is no .npy or .npz file" in refused(tmp_path / "a.txt")
+    assert "is not to be looked at (File name too long)" in refused(tmp_path / ("a" * 300 + ".npy"))
+    os.mkfifo(tmp_path / "pipe.npy")
+    assert "pipe.npy is no .npy or .npz file" in refused(tmp_path / "pipe.npy")
     message = refused(tmp_path)
     assert "neither train.npy nor train.npz" in message
     assert str(tmp_path) in message
@@ -326,7 +322,8 @@ def test_two_files_for_one_part_are_refused(tmp_path, part):
 def test_two_held_out_parts_are_refused(tmp_path):
     np.savez(tmp_path / "train.npz", x=values(4, 8, 8), x_test=values(4, 8, 8))
     np.save(tmp_path / "test.npy", values(4, 8, 8))
-    assert "keep one held-out part" in refused(tmp_path)
+    message = refused(tmp_path)
+    assert "test.npy and train.npz: x_test may all be the samples of a test part; keep one of them; there is" in message
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,11 @@ def test_cifar_is_taken_from_a_plain_file_where_the_folder_is_missing(tmp_path, 
         ({"x": np.random.rand(4, 32, 32, 3), "y": np.zeros(4, int)}, "uint8"),
         ({"x": np.zeros((4, 32, 32, 3), np.uint8)}, "labels"),
         ({"x": np.zeros((4, 32, 32, 3), np.uint8), "y": np.array([0, 1, 2, 10])}, "0 to 9"),
-        ({"z": np.zeros(3)}, "x"),
+        (
+            {"x": np.zeros((4, 32, 32, 3), np.uint8), "y": np.array(["bird", "car", "cat", "dog"])},
+            "bird, car, cat, dog",
+        ),
+        ({"z": np.zeros(3)}, "samples are"),
     ],
 )
 def test_a_plain_file_that_is_no_cifar_is_named(tmp_path, arrays, problem):

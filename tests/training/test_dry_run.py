@@ -10,9 +10,10 @@ import args
 from common.config.build import load_data
 from common.config.plugins import class_of
 from common.config.resolve import fit_to_data
+from common.memory import left_in_control_groups
 from common.training import trial
 from common.training.build import build_module
-from common.training.memory import TensorMemory, left_in_control_groups
+from common.training.memory import TensorMemory
 from common.training.trial import Estimate, Trial, estimate, try_size
 from common.units import in_bytes, in_time
 from tests.training import tiny
