@@ -78,5 +78,6 @@ def load_data(config: DataConfig) -> DataSet:
         center_crop=config.center_crop,
         length=config.length,
         class_order=config.class_order,
+        levels=config.levels,
     )
     return SOURCES[config.data_name]().load(options)

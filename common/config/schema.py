@@ -20,10 +20,12 @@ from common.config.flags import (
     flag_name,
     height_by_width,
     marked,
+    rising,
     run_name,
     several,
 )
 from common.data import BUILT_IN
+from common.data.levels import Levels
 from common.data.spec import DataSpec
 from common.meta import MetaLearned
 from common.refusal import Refusal, require
@@ -74,6 +76,8 @@ class DataConfig(Checked):
         center_crop: sides of the central part that is cut out before resizing, as a share of the largest one of the
             shape of --image_size, or of the largest square without it (default: 1, or the published one)
         length: points of functions and sounds, which are cut or padded (default: that of the data)
+        levels: levels of images in files that are black and white, as in 0,4095 (if black is below zero:
+            --levels=-1000,3000); for files deeper than 8 bits (default: all levels of 8 or 16 bits)
         num_classes: number of classes, checked against the data (default: that of the data)
         class_order: how the classes of a folder are numbered: natural, 2 before 10, or text, as torchvision's
             ImageFolder does
@@ -90,6 +94,7 @@ class DataConfig(Checked):
     image_size: Annotated[int | tuple[int, int] | None, height_by_width, OF_SAMPLES] = None
     center_crop: Annotated[float | None, Range(0, 1, open_low=True), OF_SAMPLES] = None
     length: Annotated[int | None, at_least(1), OF_SAMPLES] = None
+    levels: Annotated[tuple[float, float] | None, rising, OF_SAMPLES] = None
     num_classes: Annotated[int | None, at_least(1), OF_SAMPLES] = None
     class_order: Annotated[str, ("natural", "text"), OF_SAMPLES] = "natural"
     conditioning: Annotated[bool, OF_SAMPLES] = True
@@ -103,6 +108,8 @@ class DataConfig(Checked):
             sides = Sides.of(self.image_size)
             require(min(sides) >= 1, "image_size", "at least 1", sides)
             object.__setattr__(self, "image_size", sides.short)
+        if self.levels is not None:
+            object.__setattr__(self, "levels", tuple(Levels.of(self.levels)))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from common.data.levels import Levels
 from common.data.reading import Images, chunks, gather, spread
 from common.data.spec import UNIT, DataSpec, Kind, kind_of
 from common.refusal import Refusal, require
@@ -97,6 +98,7 @@ class DataOptions:
             source can. None takes them as they are, or as they were published.
         class_order: how classes are numbered by their names, if the source does that: ``natural``, 2 before 10, or
             ``text``, as torchvision's ImageFolder does.
+        levels: levels of images in files that are black and white. None takes all levels of 8 or 16 bits.
     """
 
     data_dir: Path
@@ -106,6 +108,7 @@ class DataOptions:
     center_crop: float | None = None
     length: int | None = None
     class_order: str = "natural"
+    levels: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         require(self.sides is None or min(self.sides) >= 1, "image_size", "at least 1", self.image_size)
@@ -113,6 +116,8 @@ class DataOptions:
             require(value is None or value >= 1, name, "at least 1", value)
         crop = self.center_crop
         require(crop is None or 0 < crop <= 1, "center_crop", "above 0 and at most 1", crop)
+        if self.levels is not None:
+            Levels.of(self.levels)
 
     @property
     def sides(self) -> Sides | None:
