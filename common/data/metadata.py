@@ -36,7 +36,7 @@ def orientation(image: "Picture") -> int:
 
 
 def without_metadata(content: BinaryIO) -> BinaryIO | None:
-    """A file with nothing but its pixels and their orientation; None for formats of which that is not known.
+    """A file with nothing but its pixels and their orientation; None if it is of another format than PNG or TIFF.
 
     Args:
         content: the file, at its beginning.
@@ -44,7 +44,10 @@ def without_metadata(content: BinaryIO) -> BinaryIO | None:
     head = content.read(8)
     for beginning, strip in BARE.items():
         if head.startswith(beginning):
-            return io.BytesIO(strip(head + content.read(LARGEST_FILE)))
+            try:
+                return io.BytesIO(strip(head + content.read(LARGEST_FILE)))
+            except struct.error:  # it ends before what it announces
+                return None
     return None
 
 
@@ -118,7 +121,8 @@ def _bare_tiff(content: bytes) -> bytes:
     (start,) = struct.unpack_from(order + pointer, content, place)
     (count,) = struct.unpack_from(order + number, content, start)
     first = start + struct.calcsize(order + number)
-    entries = [content[at : at + entry] for at in range(first, first + entry * count, entry)]
+    end = min(first + entry * count, len(content))  # which may announce any number of entries
+    entries = [content[at : at + entry] for at in range(first, end, entry)]
     kept = [one for one in entries if struct.unpack_from(f"{order}H", one)[0] in TIFF_PIXELS]
     directory = struct.pack(order + number, len(kept)) + b"".join(kept) + struct.pack(order + pointer, 0)
     return content[:start] + directory + content[start + len(directory) :]

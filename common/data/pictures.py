@@ -187,8 +187,17 @@ class Extremes:
 
 def header(image: "Picture") -> tuple[int, int, bool, bool]:
     """Height, width, whether levels are deep, and whether an image is animated."""
-    # other formats with several images have pages or smaller copies of the first one
-    return *upright_sides(image), is_deep(image), image.format in ANIMATED and getattr(image, "is_animated", False)
+    return *upright_sides(image), is_deep(image), is_animated(image)
+
+
+def is_animated(image: "Picture") -> bool:
+    """Whether a file is an animation, also if only its first image is whole."""
+    if image.format not in ANIMATED:  # other formats with several images have pages, or smaller copies of the first one
+        return False
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # Pillow looks for the second image, and raises whatever it likes if that is broken
+        return True
 
 
 @dataclass(frozen=True)
@@ -226,7 +235,7 @@ def look_at(parts: Sequence[Files], form: Form, limit: int | None) -> Seen:
     notes = []
     if animated := int(headers[:, 3].sum()):
         among = f" (of {len(headers):,} that were looked at)" if len(headers) < sum(map(len, parts)) else ""
-        notes.append(f"animated  {animated:,} images have several frames{among}: the first one is taken")
+        notes.append(f"found     {animated:,} animated images{among}: their first frame is taken")
     deep = [some[header[:, 2] > 0] for some, header in zip(rows, found, strict=True)]
     if form.levels is None and any(map(len, deep)):
         levels = [
@@ -317,12 +326,11 @@ def read(files: Files, index: int, source: str, use: Callable[["Picture"], T]) -
             return _use(bare, use)
     except Unfit as error:
         raise Unreadable(f"{name} {error}") from error
-    except pillow().UnidentifiedImageError as error:  # whose message has an address in memory
-        raise Unreadable(f"{name} cannot be read as an image (of no known format, or damaged); remove it") from error
     except Exception as error:  # decoders raise whatever they like; all of it concerns this one file
-        raise Unreadable(
-            f"{name} cannot be read as an image ({type(error).__name__}: {error}); repair or remove it"
-        ) from error
+        told = f"{type(error).__name__}: {error}"
+        if isinstance(error, pillow().UnidentifiedImageError):  # whose message has an address in memory
+            told = "of no known format, or damaged"
+        raise Unreadable(f"{name} cannot be read as an image ({told}); repair or remove it") from error
 
 
 def _use(content: BinaryIO, use: Callable[["Picture"], T]) -> T:

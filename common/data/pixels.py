@@ -116,7 +116,7 @@ def convert(image: "Picture", mode: str, levels: Levels | None = None) -> "Pictu
             scaled[numbers == image.info["transparency"]] = 255
         return Image.fromarray(scaled).convert(mode)
     if image.mode == "LAB":
-        image = _from_lab(image)
+        image = image.convert("RGB")  # which is all that Pillow makes of it
     elif "transparency" in image.info or image.mode in TRANSPARENT:
         if image.mode == "La":
             image = image.convert("LA")
@@ -151,11 +151,3 @@ def _known(numbers: np.ndarray) -> Levels:
             "white are"
         )
     return SIXTEEN_BITS
-
-
-def _from_lab(image: "Picture") -> "Picture":
-    from PIL import ImageCms
-
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-    return converted or image  # None stands for a change in place, which was not asked for

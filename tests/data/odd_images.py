@@ -291,6 +291,8 @@ def of_others() -> Iterator[tuple[str, Odd]]:
     several = {"save_all": True, "append_images": [second, second]}
     palette = COLOUR.quantize(16)
     yield "gif animated (MMInstruct#4)", Odd(saved(palette, "GIF", **several), ending="gif")
+    whole = saved(palette, "GIF", **several)
+    yield "gif animated, cut behind its first image", Odd(whole[: len(saved(palette, "GIF")) + 12], palette, "gif")
     yield "gif with a transparent colour", Odd(saved(palette, "GIF", transparency=3), ending="gif")
     gif = bytearray(saved(palette, "GIF"))
     struct.pack_into("<HH", gif, 6, 5, 4)

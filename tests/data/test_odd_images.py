@@ -17,7 +17,7 @@ from common.data.folder import Folder
 from common.data.pictures import Form, Pictures
 from common.data.pillow import pillow
 from common.data.pixels import BAND, MOST_PIXELS
-from common.data.trees import Directory
+from common.data.trees import open_tree
 from common.sides import Sides
 from tests.data import odd_images
 from tests.data.odd_images import COLOUR, COLOURS, HEIGHT, LAID, WIDTH, Odd, chunk, exif, jpeg, png, saved, segment
@@ -85,9 +85,7 @@ def test_animated_images_are_counted(tmp_path):
     for i, kind in enumerate(["GIF", "PNG", "WEBP", "JPEG", "TIFF"]):
         (tmp_path / f"{i}.{kind.lower()}").write_bytes(saved(COLOUR, kind, **({} if kind == "JPEG" else frames)))
     found = Folder().load(DataOptions(tmp_path)).found
-    assert [line for line in found if "animated" in line] == [
-        "animated  3 images have several frames: the first one is taken"
-    ]
+    assert [line for line in found if "animated" in line] == ["found     3 animated images: their first frame is taken"]
 
 
 def test_large_images_are_converted_in_bands(tmp_path, monkeypatch):
@@ -196,8 +194,8 @@ def test_memory_is_that_of_the_picture(tmp_path, monkeypatch):
     side = 2500
     Image.new("RGBA", (side, side), (1, 2, 3, 4)).save(tmp_path / "a.png", compress_level=1)
     monkeypatch.setattr("common.data.pixels.BAND", 2**16)
-    tree = Directory(tmp_path)
-    images = Pictures(tree.files(tree.images), Form("folder", 3, Sides(8, 8), None), Sides(8, 8))
+    tree = open_tree("folder", tmp_path)
+    images = Pictures(tree.files(tree.names), Form("folder", 3, Sides(8, 8), None), Sides(8, 8))
     come, go = os.pipe()
     if not os.fork():  # a process of its own, whose largest size is that of this reading
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
