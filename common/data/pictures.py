@@ -16,6 +16,7 @@ from common.data.pixels import (
     check_size,
     extremes,
     is_deep,
+    is_deep_colour,
     pixels_of,
     too_many,
     upright_sides,
@@ -149,7 +150,7 @@ class Pictures:
 
 
 class Headers:
-    """What the first bytes of image files say: height, width, whether levels are deep, whether there are more images.
+    """What the first bytes of image files say: height, width, whether levels are beyond 8 bits, whether it moves.
 
     Args:
         files: where they are.
@@ -186,8 +187,8 @@ class Extremes:
 
 
 def header(image: "Picture") -> tuple[int, int, bool, bool]:
-    """Height, width, whether levels are deep, and whether an image is animated."""
-    return *upright_sides(image), is_deep(image), is_animated(image)
+    """Height, width, whether levels are beyond 8 bits, and whether an image is animated."""
+    return *upright_sides(image), is_deep(image) or is_deep_colour(image), is_animated(image)
 
 
 def is_animated(image: "Picture") -> bool:

@@ -15,6 +15,7 @@ MODES = {1: "L", 3: "RGB"}
 MOST_PIXELS = 2**27  # of an image, e.g. 11,585 x 11,585; those of cameras end at 151 million, and of phones at 200 / 4
 BAND = 2**20  # pixels that are converted at once: what a conversion needs beside the image and the result
 ROWS_TURNED, COLUMNS_TURNED = (3, 4, 6, 7), (2, 3, 7, 8)  # orientations in which they run the other way in the file
+UPPER = 257  # levels of 16 bits in a step of their upper 8 bits
 TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 SIDES_OF_TIFF = (257, 256)  # tags of height and width
 
@@ -54,14 +55,22 @@ def is_deep(image: "Picture") -> bool:
     return image.mode.startswith(("I", "F"))
 
 
+def is_deep_colour(image: "Picture") -> bool:
+    """Whether an image that is not decoded yet has colours of 16 bits, of which Pillow keeps the upper 8."""
+    return not is_deep(image) and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
 def extremes(image: "Picture") -> tuple[float, float]:
     """Smallest and largest level of an image beyond 8 bits.
 
     Raises:
         Unfit: if they are of unknown range.
     """
-    numbers = _numbers(image)
-    _known(numbers)
+    if is_deep_colour(image):
+        numbers = np.asarray(image.convert("RGB")).astype(np.uint16) * UPPER
+    else:
+        numbers = _numbers(image)
+        _known(numbers)
     return float(numbers.min()), float(numbers.max())
 
 
@@ -76,6 +85,7 @@ def pixels_of(image: "Picture", channels: int, levels: Levels | None) -> np.ndar
     Raises:
         Unfit: for levels of unknown range.
     """
+    unit = UPPER if is_deep_colour(image) else 1
     image.load()
     check_size(image)  # once more: the first one of several images in a file may be another than was announced
     width, height = image.size
@@ -89,12 +99,12 @@ def pixels_of(image: "Picture", channels: int, levels: Levels | None) -> np.ndar
     for top in range(0, height, rows):
         end = min(top + rows, height)
         band = image if rows >= height else image.crop((0, top, width, end))
-        part = np.asarray(convert(band, MODES[channels], levels))
+        part = np.asarray(convert(band, MODES[channels], levels, unit))
         stored[:, top:end] = part.reshape(end - top, width, channels).transpose(2, 0, 1)
     return pixels
 
 
-def convert(image: "Picture", mode: str, levels: Levels | None = None) -> "Picture":
+def convert(image: "Picture", mode: str, levels: Levels | None = None, unit: int = 1) -> "Picture":
     """An image of any kind as 8-bit grey or colour: deeper levels scaled, transparent parts on white.
 
     Colours are those that the file says in the plainest reading: profiles are not applied.
@@ -103,6 +113,7 @@ def convert(image: "Picture", mode: str, levels: Levels | None = None) -> "Pictu
         image: any image.
         mode: ``L`` or ``RGB``.
         levels: those that are black and white; None takes all levels of 8 or 16 bits.
+        unit: what a step of 8-bit levels stands for in the file.
 
     Raises:
         Unfit: for levels of unknown range.
@@ -125,7 +136,7 @@ def convert(image: "Picture", mode: str, levels: Levels | None = None) -> "Pictu
     image = image if image.mode == mode else image.convert(mode)
     if levels is None:
         return image
-    table = levels.to_bytes(np.arange(256)).tolist()
+    table = levels.to_bytes(unit * np.arange(256)).tolist()
     return image.point(table * len(image.getbands()))
 
 

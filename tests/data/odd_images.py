@@ -238,7 +238,7 @@ def of_jpeg() -> Iterator[tuple[str, Odd]]:
 
 
 def of_tiff() -> Iterator[tuple[str, Odd]]:
-    for name, mode in {"cmyk": "CMYK", "ycbcr": "YCbCr", "grey and alpha": "LA", "palette": "P", "1 bit": "1"}.items():
+    for name, mode in {"cmyk": "CMYK", "grey and alpha": "LA", "palette": "P", "1 bit": "1"}.items():
         yield f"tiff of {name}", Odd(saved(COLOUR.convert(mode), "TIFF"), ending="tif")
     yield "tiff of fax", Odd(saved(COLOUR.convert("1"), "TIFF", compression="group4"), ending="tif")
     for kind in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg"):
@@ -323,7 +323,7 @@ def of_others() -> Iterator[tuple[str, Odd]]:
     yield "tga with alpha", Odd(saved(Image.fromarray(np.concatenate([COLOURS, ALPHA], -1)), "TGA"), ending="tga")
     icon = COLOUR.resize((64, 64))
     yield "ico of several sizes", Odd(saved(icon, "ICO", sizes=[(16, 16), (64, 64), (32, 32)]), icon, "ico")
-    for kind, ending in {"JPEG2000": "jp2", "PCX": "pcx", "SGI": "sgi", "QOI": "qoi", "DDS": "dds"}.items():
+    for kind, ending in {"JPEG2000": "jp2", "PCX": "pcx", "SGI": "sgi", "DDS": "dds"}.items():
         yield kind.lower(), Odd(saved(COLOUR, kind), ending=ending)
     for kind, name in {"PNG": "a.jpg", "JPEG": "a.png", "TIFF": "a.bmp", "GIF": "a.jpg", "WEBP": "a.jpg"}.items():
         content = saved(palette if kind == "GIF" else COLOUR, kind)

@@ -10,6 +10,7 @@ from common.data import DataOptions, DataSet, DataUnavailable
 from common.data.digits import Digits
 from common.data.folder import Folder
 from common.refusal import Refusal
+from tests.data.odd_images import png
 
 SIDE = 6
 
@@ -57,6 +58,22 @@ def test_dark_levels_are_named_and_can_be_said(tmp_path, high, kind, ending, whi
     said = load(tmp_path, levels=(0, white))
     assert not warnings_of(said)
     assert np.array_equal(found(said), np.round(levels / (white / 255)))
+
+
+def test_dark_colours_of_16_bits_are_named(tmp_path):
+    """Pillow keeps the upper 8 bits of them, so that a sixteenth of the levels is 16 levels."""
+    levels = np.random.default_rng(0).integers(0, 4096, (SIDE, SIDE, 3), dtype=np.uint16)
+    levels[0, 0] = 0, 0, 4095
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(png(levels.astype(">u2"), 16, 2))
+    data = Folder().load(DataOptions(tmp_path))
+    assert [line[:90] for line in warnings_of(data)] == [
+        "warning   levels of images beyond 8 bits end at 3,855 of 65,535: they come out dark; --lev"
+    ]
+    said = Folder().load(DataOptions(tmp_path, levels=(0, 4095)))
+    assert not warnings_of(said)
+    difference = said.train.images[0].permute(1, 2, 0).numpy() - levels / (4095 / 255)
+    assert np.abs(difference).max() <= 16
 
 
 def test_levels_over_the_whole_range_are_taken_without_a_word(tmp_path):
