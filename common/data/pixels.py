@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 MODES = {1: "L", 3: "RGB"}
-MOST_PIXELS = 2**27  # of an image, e.g. 11,585 x 11,585; those of cameras end at 151 million, and of phones at 200 / 4
+MOST_PIXELS = 2**27  # of an image, e.g. 11,585 x 11,585: photographs of 100 million and more are read
 BAND = 2**20  # pixels that are converted at once: what a conversion needs beside the image and the result
 ROWS_TURNED, COLUMNS_TURNED = (3, 4, 6, 7), (2, 3, 7, 8)  # orientations in which they run the other way in the file
 UPPER = 257  # levels of 16 bits in a step of their upper 8 bits

@@ -191,7 +191,7 @@ def test_no_other_program_is_started(tmp_path, monkeypatch):
 
 def test_memory_is_that_of_the_picture(tmp_path, monkeypatch):
     """A large image takes a few bytes for each pixel: itself, the result, and little between them."""
-    side = 2500
+    side = 4000
     Image.new("RGBA", (side, side), (1, 2, 3, 4)).save(tmp_path / "a.png", compress_level=1)
     monkeypatch.setattr("common.data.pixels.BAND", 2**16)
     tree = open_tree("folder", tmp_path)
