@@ -77,7 +77,7 @@ class DataConfig(Checked):
             shape of --image_size, or of the largest square without it (default: 1, or the published one)
         length: points of functions and sounds, which are cut or padded (default: that of the data)
         levels: levels of images in files that are black and white, as in 0,4095 (if black is below zero:
-            --levels=-1000,3000); for files deeper than 8 bits (default: all levels of 8 or 16 bits)
+            --levels=-1000,3000) (default: all levels of 8 or 16 bits)
         num_classes: number of classes, checked against the data (default: that of the data)
         class_order: how the classes of a folder are numbered: natural, 2 before 10, or text, as torchvision's
             ImageFolder does
