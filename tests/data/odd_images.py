@@ -149,6 +149,11 @@ def of_png() -> Iterator[tuple[str, Odd]]:
         laid, block = np.ascontiguousarray(LAID[orientation](COLOURS)), chunk(b"eXIf", exif(orientation)[6:])
         yield f"png turned to {orientation} (Pillow#4537)", Odd(png(laid, 8, 2, block), COLOUR)
         yield f"png turned to {orientation} behind its pixels", Odd(png(laid, 8, 2, after=block), COLOUR)
+        wrong = chunk(b"eXIf", exif(orientation)[6:], crc=7)
+        yield (
+            f"png turned to {orientation} behind its pixels, a wrong check sum",
+            Odd(png(laid, 8, 2, after=wrong), COLOUR),
+        )
         yield f"png turned to {orientation}, 3 MB of text", Odd(png(laid, 8, 2, ztxt, block), COLOUR)
     yield "png interlaced", Odd(png(COLOURS, 8, 2, interlaced=True), COLOUR)
     yield "png with something behind its end", Odd(png(COLOURS, 8, 2) + b"something", COLOUR)
