@@ -90,5 +90,6 @@ def load_data(config: DataConfig) -> DataSet:
         length=config.length,
         class_order=config.class_order,
         axes=config.axes,
+        levels=config.levels,
     )
     return SOURCES[config.data_name]().load(options)

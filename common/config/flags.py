@@ -122,6 +122,17 @@ def height_by_width(text: str) -> int | Sides:
     return sides.short
 
 
+def rising(text: str) -> tuple[float, ...]:
+    """Two numbers separated by a comma, the smaller one first."""
+    try:
+        numbers = tuple(map(float, text.split(",")))
+    except ValueError:
+        numbers = ()
+    if not (len(numbers) == 2 and all(map(math.isfinite, numbers)) and numbers[0] < numbers[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no two rising numbers separated by a comma, as in 0,4095")
+    return numbers
+
+
 def ranges(text: str) -> tuple[int, ...]:
     """Seeds: integers below 2^32 and ranges of them separated by commas, e.g. 0-63,100."""
     return tuple(itertools.chain.from_iterable(ranges_in(text)))

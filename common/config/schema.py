@@ -23,11 +23,13 @@ from common.config.flags import (
     marked,
     place,
     project_name,
+    rising,
     run_name,
     several,
 )
 from common.data import BUILT_IN
 from common.data.axes import checked
+from common.data.levels import Levels
 from common.data.spec import DataSpec
 from common.meta import MetaLearned
 from common.refusal import Refusal, require
@@ -92,6 +94,8 @@ class DataConfig(Checked):
         length: points of functions and sounds, which are cut or padded (default: that of the data)
         axes: order of axes of --data_name arrays, as NCHW, HWCN or NCL: N samples, C channels, H and W the sides of
             images, L the points of functions (default: the one that fits, if it is the only one)
+        levels: levels of images in files that are black and white, as in 0,4095 (if black is below zero:
+            --levels=-1000,3000) (default: all levels of 8 or 16 bits)
         num_classes: number of classes, checked against the data (default: that of the data)
         class_order: how the classes of a folder are numbered: natural, 2 before 10, or text, as torchvision's
             ImageFolder does
@@ -109,6 +113,7 @@ class DataConfig(Checked):
     center_crop: Annotated[float | None, Range(0, 1, open_low=True), OF_SAMPLES] = None
     length: Annotated[int | None, at_least(1), OF_SAMPLES] = None
     axes: Annotated[str | None, order_of_axes, OF_SAMPLES] = None
+    levels: Annotated[tuple[float, float] | None, rising, OF_SAMPLES] = None
     num_classes: Annotated[int | None, at_least(1), OF_SAMPLES] = None
     class_order: Annotated[str, ("natural", "text"), OF_SAMPLES] = "natural"
     conditioning: Annotated[bool, OF_SAMPLES] = True
@@ -122,6 +127,8 @@ class DataConfig(Checked):
             sides = Sides.of(self.image_size)
             require(min(sides) >= 1, "image_size", "at least 1", sides)
             object.__setattr__(self, "image_size", sides.short)
+        if self.levels is not None:
+            object.__setattr__(self, "levels", tuple(Levels.of(self.levels)))
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,26 @@
 """Image files of any size and format as samples of one size: upright, as they are or their central part resized."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from common.data.levels import Levels, darkness
+from common.data.metadata import without_metadata
+from common.data.pillow import formats, pillow
+from common.data.pixels import (
+    MODES,
+    Unfit,
+    check_size,
+    extremes,
+    is_deep,
+    is_deep_colour,
+    pixels_of,
+    too_many,
+    upright_sides,
+)
 from common.data.reading import gather, is_small, spread
 from common.data.resize import cut_sides, image_functions, refuse_for_others, to_size, treatment
 from common.data.source import DataOptions, DataSet, DataUnavailable, Split, as_they_are
@@ -18,11 +30,13 @@ from common.sides import Sides
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-MODES = {1: "L", 3: "RGB"}
 LOOKED_AT = 2000  # images whose size is looked up for a message; all, if their size decides
 SIZES_NAMED = 3
 BROKEN_NAMED = 5  # files that a message names
-ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # the tag of EXIF, and its values that swap height and width
+DEEP_LOOKED_AT = 100  # images of each part whose levels are looked up
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "FLI")
+
+T = TypeVar("T")
 
 
 class Unreadable(DataUnavailable):
@@ -45,6 +59,7 @@ class Form:
     channels: int
     size: Sides | None
     center_crop: float | None
+    levels: Levels | None = None
 
     @classmethod
     def of(
@@ -59,7 +74,8 @@ class Form:
         refuse_for_others(options, name)
         if channels not in MODES:
             raise DataUnavailable(f"{channels}: {name} reads 1 (grey) or 3 (colour)", "channels")
-        return cls(source, channels, options.sides or size, options.center_crop or center_crop)
+        levels = None if options.levels is None else Levels.of(options.levels)
+        return cls(source, channels, options.sides or size, options.center_crop or center_crop, levels)
 
     @property
     def is_own(self) -> bool:
@@ -118,17 +134,23 @@ class Pictures:
     def __getitem__(self, indices: Tensor) -> Tensor:
         samples = torch.empty(len(indices), *self.shape[1:], dtype=self.dtype)
         for sample, index in zip(samples, indices.tolist(), strict=True):
-            with opened(self._files, index, self._form.source) as image:
-                pixels = self._form.apply(decode(image, self._form.channels))
-                if pixels.shape != sample.shape:
-                    sides, expected = Sides(*pixels.shape[1:]), Sides(*sample.shape[1:])
-                    raise ValueError(f"it is {sides}, the others are {expected}")
-                sample.copy_(pixels)
+            decoded = read(self._files, index, self._form.source, self._decoded)  # the file and its image are gone now
+            pixels = self._form.apply(decoded)
+            if pixels.shape != sample.shape:
+                sides, expected = Sides(*pixels.shape[1:]), Sides(*sample.shape[1:])
+                raise Unreadable(
+                    f"--data_name {self._form.source}: {self._files.name(index)} differs in size: "
+                    f"it is {sides}, the others are {expected}"
+                )
+            sample.copy_(pixels)
         return samples
+
+    def _decoded(self, image: "Picture") -> Tensor:
+        return decode(image, self._form.channels, self._form.levels)
 
 
 class Headers:
-    """Height and width of images in files, as they stand in their first bytes.
+    """What the first bytes of image files say: height, width, whether levels are beyond 8 bits, whether it moves.
 
     Args:
         files: where they are.
@@ -139,35 +161,91 @@ class Headers:
 
     def __init__(self, files: Files, source: str) -> None:
         self._files, self._source = files, source
+        self.shape = (len(files), 4)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        return torch.tensor([read(self._files, index, self._source, header) for index in indices.tolist()])
+
+
+class Extremes:
+    """Smallest and largest level of images in files.
+
+    Args:
+        files: where they are.
+        source: name of the source, for messages.
+    """
+
+    dtype = torch.float64
+
+    def __init__(self, files: Files, source: str) -> None:
+        self._files, self._source = files, source
         self.shape = (len(files), 2)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        found = []
-        for index in indices.tolist():
-            with opened(self._files, index, self._source) as image:
-                found.append(upright_sides(image))
-        return torch.tensor(found)
+        found = [read(self._files, index, self._source, extremes) for index in indices.tolist()]
+        return torch.tensor(found, dtype=self.dtype)
 
 
-def sizes_of(parts: Sequence[Files], source: str, limit: int | None) -> dict[Sides, int]:
-    """Sides of images, and how many have them, the most frequent ones first.
+def header(image: "Picture") -> tuple[int, int, bool, bool]:
+    """Height, width, whether levels are beyond 8 bits, and whether an image is animated."""
+    return *upright_sides(image), is_deep(image) or is_deep_colour(image), is_animated(image)
+
+
+def is_animated(image: "Picture") -> bool:
+    """Whether a file is an animation, also if only its first image is whole."""
+    if image.format not in ANIMATED:  # other formats with several images have pages, or smaller copies of the first one
+        return False
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # Pillow looks for the second image, and raises whatever it likes if that is broken
+        return True
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a look at image files found.
+
+    Attributes:
+        sizes: sides of images, and how many have them, the most frequent ones first.
+        notes: what else is to be said of them, a line each.
+    """
+
+    sizes: dict[Sides, int]
+    notes: tuple[str, ...]
+
+
+def look_at(parts: Sequence[Files], form: Form, limit: int | None) -> Seen:
+    """What images in files are.
 
     Args:
         parts: files, one or more in all.
-        source: name of the source, for messages.
+        form: how they are wanted.
         limit: look at no more than about so many; None looks at all.
 
     Raises:
-        DataUnavailable: for a file that is no image.
+        DataUnavailable: for a file that is no image, or whose levels need ``--levels``.
     """
     shares = [limit and max(1, limit * len(files) // sum(map(len, parts))) for files in parts]
+    rows = [spread(len(files), share) for files, share in zip(parts, shares, strict=True)]
     found = [
-        gather(Headers(files, source), spread(len(files), share), "sizes of images")
-        for files, share in zip(parts, shares, strict=True)
+        gather(Headers(files, form.source), some, "sizes of images") for files, some in zip(parts, rows, strict=True)
     ]
-    sizes, counts = torch.cat(found).unique(dim=0, return_counts=True)
+    headers = torch.cat(found)
+    sizes, counts = headers[:, :2].unique(dim=0, return_counts=True)
     order = counts.argsort(descending=True, stable=True)
-    return {Sides(*sizes[i].tolist()): int(counts[i]) for i in order}
+    notes = []
+    if animated := int(headers[:, 3].sum()):
+        among = f" (of {len(headers):,} that were looked at)" if len(headers) < sum(map(len, parts)) else ""
+        notes.append(f"found     {animated:,} animated images{among}: their first frame is taken")
+    deep = [some[header[:, 2] > 0] for some, header in zip(rows, found, strict=True)]
+    if form.levels is None and any(map(len, deep)):
+        levels = [
+            gather(Extremes(files, form.source), some[spread(len(some), DEEP_LOOKED_AT)], "levels of images")
+            for files, some in zip(parts, deep, strict=True)
+            if len(some)
+        ]
+        notes += filter(None, [darkness(float(torch.cat(levels).max()))])
+    return Seen({Sides(*sizes[i].tolist()): int(counts[i]) for i in order}, tuple(notes))
 
 
 def picture_set(
@@ -202,8 +280,7 @@ def unreadable(files: Files, form: Form) -> list[str]:
     names = []
     for index in spread(len(files), LOOKED_AT).tolist():
         try:
-            with opened(files, index, form.source) as image:
-                decode(image, form.channels)
+            read(files, index, form.source, lambda image: decode(image, form.channels, form.levels))
         except Unreadable:
             names.append(files.name(index))
     return names
@@ -213,72 +290,66 @@ def _read(
     train: tuple[Files, Tensor], held_out: tuple[Files, Tensor], classes: Sequence[str] | None, form: Form
 ) -> DataSet:
     files = train[0], held_out[0]
-    found = sizes_of(files, form.source, None if form.size is None else LOOKED_AT)
-    sides, treated = form.result(found, in_all=sum(map(len, files)))
+    seen = look_at(files, form, None if form.size is None else LOOKED_AT)
+    sides, treated = form.result(seen.sizes, in_all=sum(map(len, files)))
     part, held_part = (Split(Pictures(files, form, sides), labels, files.name) for files, labels in (train, held_out))
     if is_small(part.images, held_part.images):
         part = Split(*part.read(title="reading images"), part.names)
         held_part = Split(*held_part.read(title="reading held-out images"), held_part.names)
-    return DataSet(part, held_part, classes=None if classes is None else tuple(classes), treatment=treated)
+    named = None if classes is None else tuple(classes)
+    return DataSet(part, held_part, classes=named, treatment=treated, found=seen.notes)
 
 
-@contextmanager
-def opened(files: Files, index: int, source: str) -> Iterator["Picture"]:
-    """An image file, to be read inside.
+def read(files: Files, index: int, source: str, use: Callable[["Picture"], T]) -> T:
+    """What is made of an image file.
+
+    Args:
+        files: where it is.
+        index: which one it is.
+        source: name of the source, for messages.
+        use: makes it of the opened image, which is not decoded yet.
 
     Raises:
         Unreadable: with its name, for a file that is no whole image, or that is not as it should be.
     """
-    from PIL import Image  # here and below: Pillow takes a while to import
-
+    name = f"--data_name {source}: {files.name(index)}"
     try:
-        with files.open(index) as content, Image.open(content) as image:
-            yield image
+        try:
+            with files.open(index) as content:
+                return _use(content, use)
+        except Unfit:
+            raise
+        except Exception:  # Pillow reads metadata too, and gives up at once if it does not understand them
+            with files.open(index) as content:
+                bare = without_metadata(content)
+            if bare is None:
+                raise
+            return _use(bare, use)
+    except Unfit as error:
+        raise Unreadable(f"{name} {error}") from error
     except Exception as error:  # decoders raise whatever they like; all of it concerns this one file
-        raise Unreadable(
-            f"--data_name {source}: {files.name(index)} cannot be read as an image "
-            f"({type(error).__name__}: {error}); repair or remove it"
-        ) from error
+        told = f"{type(error).__name__}: {error}"
+        if isinstance(error, pillow().UnidentifiedImageError):  # whose message has an address in memory
+            told = "of no known format, or damaged"
+        raise Unreadable(f"{name} cannot be read as an image ({told}); repair or remove it") from error
 
 
-def decode(image: "Picture", channels: int) -> Tensor:
-    """An image, upright, as (channels, H, W) uint8."""
-    from PIL import ImageOps
-
-    pixels: Tensor = image_functions().pil_to_tensor(convert(ImageOps.exif_transpose(image), MODES[channels]))
-    return pixels
-
-
-def upright_sides(image: "Picture") -> Sides:
-    """Height and width of an image once it is upright, without decoding it."""
-    from PIL import Image
-
-    width, height = image.size
-    # not the image's own method: that of PNG decodes everything to look for a tag at the end
-    sideways = Image.Image.getexif(image).get(ORIENTATION) in SIDEWAYS
-    return Sides(width, height) if sideways else Sides(height, width)
+def _use(content: BinaryIO, use: Callable[["Picture"], T]) -> T:
+    image = pillow()
+    try:
+        with image.open(content, formats=formats()) as picture:
+            check_size(picture)
+            return use(picture)
+    except image.DecompressionBombError as error:  # Pillow's own limit, which is above this one
+        raise Unfit(f"has {too_many()}") from error
 
 
-def convert(image: "Picture", mode: str) -> "Picture":
-    """An image of any kind as 8-bit grey or colour: 16-bit levels scaled, transparent parts on white.
+def decode(image: "Picture", channels: int, levels: Levels | None = None) -> Tensor:
+    """An image, upright, as (channels, H, W) uint8.
 
     Args:
         image: any image.
-        mode: ``L`` or ``RGB``.
-
-    Raises:
-        ValueError: for levels that are no 8-bit or 16-bit numbers.
+        channels: 1 (grey) or 3 (colour).
+        levels: those that are black and white; None takes all levels of 8 or 16 bits.
     """
-    from PIL import Image
-
-    if image.mode.startswith("I"):  # 16-bit grey, in 16 or 32 bits; Pillow's own conversion would clip it
-        levels = np.asarray(image)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError("levels beyond 16 bits")
-        image = Image.fromarray(np.round(levels / 257).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("levels are floats of unknown range; use --data_name arrays")
-    elif "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
+    return torch.from_numpy(pixels_of(image, channels, levels))

@@ -104,6 +104,12 @@ def fit(data: DataSet, options: DataOptions, name: str) -> DataSet:
     refuse_for_others(options, name)
     if options.class_order != "natural":
         raise DataUnavailable(f"{options.class_order}: {name} has an order of its own; leave it out", "class_order")
+    if options.levels is not None:
+        raise DataUnavailable(
+            f"{options.levels[0]:g},{options.levels[1]:g}: {name} has no image files, only --data_name folder and "
+            "celeba; leave --levels out",
+            "levels",
+        )
     if options.image_size is None and options.center_crop is None:
         return data
     if not data.spec.is_image:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from common.data.axes import checked
+from common.data.levels import Levels
 from common.data.reading import Images, chunks, gather, spread
 from common.data.spec import UNIT, DataSpec, Kind, kind_of
 from common.refusal import Refusal, require
@@ -99,6 +100,7 @@ class DataOptions:
         class_order: how classes are numbered by their names, if the source does that: ``natural``, 2 before 10, or
             ``text``, as torchvision's ImageFolder does.
         axes: the order of axes of arrays, as ``NCHW``, if the source asks for one. None takes that which is certain.
+        levels: levels of images in files that are black and white. None takes all levels of 8 or 16 bits.
     """
 
     data_dir: Path
@@ -109,6 +111,7 @@ class DataOptions:
     length: int | None = None
     class_order: str = "natural"
     axes: str | None = None
+    levels: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         require(self.sides is None or min(self.sides) >= 1, "image_size", "at least 1", self.image_size)
@@ -118,6 +121,8 @@ class DataOptions:
         require(crop is None or 0 < crop <= 1, "center_crop", "above 0 and at most 1", crop)
         if self.axes is not None:
             object.__setattr__(self, "axes", checked(self.axes))
+        if self.levels is not None:
+            Levels.of(self.levels)
 
     @property
     def sides(self) -> Sides | None:

@@ -290,7 +290,7 @@ def test_print_colours(tmp_path):
 @pytest.mark.parametrize(
     ("pixels", "problem"),
     [
-        (np.full((4, 4), 0.5, np.float32), "--data_name arrays"),
+        (np.full((4, 4), 0.5, np.float32), "--levels LOW,HIGH"),
         (np.full((4, 4), 70_000, np.int32), "16 bits"),
         (np.full((4, 4), -1, np.int32), "16 bits"),
     ],
