@@ -216,6 +216,10 @@ FOR_DATA: dict[tuple[str, str], str] = {  # data set and network -> preset whose
     ("spokendigits", "inr"): "fdp-audio-inr",
 }
 
+FOR_KIND: dict[str | None, str] = {  # what samples are -> preset, for sets of nobody's paper
+    "sound": "fdp-audio-small",
+}
+
 ABOUT: dict[str, About] = {
     "fdp-mnist-inr": About("MNIST as published for FDP: INR, meta-learning", 118_916, 7.2e9, 4_233_600),
     "fdp-celeba-inr": About("CelebA as published: INR, meta-learning", 1_890_346, 24e9, 15_552_000),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from common.data.reading import gather, is_small, spread
-from common.data.resize import cut_sides, image_functions, refuse_length, to_size, treatment
+from common.data.resize import cut_sides, image_functions, refuse_for_others, to_size, treatment
 from common.data.source import DataOptions, DataSet, DataUnavailable, Split, as_they_are
 from common.data.trees import Files
 from common.sides import Sides
@@ -56,7 +56,7 @@ class Form:
             DataUnavailable: for other channels, or a length.
         """
         name, channels = f"--data_name {source}", options.channels or 3
-        refuse_length(options, name)
+        refuse_for_others(options, name)
         if channels not in MODES:
             raise DataUnavailable(f"{channels}: {name} reads 1 (grey) or 3 (colour)", "channels")
         return cls(source, channels, options.sides or size, options.center_crop or center_crop)

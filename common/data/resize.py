@@ -101,7 +101,7 @@ def fit(data: DataSet, options: DataOptions, name: str) -> DataSet:
             f"{options.channels}: {name} has {channels} channel(s); only --data_name folder and celeba convert",
             "channels",
         )
-    refuse_length(options, name)
+    refuse_for_others(options, name)
     if options.class_order != "natural":
         raise DataUnavailable(f"{options.class_order}: {name} has an order of its own; leave it out", "class_order")
     if options.image_size is None and options.center_crop is None:
@@ -123,15 +123,21 @@ def fit(data: DataSet, options: DataOptions, name: str) -> DataSet:
     )
 
 
-def refuse_length(options: DataOptions, name: str) -> None:
-    """Refuse a length if samples keep the one they have.
+def refuse_for_others(options: DataOptions, name: str) -> None:
+    """Refuse a length and a rate if samples keep those they have.
 
     Raises:
         DataUnavailable: if one was asked for.
     """
+    if options.sample_rate is not None:
+        raise DataUnavailable(
+            f"{options.sample_rate}: {name} is not resampled, only --data_name sounds is; leave --sample_rate out",
+            "sample_rate",
+        )
     if options.length is not None:
         raise DataUnavailable(
-            f"{options.length}: {name} cannot be cut or padded, only --data_name spokendigits can; leave --length out",
+            f"{options.length}: {name} cannot be cut or padded, only --data_name sounds and spokendigits can; leave "
+            "--length out",
             "length",
         )
 
