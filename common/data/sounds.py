@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 import torch
 from torch import Tensor
@@ -11,13 +12,14 @@ from common.data.reading import gather, is_small, spread
 from common.data.resize import fit
 from common.data.sound_form import Headers, Recordings, SoundForm, Unreadable, take
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source, Split
-from common.data.trees import Files, open_tree
+from common.data.trees import Files, Tree, open_tree
 from common.media.recordings import ENDINGS
 
 WHAT = "recordings"
 LENGTHS = 400  # a length that is not asked for is a multiple of it
 MOST_POINTS = 16_000  # and no longer than this: what one core learns from in hours
 CHANNELS = (1, 2)
+UNREAD = frozenset((".m4a", ".aac", ".mp4", ".wma", ".amr", ".3gp", ".webm", ".mka", ".ape", ".wv"))  # of phones, ..
 LOOKED_AT = 2000  # files that are tried to name those that cannot be read
 BROKEN_NAMED = 5
 RATES_NAMED = 3
@@ -36,7 +38,8 @@ class Sounds(Source):
         try:
             layout = lay_out(tree, options.class_order, WHAT)
         except DataUnavailable as error:
-            raise DataUnavailable(f"--data_name {self.name}: {error}") from None
+            raise DataUnavailable("; ".join([f"--data_name {self.name}: {error}", *unread(tree)])) from None
+        layout = replace(layout, found=(*layout.found, *(f"note      {line}" for line in unread(tree))))
         try:
             data = self._read(layout, channels, options)
         except Unreadable as error:
@@ -92,6 +95,18 @@ class Sounds(Source):
                 "points (slow)"
             )
         return SoundForm(self.name, channels, rate, length), found
+
+
+def unread(tree: Tree) -> list[str]:
+    """What to do with recordings of formats that are not read, in words: a line, or none."""
+    first, *more = [name for name, reason in tree.passed if reason in UNREAD] or [""]
+    if not first:
+        return []
+    new = PurePosixPath(first).with_suffix(".flac").name
+    return [
+        f"{1 + len(more):,} recordings are of formats that are not read; make another of each, as with: ffmpeg -i "
+        f"{PurePosixPath(first).name} {new}"
+    ]
 
 
 def all_of(images: Headers, title: str) -> Tensor:

@@ -92,10 +92,12 @@ def opened(file: BinaryIO, name: str) -> "Iterator[SoundFile]":
         with SoundFile(window) as sound:
             _check(sound, is_wav=found is not None)
             yield sound
-    except Damaged as error:
-        raise Refusal(f"{name} {error}") from error
-    except (LibsndfileError, OSError) as error:
+        if window.failed:  # which looked like the end of the file
+            raise window.failed
+    except (Damaged, LibsndfileError, OSError) as error:
         cause = (window and window.failed) or error
+        if isinstance(cause, Damaged):
+            raise Refusal(f"{name} {cause}") from error
         words = cause.error_string if isinstance(cause, LibsndfileError) else cause.strerror or str(cause)
         stored = f", {found.stored}" if found else ""
         raise Refusal(f"{name} cannot be read as a sound{stored} ({words.strip().rstrip('.')})") from error
@@ -167,10 +169,16 @@ def samples_of(sound: "SoundFile", limit: int | None = None) -> Tensor:
         raise Damaged(
             f"is too long: {wanted:,} points in {sound.channels:,} channels; at most {LARGEST:,} numbers are read"
         )
+    from soundfile import LibsndfileError
+
     bits, parts, seen = BITS.get(sound.subtype), [], 0
     while seen < wanted:
         size = min(AT_ONCE, wanted - seen)
-        part = sound.read(size, dtype="int32" if bits else "float32", always_2d=True)
+        try:
+            part = sound.read(size, dtype="int32" if bits else "float32", always_2d=True)
+        except LibsndfileError as error:
+            words = error.error_string.rstrip(".")
+            raise Damaged(f"is damaged or cut short within its {sound.frames:,} points ({words})") from error
         if bits:  # levels lie in the upper bits
             part = np.maximum((part >> (32 - bits)) / largest_level(bits), -1).astype(np.float32)
         parts.append(part)
