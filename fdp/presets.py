@@ -229,5 +229,5 @@ ABOUT: dict[str, About] = {
     "fdp-digits-uvit": About("first steps with FDP; the built-in digits", 671_054, 1.1e9, 42),
     "fdp-digits-inr": About("first steps with an INR that adapts", 32_394, 1.2e9, 74),
     "fdp-celeba-small": About("faces on a CPU", 3_646_788, 1.3e9, 1_740),
-    "fdp-audio-small": About("spoken digits on a CPU", 3_680_310, 1.7e9, 3_120),
+    "fdp-audio-small": About("sounds on a CPU, own ones too", 3_680_310, 1.7e9, 3_120),
 }
