@@ -131,7 +131,8 @@ def refuse_for_others(options: DataOptions, name: str) -> None:
     """
     if options.sample_rate is not None:
         raise DataUnavailable(
-            f"{options.sample_rate}: {name} is not resampled, only --data_name sounds is; leave --sample_rate out",
+            f"{options.sample_rate}: {name} keeps its own, only --data_name sounds takes another; leave "
+            "--sample_rate out",
             "sample_rate",
         )
     if options.length is not None:

@@ -12,6 +12,7 @@ from common.data.reading import gather, is_small, spread
 from common.data.resize import fit
 from common.data.sound_form import Headers, Recordings, SoundForm, Unreadable, take
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source, Split
+from common.data.spec import LARGEST
 from common.data.trees import Files, Tree, open_tree
 from common.media.recordings import ENDINGS
 
@@ -77,6 +78,8 @@ class Sounds(Source):
         lengths = ((points.double() * rate / rates).ceil()).long()
         usual = -int(-lengths.median() // LENGTHS) * LENGTHS
         length = options.length or min(usual, MOST_POINTS)
+        if length * channels > LARGEST:
+            raise DataUnavailable(f"{length}: a sample has at most {LARGEST:,} numbers", "length")
         found = [f"sounds    {rate:,} points per second{resampling(rates, rate)}; the peak of each at -0.1 dB"]
         if channels == 1 and (mixed := int((of_file > 1).sum())):
             found.append(f"sounds    {mixed:,} of {len(of_file):,} mixed to one channel (--channels 2 keeps two)")

@@ -202,6 +202,7 @@ def test_what_cannot_be_read_is_counted_and_named(tmp_path):
     [
         ({"image_size": 8}, "image_size 8: --data_name sounds has samples of shape (1, 4000), which are no images"),
         ({"center_crop": 0.5}, "center_crop 0.5: --data_name sounds has samples of shape"),
+        ({"length": 10**8}, "length 100000000: a sample has at most 16,777,216 numbers"),
         ({"channels": 3}, "channels 3: --data_name sounds reads 1 (mixed) or 2 (stereo)"),
     ],
 )
