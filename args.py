@@ -44,13 +44,12 @@ from common.training.optimizers import OPTIMIZERS, SCHEDULERS
 from common.training.resume import AUTO, Command, TrainOrder
 from common.training.times import TIME_SAMPLINGS
 from common.training.weights import LOSS_WEIGHTS, REDUCTIONS
+from fdp import presets as fdp
 from fdp.dynamics import HeatSubVP
-from fdp.presets import ABOUT as FDP_ABOUT
-from fdp.presets import FOR_DATA as FDP_FOR_DATA
-from fdp.presets import PRESETS as FDP_PRESETS
 from gfdm.dynamics import FVE, FVP
 from gfdm.presets import ABOUT as GFDM_ABOUT
-from gfdm.presets import FOR_DATA, FOR_KIND
+from gfdm.presets import FOR_DATA
+from gfdm.presets import FOR_KIND as GFDM_FOR_KIND
 from gfdm.presets import PRESETS as GFDM_PRESETS
 from gfdm.released import RELEASED_FLAGS, describing_flags, released_config
 
@@ -61,13 +60,14 @@ DYNAMICS: dict[str, type[LinearDynamics]] = {
     "fvp": FVP, "fve": FVE, "vp": VP, "ve": VE, "subvp": SubVP, "cld": CLD, "edm": EDM, "flow": Flow, "heat": HeatSubVP
 }  # fmt: skip
 BACKBONES: dict[str, type[nn.Module]] = {"unet": UNet, "unet1d": UNet1D, "uvit": UViT, "inr": INR}
-PRESETS: dict[str, dict[str, object]] = {**GFDM_PRESETS, **FDP_PRESETS}
-ABOUT: dict[str, About] = {**GFDM_ABOUT, **FDP_ABOUT}
+PRESETS: dict[str, dict[str, object]] = {**GFDM_PRESETS, **fdp.PRESETS}
+ABOUT: dict[str, About] = {**GFDM_ABOUT, **fdp.ABOUT}
 
 trust(DYNAMICS, BACKBONES)  # config.json may name these classes, a plugin's among them
 
 # the preset of a process, data set and network; else FOR_DATA decides by the data set, else FOR_KIND by what it holds
-FOR_CHOICE: dict[tuple[str, str, str], str] = {("heat", *choice): preset for choice, preset in FDP_FOR_DATA.items()}
+FOR_CHOICE: dict[tuple[str, str, str], str] = {("heat", *choice): preset for choice, preset in fdp.FOR_DATA.items()}
+FOR_KIND: dict[str | None, str] = {**GFDM_FOR_KIND, **fdp.FOR_KIND}
 
 CHOICES: dict[str, Collection[str]] = {
     "preset": PRESETS, "show_preset": PRESETS, "dynamics": DYNAMICS, "model_name": BACKBONES, "data_name": SOURCES,
@@ -145,9 +145,9 @@ def everything() -> tuple[list[Member], list[Member]]:
 # -- train.py ----------------------------------------------------------------------------------------------------------
 
 TRAIN_HELP = """Train a diffusion model. Without --preset and --data_name: preset digits. Sets of the papers get their
-published values, 1-D functions those of functions-small, other data those of CIFAR-10 (59 M parameters, 1 M steps),
-unless a preset or flags say otherwise. Below are the flags of the chosen dynamics and network, with the program's
-defaults, which a preset and the values of a data set replace (--list_presets); --help all shows all flags."""
+published values, 1-D functions those of functions-small, recordings those of fdp-audio-small, others those of CIFAR-10
+(59 M parameters, 1 M steps), unless a preset or flags say otherwise. Below are the flags of the chosen dynamics and
+network, with defaults that a preset or the data replaces (--list_presets); --help all shows all flags."""
 
 
 def train_groups(processes: Sequence[Member], networks: Sequence[Member]) -> Groups:

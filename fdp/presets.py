@@ -216,6 +216,10 @@ FOR_DATA: dict[tuple[str, str], str] = {  # data set and network -> preset whose
     ("spokendigits", "inr"): "fdp-audio-inr",
 }
 
+FOR_KIND: dict[str | None, str] = {  # what samples are -> preset, for sets of nobody's paper
+    "sound": "fdp-audio-small",
+}
+
 ABOUT: dict[str, About] = {
     "fdp-mnist-inr": About("MNIST as published for FDP: INR, meta-learning", 118_916, 7.2e9, 4_233_600),
     "fdp-celeba-inr": About("CelebA as published: INR, meta-learning", 1_890_346, 24e9, 15_552_000),
@@ -225,5 +229,5 @@ ABOUT: dict[str, About] = {
     "fdp-digits-uvit": About("first steps with FDP; the built-in digits", 671_054, 1.1e9, 42),
     "fdp-digits-inr": About("first steps with an INR that adapts", 32_394, 1.2e9, 74),
     "fdp-celeba-small": About("faces on a CPU", 3_646_788, 1.3e9, 1_740),
-    "fdp-audio-small": About("spoken digits on a CPU", 3_680_310, 1.7e9, 3_120),
+    "fdp-audio-small": About("sounds on a CPU, own ones too", 3_680_310, 1.7e9, 3_120),
 }

@@ -1,4 +1,4 @@
-"""docs/quickstart.md, functions.md, cluster.md: what they tell a user to do is done, on a small scale."""
+"""docs/quickstart.md, functions.md, sounds.md, cluster.md: what they tell a user to do is done, on a small scale."""
 
 import os
 import re
@@ -22,7 +22,7 @@ from common.metrics.agreement import PixelClassifier
 from tests.documents import ROOT, blocks, commands, run
 from tests.training import tiny
 
-LENGTHS = {"quickstart.md": 120, "functions.md": 120, "cluster.md": 90}
+LENGTHS = {"quickstart.md": 120, "functions.md": 120, "sounds.md": 60, "cluster.md": 90}
 GUIDES = {name: (ROOT / "docs" / name).read_text() for name in LENGTHS}
 UNET = shlex.split("--model_channels 16 --channel_mult 1,1 --attn_resolutions 2 --num_res_blocks 1 --batch_size 8")
 UNET1D = shlex.split("--model_channels 8 --channel_mult 2,2 --batch_size 32")
@@ -121,6 +121,16 @@ def test_functions(folder, capsys):
     assert (classes == torch.from_numpy(labels)).double().mean() > 0.99
     ratios = found["energies"](constant) / found["energies"](real)
     assert ratios == pytest.approx([0.17, 0.76, 3.3, 14, 1.3, 1.22, 1.24], rel=0.1)
+
+
+def test_sounds(folder):
+    (block,) = python("sounds.md")
+    exec(compile(block, "sounds.md", "exec"), {})
+    small = shlex.split("--embed_dim 16 --depth 3 --num_heads 2 --batch_size 8")
+    for command in commands(GUIDES["sounds.md"]):
+        more = {"train.py": [*small, *SHORT], "generate.py": ["--n_samples", "2", "--steps", "2"]}
+        run(command, *more[command[0]])
+    assert len(list(folder.glob("runs/bells_sounds_heat_uvit/generated_data/*/*/audio/*.wav"))) == 2
 
 
 # -- cluster.md --------------------------------------------------------------------------------------------------------

@@ -87,6 +87,7 @@ def load_data(config: DataConfig) -> DataSet:
         channels=config.channels,
         download=config.download,
         center_crop=config.center_crop,
+        sample_rate=config.sample_rate,
         length=config.length,
         class_order=config.class_order,
         axes=config.axes,

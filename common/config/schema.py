@@ -30,6 +30,7 @@ from common.config.flags import (
 from common.data import BUILT_IN
 from common.data.axes import checked
 from common.data.levels import Levels
+from common.data.sound_form import HIGHEST_RATE
 from common.data.spec import DataSpec
 from common.meta import MetaLearned
 from common.refusal import Refusal, require
@@ -39,6 +40,7 @@ FREE = Mark("may change when a run is resumed")
 OF_SAMPLES = Mark("says what samples of one data set are or allow, which means nothing to another one")
 PICTURE_SCALE = Range(1, 32, whole=True)
 MOST_AVERAGES = 16  # each is a network in memory
+SAMPLE_RATE = Range(1, HIGHEST_RATE, whole=True)
 WORKERS = Range(0, 1024, whole=True)
 
 
@@ -86,11 +88,13 @@ class DataConfig(Checked):
         data_dir: where the data is: a folder with data sets in torchvision's layout, a folder of files, or a file
             (default: $DATA_ROOT, else ./data)
         download: fetch the data set if it is missing
-        channels: channels of the images (default: those of the data, 3 for colour pictures in files)
+        channels: channels of the images or sounds (default: those of the data, 3 for colour pictures in files, 1 for
+            recordings in files)
         image_size: height and width of the images, as in 48x32, or one number for squares; others are cropped in
             their middle and resized (default: that of the data, or the published one)
         center_crop: sides of the central part that is cut out before resizing, as a share of the largest one of the
             shape of --image_size, or of the largest square without it (default: 1, or the published one)
+        sample_rate: points per second of recordings in files, which are resampled (default: the rate that most have)
         length: points of functions and sounds, which are cut or padded (default: that of the data)
         axes: order of axes of --data_name arrays, as NCHW, HWCN or NCL: N samples, C channels, H and W the sides of
             images, L the points of functions (default: the one that fits, if it is the only one)
@@ -111,6 +115,7 @@ class DataConfig(Checked):
     channels: Annotated[int | None, at_least(1), OF_SAMPLES] = None
     image_size: Annotated[int | tuple[int, int] | None, height_by_width, OF_SAMPLES] = None
     center_crop: Annotated[float | None, Range(0, 1, open_low=True), OF_SAMPLES] = None
+    sample_rate: Annotated[int | None, SAMPLE_RATE, OF_SAMPLES] = None
     length: Annotated[int | None, at_least(1), OF_SAMPLES] = None
     axes: Annotated[str | None, order_of_axes, OF_SAMPLES] = None
     levels: Annotated[tuple[float, float] | None, rising, OF_SAMPLES] = None
@@ -358,6 +363,7 @@ class RunConfig:
             values |= {f.name: getattr(section, f.name) for f in fields(section)}
         if self.spec:
             found: dict[str, Any] = {"channels": self.spec.channels, "num_classes": self.spec.num_classes}
+            found["sample_rate"] = self.spec.sample_rate
             found |= (
                 {"image_size": Sides.of(self.spec.grid).short} if self.spec.is_image else {"length": self.spec.grid[0]}
             )

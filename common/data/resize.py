@@ -130,7 +130,7 @@ def fit(data: DataSet, options: DataOptions, name: str) -> DataSet:
 
 
 def refuse_for_others(options: DataOptions, name: str) -> None:
-    """Refuse a length if samples keep the one they have, and an order of axes if theirs is known.
+    """Refuse what only other sources are told: a length and a rate if samples keep those they have, an order of axes.
 
     Raises:
         DataUnavailable: if one was asked for.
@@ -140,9 +140,16 @@ def refuse_for_others(options: DataOptions, name: str) -> None:
             f"{options.axes}: {name} has a known order of axes, only --data_name arrays is told it; leave --axes out",
             "axes",
         )
+    if options.sample_rate is not None:
+        raise DataUnavailable(
+            f"{options.sample_rate}: {name} keeps its own, only --data_name sounds takes another; leave "
+            "--sample_rate out",
+            "sample_rate",
+        )
     if options.length is not None:
         raise DataUnavailable(
-            f"{options.length}: {name} cannot be cut or padded, only --data_name spokendigits can; leave --length out",
+            f"{options.length}: {name} cannot be cut or padded, only --data_name sounds and spokendigits can; leave "
+            "--length out",
             "length",
         )
 

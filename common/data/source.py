@@ -95,6 +95,8 @@ class DataOptions:
         center_crop: sides of the central part that is cut out before resizing, as a share of the largest one that has
             the shape of ``image_size`` (a square without it), in (0, 1]. None leaves it to the source, which takes all
             of that part (1) or what was published.
+        sample_rate: points per second of the sounds that are wanted; others are resampled, if the source can. None
+            takes the rate that most have, or the published one.
         length: number of points of the functions or sounds that are wanted; they are cut or padded with zeros, if the
             source can. None takes them as they are, or as they were published.
         class_order: how classes are numbered by their names, if the source does that: ``natural``, 2 before 10, or
@@ -108,6 +110,7 @@ class DataOptions:
     channels: int | None = None
     download: bool = False
     center_crop: float | None = None
+    sample_rate: int | None = None
     length: int | None = None
     class_order: str = "natural"
     axes: str | None = None
@@ -115,7 +118,7 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         require(self.sides is None or min(self.sides) >= 1, "image_size", "at least 1", self.image_size)
-        for name, value in (("channels", self.channels), ("length", self.length)):
+        for name, value in (("channels", self.channels), ("length", self.length), ("sample_rate", self.sample_rate)):
             require(value is None or value >= 1, name, "at least 1", value)
         crop = self.center_crop
         require(crop is None or 0 < crop <= 1, "center_crop", "above 0 and at most 1", crop)

@@ -6,7 +6,6 @@ perhaps with a held-out part ``x_test``, ``y_test``. As published, recordings 0 
 out, all are cut or padded with zeros to 8,000 points, and then the peak of each is brought to -0.1 dB.
 """
 
-import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +16,14 @@ from torch import Tensor
 
 from common.data.array_files import ArrayFile
 from common.data.resize import fit
+from common.data.sound_form import Headers, Recordings, SoundForm, normalised
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source, Split, hold_out
-from common.media.audio import read_wav
+from common.data.trees import Paths
 
 SAMPLE_RATE = 8000
 LENGTH = 8000
 DIGITS = tuple(map(str, range(10)))
 HELD_OUT_BELOW = 5  # of the index
-PEAK = 10 ** (-0.1 / 20)
 NAME = re.compile(r"(\d)_.+_(\d+)\.wav", re.IGNORECASE)
 ORIGIN = "https://github.com/Jakobovski/free-spoken-digit-dataset"
 PLACES = (".", "recordings", "fsdd", "free-spoken-digit-dataset/recordings")
@@ -38,11 +37,11 @@ class SpokenDigits(Source):
 
     def load(self, options: DataOptions) -> DataSet:
         place, length = find(options.data_dir), options.length or LENGTH
-        train, held_out = from_arrays(place, length) if place.is_file() else from_recordings(place, length)
+        train, held_out, found = from_arrays(place, length) if place.is_file() else from_recordings(place, length)
         for part, what in ((train, "learn from"), (held_out, "hold out")):
             if not len(part.labels):
                 raise refusal(place, f"no recording to {what}; those with an index below {HELD_OUT_BELOW} are held out")
-        data = DataSet(train, held_out, value_range=(-1.0, 1.0), sample_rate=SAMPLE_RATE, classes=DIGITS)
+        data = DataSet(train, held_out, value_range=(-1.0, 1.0), sample_rate=SAMPLE_RATE, classes=DIGITS, found=found)
         return fit(data, replace(options, length=None), f"--data_name {self.name}")
 
 
@@ -77,8 +76,8 @@ def recordings(folder: Path) -> list[Path]:
     return sorted(file for file in files if file.suffix.lower() == ".wav" and not file.name.startswith("."))
 
 
-def from_recordings(folder: Path, length: int) -> tuple[Split, Split]:
-    """Parts to learn from and held out, of a folder of .wav files."""
+def from_recordings(folder: Path, length: int) -> tuple[Split, Split, tuple[str, ...]]:
+    """Parts to learn from and held out, of a folder of .wav files, and what was done to them in words."""
     files = recordings(folder)
     matches = [NAME.fullmatch(file.name) for file in files]
     if None in matches:
@@ -86,46 +85,28 @@ def from_recordings(folder: Path, length: int) -> tuple[Split, Split]:
             files[matches.index(None)], "recordings are named {digit}_{speaker}_{index}.wav; rename or remove it"
         )
     digits, indices = (torch.tensor([int(match[group]) for match in matches if match]) for group in (1, 2))
-    sounds = torch.zeros(len(files), 1, length)
-    for sound, file in zip(sounds, files, strict=True):
-        recording = read_recording(file)[:length]
-        sound[0, : len(recording)] = recording
-    return by_index(normalised(sounds), digits, indices)
+    paths, rows = Paths.of(folder, [file.name for file in files]), torch.arange(len(files))
+    _, channels, rates = Headers(paths, SpokenDigits.name)[rows].T
+    sounds = Recordings(paths, SoundForm(SpokenDigits.name, 1, SAMPLE_RATE, length))[rows]
+    done = (("resampled to 8,000 points per second", rates != SAMPLE_RATE), ("mixed to one channel", channels > 1))
+    found = tuple(f"sounds    {int(some.sum()):,} of {len(files):,} {what}" for what, some in done if some.any())
+    return *by_index(sounds, digits, indices), found
 
 
-def read_recording(file: Path) -> Tensor:
-    """A .wav file as (L,): the mean of its channels at 8 kHz.
-
-    Raises:
-        DataUnavailable: if it cannot be read.
-    """
-    try:
-        samples, rate = read_wav(file)
-    except (OSError, ValueError) as error:
-        raise DataUnavailable(f"--data_name {SpokenDigits.name}: {error}; repair or remove the file") from error
-    sound = samples.mean(0)
-    if rate == SAMPLE_RATE:
-        return sound
-    from scipy.signal import resample_poly  # only here: it takes a while to import
-
-    common = math.gcd(rate, SAMPLE_RATE)
-    return torch.from_numpy(resample_poly(sound.double().numpy(), SAMPLE_RATE // common, rate // common)).float()
-
-
-def from_arrays(path: Path, length: int) -> tuple[Split, Split]:
-    """Parts to learn from and held out, of an .npz file."""
+def from_arrays(path: Path, length: int) -> tuple[Split, Split, tuple[str, ...]]:
+    """Parts to learn from and held out, of an .npz file, about which there is nothing to say."""
     file = ArrayFile(SpokenDigits.name, path, ("audio", "label", "index", "x", "y", "x_test", "y_test"))
     first, second = ("audio", "label") if "audio" in file.arrays else ("x", "y")
     sounds, digits = of_keys(file, first, second, length)
     if "index" in file.arrays:
-        return by_index(sounds, digits, file.labels("index", file.arrays["index"], len(digits)))
+        return *by_index(sounds, digits, file.labels("index", file.arrays["index"], len(digits))), ()
     if "x_test" in file.arrays:
-        return Split(sounds, digits), Split(*of_keys(file, "x_test", "y_test", length))
+        return Split(sounds, digits), Split(*of_keys(file, "x_test", "y_test", length)), ()
     try:
         train, held_out = hold_out(len(digits))
     except DataUnavailable as error:
         raise file.refusal(str(error)) from None
-    return Split(sounds[train], digits[train]), Split(sounds[held_out], digits[held_out])
+    return Split(sounds[train], digits[train]), Split(sounds[held_out], digits[held_out]), ()
 
 
 def of_keys(file: ArrayFile, sounds_key: str, digits_key: str, length: int) -> tuple[Tensor, Tensor]:
@@ -156,9 +137,3 @@ def by_index(sounds: Tensor, digits: Tensor, indices: Tensor) -> tuple[Split, Sp
     """The published split."""
     held_out = indices < HELD_OUT_BELOW
     return Split(sounds[~held_out], digits[~held_out]), Split(sounds[held_out], digits[held_out])
-
-
-def normalised(sounds: Tensor) -> Tensor:
-    """Sounds (N, 1, L) with the peak of each at -0.1 dB; silence stays silent."""
-    peaks = sounds.abs().amax(-1, keepdim=True)
-    return torch.where(peaks > 0, sounds * (PEAK / peaks), 0)

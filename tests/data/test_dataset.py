@@ -387,6 +387,7 @@ def test_resizing_many_is_resizing_each():
         ((3, 1, 8), {"center_crop": 0.5}, "0.5: it has samples of shape"),
         ((3, 1, 8), {"length": 4}, "4: it cannot be cut"),
         ((3, 1, 8, 8), {"length": 4}, "4: it cannot be cut"),
+        ((3, 1, 8), {"sample_rate": 4}, "4: it keeps its own, only --data_name sounds takes another"),
     ],
 )
 def test_what_cannot_be_had_is_refused_by_name(shape, options, problem):

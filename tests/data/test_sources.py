@@ -71,5 +71,5 @@ def test_sources_are_found_by_name():
     assert {name: source.name for name, source in SOURCES.items()} == {name: name for name in SOURCES}
     assert set(SOURCES) == {
         *("digits", "mnist", "fashionmnist", "cifar10", "cifar100"),
-        *("celeba", "spokendigits", "folder", "arrays"),
+        *("celeba", "spokendigits", "folder", "sounds", "arrays"),
     }

@@ -4,6 +4,7 @@ import wave
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from common.data import DataOptions, DataUnavailable
@@ -121,6 +122,18 @@ def test_another_rate_becomes_8_khz(tmp_path, rate):
     scale = found @ tone / (tone @ tone)
     assert scale == pytest.approx(PEAK, abs=0.03)
     assert np.abs(found - scale * tone).max() < 0.01
+
+
+def test_what_was_done_is_said_and_files_of_any_program_are_read(tmp_path):
+    for index in (0, 5, 6):
+        write(tmp_path / f"1_a_{index}.wav", recording(300), rate=8000 if index else 16000, channels=1 + index % 2)
+    soundfile.write(tmp_path / "2_a_5.wav", recording(200).astype(np.int16), 8000, format="WAVEX", subtype="PCM_24")
+    data = load(tmp_path, length=100)
+    assert data.shape == (1, 100)
+    assert data.found == (
+        "sounds    1 of 4 resampled to 8,000 points per second",
+        "sounds    1 of 4 mixed to one channel",
+    )
 
 
 # -- arrays -----------------------------------------------------------------------------------------------------------
