@@ -179,6 +179,10 @@ class DataSet:
             classes = tuple(map(str, range(self.num_classes)))
         if classes is not None and self.num_classes not in (None, len(classes)):
             raise ValueError(f"num_classes is {self.num_classes}, but there are {len(classes)} classes")
+        for part in (self.train, self.held_out) if classes is not None else ():
+            low, high = (int(extreme) for extreme in part.labels.aminmax()) if len(part.labels) else (0, 0)
+            if low < 0 or high >= len(classes or ()):
+                raise ValueError(f"labels reach from {low} to {high}, but there are {len(classes or ())} classes")
         shape, rate = tuple(train.shape[1:]), self.sample_rate
         counts = None if classes is None else tuple(self.train.labels.bincount(minlength=len(classes)).tolist())
         spec = DataSpec(kind_of(shape, rate), shape, self.value_range, rate, classes, len(self.train.labels), counts)

@@ -35,12 +35,13 @@ def looks_figure(samples: Labelled, levels: Tensor, title: str) -> "Figure":
             plot.axis("off")
             continue
         if samples.x.ndim == 4:
-            image = displayable(samples.x[i : i + 1])[0].float().cpu().clamp(0, 1).movedim(0, -1).numpy()
+            image = displayable(samples.x[i : i + 1])[0].float().cpu().clamp(0, 1)
+            image = image.mul(255).round().byte().movedim(0, -1).numpy()
             plot.imshow(
                 image.squeeze(-1) if image.shape[-1] == 1 else image,
                 cmap="gray",
                 vmin=0,
-                vmax=1,
+                vmax=255,
                 interpolation="nearest",
             )
         else:

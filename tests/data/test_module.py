@@ -67,7 +67,7 @@ def small(train: int = 30, held_out: int = 11) -> DataSet:
         images = torch.randint(0, 256, (count, 1, 4, 4), generator=generator, dtype=torch.uint8)
         return Split(images, torch.arange(first, first + count))  # the label names the sample
 
-    return DataSet(split(train, 0), split(held_out, 1000), num_classes=10)
+    return DataSet(split(train, 0), split(held_out, 1000), num_classes=1000 + held_out)
 
 
 def module(
