@@ -1,4 +1,4 @@
-"""docs/quickstart.md, functions.md, sounds.md, cluster.md: what they tell a user to do is done, on a small scale."""
+"""docs/quickstart.md, functions.md, images.md, sounds.md, cluster.md: what they tell a user to do is done, in small."""
 
 import os
 import re
@@ -17,12 +17,13 @@ from PIL import Image
 import train
 from benchmarks.quality_functions import damped_sines
 from common import runs
+from common.data.trees import LARGEST_MEMBER
 from common.media.grids import visible_scale
 from common.metrics.agreement import PixelClassifier
 from tests.documents import ROOT, blocks, commands, run
 from tests.training import tiny
 
-LENGTHS = {"quickstart.md": 120, "functions.md": 120, "sounds.md": 60, "cluster.md": 90}
+LENGTHS = {"quickstart.md": 120, "functions.md": 120, "images.md": 80, "sounds.md": 60, "cluster.md": 90}
 GUIDES = {name: (ROOT / "docs" / name).read_text() for name in LENGTHS}
 UNET = shlex.split("--model_channels 16 --channel_mult 1,1 --attn_resolutions 2 --num_res_blocks 1 --batch_size 8")
 UNET1D = shlex.split("--model_channels 8 --channel_mult 2,2 --batch_size 32")
@@ -79,6 +80,19 @@ def test_quickstart(folder, capsys):
     for block in python("quickstart.md"):
         exec(compile(block, "quickstart.md", "exec"), {})
     assert "torch.Size([4, 1, 8, 8])" in capsys.readouterr().out
+
+
+def test_images(folder, capsys):
+    for command in commands(GUIDES["images.md"]):
+        trains = command[0] == "train.py" and "--check_data" not in command
+        run(command, *([*UNET, *SHORT] if trains else []), *(["--steps", "3"] if command[0] == "generate.py" else []))
+    out = capsys.readouterr().out
+    assert (folder / "runs" / "check-folder.png").is_file()
+    assert "classes   in turn: class1 (1), class0 (0)\n" in out
+    kept = (folder / "runs" / "mine_folder_H0.9_K2" / "data.txt").read_text().splitlines()
+    assert [line for line in kept if line not in out] == []
+    assert kept[-1].split()[:2] == ["1", "class1"]
+    assert f"may have {LARGEST_MEMBER / 1e6:.0f} MB" in GUIDES["images.md"]
 
 
 def test_the_default_scale_of_pictures_is_as_the_guide_says():

@@ -6,7 +6,8 @@ from common.data.layout import lay_out
 from common.data.npy import SUFFIXES
 from common.data.pictures import Form, picture_set
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source
-from common.data.trees import open_tree
+from common.data.trees import Tree, open_tree
+from common.media.recordings import ENDINGS
 
 
 class Folder(Source):
@@ -22,6 +23,17 @@ class Folder(Source):
         try:
             layout = lay_out(tree, options.class_order)
         except DataUnavailable as error:
-            raise DataUnavailable(f"--data_name {self.name}: {error}") from None
+            raise DataUnavailable(f"--data_name {self.name}: {error}{another_source(tree)}") from None
         data = picture_set(layout.train, layout.held_out, layout.classes, form)
         return replace(data, found=(*layout.found, *data.found))
+
+
+def another_source(tree: Tree) -> str:
+    """The source to give for what lies in a folder without images, for a message; nothing if there are images."""
+    if tree.names:
+        return ""
+    reasons = {reason for _, reason in tree.passed}
+    for name, kinds, what in (("sounds", ENDINGS, "recordings"), ("arrays", SUFFIXES, "arrays")):
+        if reasons & set(kinds):
+            return f"; give --data_name {name} for the {what} there"
+    return ""

@@ -187,6 +187,14 @@ def test_photographs_of_phones_without_their_library(tmp_path, monkeypatch):
     assert "note      1 photographs are HEIC, which needs: pip install pillow-heif" in told
 
 
+def test_a_folder_of_something_else_names_its_source(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.npy").write_bytes(b"array")
+    refused(tmp_path, "no images", "1 .npy", "give --data_name arrays for the arrays there")
+    (tmp_path / "cat" / "a.WAV").write_bytes(b"sound")
+    refused(tmp_path, "give --data_name sounds for the recordings there")
+
+
 def test_links_are_followed_but_not_in_circles(tmp_path):
     """fastai/fastai#2270: a third of the images lay behind links."""
     plant(tmp_path / "elsewhere", "x/deep", "bird")
