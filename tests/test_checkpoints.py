@@ -11,6 +11,7 @@ import pytest
 import safetensors
 import torch
 
+from common.config.resolve import is_plain
 from common.files import atomic_write, load_state, save, save_safetensors, write_json
 from common.training.trainer import AtomicCheckpointIO
 
@@ -38,6 +39,21 @@ def test_write_makes_folders_and_replaces(tmp_path):
     assert path.read_bytes() == b"two"
     assert names(path.parent) == ["file.bin"]
     assert stat.S_IMODE(path.stat().st_mode) == 0o644  # mkstemp alone would leave it unreadable to a group
+    before = os.umask(0o077)
+    try:
+        atomic_write(path, b"private")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_has_no_nan(tmp_path, value):
+    """Other readers refuse such files; a default that is one stays with its class."""
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"a": [value]})
+    assert not list(tmp_path.iterdir())
+    assert not is_plain(value)
 
 
 def test_json_is_plain_text(tmp_path):

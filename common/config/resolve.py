@@ -120,8 +120,8 @@ def plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def is_plain(value: Any) -> bool:
     """Whether JSON gives a value back as it was, but for tuples and paths; others stay defaults of the constructor."""
     try:
-        text = json.dumps(value, default=path_text)
-    except TypeError:
+        text = json.dumps(value, default=path_text, allow_nan=False)
+    except (TypeError, ValueError):  # a number that JSON does not have is a ValueError
         return False
     return bool(json.loads(text) == plain({"": value})[""])
 

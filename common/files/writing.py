@@ -71,11 +71,18 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
+            temporary.chmod(0o666 & ~umask())  # some writers make files that nobody else may read
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
+
+
+def umask() -> int:
+    """The rights that new files of this process do not have."""
+    mask = os.umask(0o077)  # it is only told by setting another: one that gives nothing away meanwhile
+    os.umask(mask)
+    return mask
 
 
 def sync_folder(folder: Path) -> None:
@@ -113,8 +120,12 @@ def atomic_write(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write plain data as JSON, atomically."""
-    atomic_write(path, (json.dumps(content, indent=2) + "\n").encode())
+    """Write plain data as JSON, atomically.
+
+    Raises:
+        ValueError: for NaN and infinite numbers, which JSON does not have.
+    """
+    atomic_write(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 class _Kept:

@@ -36,9 +36,9 @@ def looks_figure(samples: Labelled, levels: Tensor, title: str) -> "Figure":
             continue
         if samples.x.ndim == 4:
             image = displayable(samples.x[i : i + 1])[0].float().cpu().clamp(0, 1)
-            image = image.mul(255).round().byte().movedim(0, -1).numpy()
+            levels_of = image.mul(255).round().byte().movedim(0, -1).numpy()
             plot.imshow(
-                image.squeeze(-1) if image.shape[-1] == 1 else image,
+                levels_of.squeeze(-1) if len(image) == 1 else levels_of,
                 cmap="gray",
                 vmin=0,
                 vmax=255,
