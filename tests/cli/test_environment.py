@@ -144,10 +144,10 @@ PATHS = [  # programs with every flag that names a path
     ("train", (*FLAGS, "--init_from={}x"), "--init_from {}x: no such run"),
     ("train", (*FLAGS, "--plugin={}x.py"), "--plugin {}x.py: no such module"),
     ("train", ("--data_name", "mnist", "--data_dir={}x"), "in {}x/MNIST/raw"),
-    ("generate", ("--run_id={}x",), "--run_id {}x: no such run"),
-    ("generate", ("--run_id", "x", "--output_dir={}x"), "no such run under {}x"),
-    ("evaluate", ("--run_id={}x",), "--run_id {}x: no such run"),
-    ("evaluate", ("--run_id", "x", "--output_dir={}x"), "no such run under {}x"),
+    ("generate", ("--run_id={}x",), "--run_id {}x: runs is not there"),
+    ("generate", ("--run_id", "x", "--output_dir={}x"), "--run_id x: {}x is not there"),
+    ("evaluate", ("--run_id={}x",), "--run_id {}x: runs is not there"),
+    ("evaluate", ("--run_id", "x", "--output_dir={}x"), "--run_id x: {}x is not there"),
 ]
 
 
@@ -263,9 +263,9 @@ def test_an_env_file_names_a_project():
 # -- torch.compile ----------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_compiler_is_told_before_a_run_is_there(cli, monkeypatch):
+def test_a_missing_compiler_is_told_before_a_run_is_there(cli):
     """marie-ai#94, pytorch#92745: it was told at the first step, and the id was taken."""
-    monkeypatch.setattr(inductor.cpp, "cxx", (None, "/nonexistent/g++"))
-    result = cli("train", *FLAGS, "--compile")
+    with inductor.patch({"cpp.cxx": (None, "/nonexistent/g++")}):  # setattr would leave torch without the setting
+        result = cli("train", *FLAGS, "--compile")
     refused(result, "train", "--compile True: torch.compile does not work here .*No working C.. compiler.*leave it out")
     assert not Path("runs").exists()

@@ -324,7 +324,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch, capsys, cha
     with monkeypatch.context() as patch:
         tick(patch)
         run(tmp_path, max_time="6s", **flags)
-    np.savez("b.npz", x={"count": values[:20], "size": values[:, :4, :4], "range": values * 3}[change])
+    np.savez("b.npz", x={"count": values[:20], "size": values[:, :6, :6], "range": values * 3}[change])
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         train.main(tiny.command(resume="x", output_dir=tmp_path, data_dir="b.npz"))
