@@ -42,7 +42,7 @@ def run(order: GenerateOrder) -> int:
 
 def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
     """Draw what is missing of a set of samples, and its pictures; returns the exit code."""
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     folder, config = claim.folder, job.config
     todo = missing(folder, job)

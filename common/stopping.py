@@ -19,6 +19,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -104,12 +105,18 @@ def _ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def _set(number: int, handler: Any) -> None:
+    """Python lets the main thread alone set handlers; work in another one, as of a notebook's server, goes without."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(number, handler)
+
+
 def _install() -> None:
     global _process, _last
     _process, _last = os.getpid(), -SAME
     for number in SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored: that is what nohup does
-            signal.signal(number, _handle)
+            _set(number, _handle)
 
 
 # -- parts of a program ------------------------------------------------------------------------------------------------
@@ -150,7 +157,7 @@ def kept() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            _set(number, handler)
 
 
 class Patience:
@@ -189,7 +196,7 @@ class Patience:
         global _patience
         if _patience is self:
             for number, handler in self._handlers.items():
-                signal.signal(number, handler)
+                _set(number, handler)
             if _reaction == self._ask:  # else this raised, and another signal shall not do so again
                 react_by(self._before)
             _patience = None

@@ -1,4 +1,4 @@
-"""docs/quickstart.md, functions.md, images.md, sounds.md, cluster.md: what they tell a user to do is done, in small."""
+"""The guides in docs: what they tell a user to do is done, in small."""
 
 import os
 import re
@@ -23,7 +23,14 @@ from common.metrics.agreement import PixelClassifier
 from tests.documents import ROOT, blocks, commands, run
 from tests.training import tiny
 
-LENGTHS = {"quickstart.md": 120, "functions.md": 120, "images.md": 80, "sounds.md": 60, "cluster.md": 90}
+LENGTHS = {
+    "quickstart.md": 120,
+    "functions.md": 120,
+    "images.md": 80,
+    "python.md": 100,
+    "sounds.md": 60,
+    "cluster.md": 90,
+}
 GUIDES = {name: (ROOT / "docs" / name).read_text() for name in LENGTHS}
 UNET = shlex.split("--model_channels 16 --channel_mult 1,1 --attn_resolutions 2 --num_res_blocks 1 --batch_size 8")
 UNET1D = shlex.split("--model_channels 8 --channel_mult 2,2 --batch_size 32")
@@ -93,6 +100,21 @@ def test_images(folder, capsys):
     assert [line for line in kept if line not in out] == []
     assert kept[-1].split()[:2] == ["1", "class1"]
     assert f"may have {LARGEST_MEMBER / 1e6:.0f} MB" in GUIDES["images.md"]
+
+
+def test_python(folder, capsys):
+    first, *others = python("python.md")
+    assert "train.main(" in first
+    run(["train.py", "--preset", "digits", "--wb_id", "first"], *UNET, *SHORT)
+    known: dict = {}
+    for block in others:
+        exec(compile(block, "python.md", "exec"), known)
+    out = capsys.readouterr().out
+    assert "(8, 8, 8, 1) [3 7 3 7 3 7 3 7] 10\n" in out
+    assert "('class0', 'class1')" in out
+    assert known["picture"].size[0] > 64
+    assert 0 <= known["figures"]["agreement"] <= 1
+    assert known["result"].nfe == 20
 
 
 def test_the_default_scale_of_pictures_is_as_the_guide_says():

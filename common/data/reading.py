@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from common.data.readers import Readers, is_first_process, num_readers
 from common.refusal import Refusal

@@ -29,7 +29,7 @@ from common.dynamics import LinearDynamics
 from common.guidance import GUIDANCE
 from common.refusal import Refusal
 from common.runs import RunFolder
-from common.samplers import MODES, SOLVERS, check_seeds, default_solver, ending
+from common.samplers import GRIDS, MODES, SOLVERS, check_seeds, default_solver, ending
 
 SAMPLES = 100
 RUNTIME = Mark("is not what tells samples apart")
@@ -121,6 +121,9 @@ class SampleConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name, known in (("solver", SOLVERS), ("mode", MODES), ("grid", GRIDS), ("guidance", GUIDANCE)):
+            if (value := getattr(self, name)) is not None and value not in known:
+                raise Refusal(f"{value!r} is unknown; there are {', '.join(known)}", name)
         if self.solver is not None and self.mode is not None and OF_MODE not in solver_member(self.solver).arguments:
             names = ", ".join(f"--mode {mode} is --solver {solver}" for mode, solver in MODES.items())
             raise Refusal(f"and --solver exclude each other: {names}", "mode")

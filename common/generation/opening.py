@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from common.config.build import check_device
@@ -73,16 +74,29 @@ def open_job(order: GenerateOrder) -> tuple[Run, Job]:
     device = check_device(order.sample.device)
     run = open_run(order.opening, order.describe, order.describing)
     check_claims(run, dict(order.claims))
-    choose_prior(run, order.sample.prior)
-    published = run.folder.is_released
-    config = order.sample.settled(run.dynamics, run.data, published=published, device=device.type)
+    return run, job_of(run, order.sample, device)
+
+
+def job_of(run: Run, sample: SampleConfig, device: torch.device) -> Job:
+    """What a block of a run's samples is made with; the run's prior is the one that was asked for from then on.
+
+    Args:
+        run: the run.
+        sample: how samples are drawn, before defaults are filled in.
+        device: where to compute.
+
+    Raises:
+        Refusal: for whatever does not fit together.
+    """
+    choose_prior(run, sample.prior)
+    config = sample.settled(run.dynamics, run.data, published=run.folder.is_released, device=device.type)
     denoiser = wrapped(run, config).to(device)
     path = path_of(SOLVERS[str(config.solver)], run.dynamics.to(device))
     solver = partial(SOLVERS[str(config.solver)], **config.solver_arguments)
     solver().check(path)
     job = Job(path, denoiser, run.data, solver, GRIDS[config.grid] if config.grid else None, config)
     job.check()
-    return run, job
+    return job
 
 
 def choose_prior(run: Run, prior: str | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from common.data.spec import DataSpec
 from common.denoiser import Clipped
