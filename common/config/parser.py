@@ -151,7 +151,7 @@ class OneLineParser(argparse.ArgumentParser):
         for word, shown in zip(words, redacted(words), strict=True):
             if word != shown:
                 message = message.replace(word.partition("=")[2] or word, HIDDEN)
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+        self.exit(2, f"{self.prog}: error: {printable(message)} (see --help)\n")
 
 
 def meant(word: str, known: Collection[str], likeness: float) -> str:

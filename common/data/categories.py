@@ -1,5 +1,6 @@
 """Labels as people store them: numbers, also as floats, bools or a column; rows with a single 1; names of classes."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,9 +79,10 @@ def of_names(key: str, array: np.ndarray, classes: Sequence[str] | None) -> Labe
     if array.ndim != 1:
         raise ValueError(f"{key} of {array.dtype} {array.shape}: names of classes are one per sample")
     found, inverse = np.unique(array, return_inverse=True)
-    names = [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in found.tolist()]
+    # bytes that are no UTF-8 become halves of characters: each name stays another one
+    names = [os.fsdecode(name) if isinstance(name, bytes) else str(name) for name in found.tolist()]
     if odd := [name for name in names if not is_text(name)]:
-        raise ValueError(f"{key} has the class {odd[0]!r}, which is no text")
+        raise ValueError(f"{key} has the class {odd[0]!r}, which is no text in UTF-8")
     known = sorted(names, key=natural) if classes is None else list(classes)
     if len(known) > MAX_CLASSES:
         raise ValueError(f"{key} has {len(known)} different names, {MAX_CLASSES} classes are the most")

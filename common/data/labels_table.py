@@ -8,6 +8,7 @@ that says the part (train, test, ..) of each file splits the set.
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -150,7 +151,7 @@ def _of_csv(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Lines and records of a table with a header, or of names of files and labels without one.
 
     Raises:
-        ValueError, csv.Error: for a line with more or fewer fields than the header.
+        ValueError, csv.Error: for a column that is there twice, and a line with more or fewer fields than the header.
     """
     first = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(SEPARATORS, key=first.count), strict=True)
@@ -161,6 +162,8 @@ def _of_csv(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if header is None:
             looks_like_data = len(fields) == 2 and bool(PurePosixPath(fields[0].strip()).suffix)
             header = [OF_FILES[0], OF_LABELS[0]] if looks_like_data else [field.strip() for field in fields]
+            if twice := [name for name, count in Counter(header).items() if name and count > 1]:
+                raise ValueError(f"line {reader.line_num} names the column {twice[0]} twice")
             if not looks_like_data:
                 continue
         if len(fields) != len(header):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -19,7 +20,7 @@ from common.refusal import Refusal
 # what the readers raise for files that are cut short, damaged, of another kind, or would need unpickling
 UNREADABLE = (
     RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError,
-    SafetensorError, zipfile.BadZipFile, zlib.error, MemoryError,
+    SafetensorError, zipfile.BadZipFile, zlib.error, MemoryError, SyntaxError, tokenize.TokenError,
 )  # fmt: skip
 
 LARGEST_JSON = 2**22  # bytes; 1000 names of classes take 2**14

@@ -12,6 +12,7 @@ KNOWN = frozenset(
 OF_FORMAT = (b"fmt ", b"fact")  # what says how levels are stored, in this order
 OPEN_END = 0x7F000000  # sizes from here on stand for "unknown" if the file is smaller: programs that pipe write them
 UNKNOWN = 0xFFFFFFFF
+IN_BLOCKS = frozenset((0x2, 0x11, 0x31))  # formats that pack many points together: ADPCM of Microsoft and IMA, GSM
 MOST_CHUNKS, LARGEST_FORMAT = 1000, 65536  # before the sound; bytes
 
 
@@ -71,7 +72,7 @@ def find_sound(file: BinaryIO) -> Sound | None:
     else:
         raise Damaged(f"has more than {MOST_CHUNKS:,} parts, none of which is sound")
     size = _true_size(file, place, size, end, number.unpack(top[4:8])[0], kept.get(b"ds64", b""))
-    stored = _format_told(kept.get(b"fmt ", b""), order)
+    stored = _format_told(kept.get(b"fmt ", b""), order, size)
     chunks = b"".join(
         name + number.pack(len(kept[name])) + kept[name] + b"\0" * (len(kept[name]) % 2)
         for name in OF_FORMAT
@@ -113,15 +114,22 @@ def _true_size(file: BinaryIO, place: int, declared: int, end: int, whole: int, 
     return declared
 
 
-def _format_told(content: bytes, order: str) -> str:
+def _format_told(content: bytes, order: str, size: int) -> str:
     """How levels are stored, in words.
 
+    Args:
+        content: the chunk that says it.
+        order: of its bytes.
+        size: bytes of sound.
+
     Raises:
-        Damaged: if there are none.
+        Damaged: if there are none, or if the last block is not whole: libsndfile would make up the rest of it.
     """
     if len(content) < 16:
         raise Damaged("does not say how its sound is stored (it has no fmt chunk of 16 bytes)")
-    kind, channels, rate, bits = struct.unpack(f"{order}HHI6xH", content[:16])
+    kind, channels, rate, block, bits = struct.unpack(f"{order}HHI4xHH", content[:16])
     if not channels or not rate:
         raise Damaged(f"has {channels:,} channels and {rate:,} points per second")
+    if kind in IN_BLOCKS and block and size % block:
+        raise Damaged(f"is cut short: its last block has {size % block:,} of {block:,} bytes")
     return f"format {kind:#x} of {bits} bits"

@@ -111,6 +111,7 @@ WRONG_TRAIN = [
     ("--preset none", r"--preset.*digits.*gfdm-mnist[^;]*$"),
     ("--preset cifar10-smal", r"\); did you mean cifar10-small\?"),
     ("--model_name unt1d", "did you mean unet1d"),
+    ("--x\x1b[2J", r"unrecognized arguments: --x\\x1b\[2J"),
     ("--batch-size 3", "unrecognized arguments: --batch-size 3; did you mean --batch_size"),
     ("--data_name none", "--data_name.*digits.*mnist"),
     ("--data_name mnist", r"--data_name mnist.*--download.*--data_dir"),

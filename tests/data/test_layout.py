@@ -341,6 +341,7 @@ def test_a_table_in_every_part_and_one_for_both(tmp_path):
         ("file,label\n0.png,a\n1.png,\n2.png,b\n", ["line 3: no label"]),
         ("file,label\n0.png,a,b\n", ["line 2 has 3 fields, the first one 2"]),
         ('file,label\n"0.png,a\n', ["labels.csv"]),
+        ("file,label,label\n0.png,a,b\n1.png,a,a\n2.png,b,a\n", ["line 1 names the column label twice"]),
         (b"\xff\x00\xfa", ["labels.csv cannot be read as text in UTF-8"]),
         ("file,split,label\n0.png,a,a\n1.png,train,b\n2.png,test,a\n", ["split must be train, and test or val, not a"]),
     ],

@@ -156,6 +156,7 @@ def test_stereo_of_an_open_file(subtype, bits):
 
 FLAC = written("FLAC", "PCM_16")
 NAN = np.where(np.arange(2000) == 1000, np.nan, FLOATS)
+IMA = struct.pack("<HHIIHHHH", 0x11, 1, 8000, 4055, 256, 4, 2, 505)
 BROKEN = {
     "nothing": (b"", "is empty"),
     "another file": (b"%PDF-1.4" * 100, "cannot be read as a sound (Format not recognised)"),
@@ -178,6 +179,7 @@ BROKEN = {
     "AU, cut": (written("AU", "PCM_16")[:-99], "is cut short: 3,901 of 4,000 bytes are there"),
     "CAF, cut": (written("CAF", "PCM_16")[:-99], "is cut short: "),
     "W64, cut": (written("W64", "PCM_16")[:-99], "is cut short: "),
+    "ADPCM, cut in a block": (wav(bytes(265), IMA), "is cut short: its last block has 9 of 256 bytes"),
     "NaN": (wav(NAN.astype("<f4").tobytes(), plain(3, 32)), "has values that are NaN, infinite or beyond 3e38"),
     "beyond float32": (wav((FLOATS * 1e300).astype("<f8").tobytes(), plain(3, 64)), "beyond 3e38"),
 }  # fmt: skip
