@@ -19,7 +19,7 @@ from torch import Tensor
 
 from common.data.labelling import Part, instead, listed
 from common.data.labels_table import find_table
-from common.data.parts import is_wrapper, split
+from common.data.parts import ONLY_PARTS, is_wrapper, part_of, split
 from common.data.source import DataUnavailable, hold_out
 from common.data.trees import Files, Tree, passed_over
 from common.natural import natural
@@ -93,8 +93,11 @@ def lay_out(tree: Tree, order: str, what: str = "images") -> Layout:
 
 
 def wrapped(tree: Tree) -> Tree | None:
-    """The only folder of a tree, if it is no class: in an archive, or if all in it lies in several folders again."""
-    if len(tree.folders) != 1 or tree.direct:
+    """The only folder of a tree, if it is no class: in an archive, or if all in it lies in several folders again.
+
+    One that is called like a part to hold out is none: it is refused later, because there is no other part.
+    """
+    if len(tree.folders) != 1 or tree.direct or part_of(tree.folders[0]) in ONLY_PARTS:
         return None
     table, inside = find_table(tree), tree.child(tree.folders[0])
     labelled = table is not None and (table.of_labels or table.of_parts)

@@ -61,7 +61,7 @@ def split(tree: Tree, what: str) -> Parts:
     if tree.direct or not ((train and ranked) or train == folders):
         _refuse_parts_as_classes(tree, folders, train, [name for _, name in ranked])
         table = find_table(tree)
-        if (inner := _parts_inside(tree, folders)) is not None and not table:
+        if not table and (inner := _parts_inside(tree)) is not None:
             return inner
         return _split_by_table(tree, table, what) if table else Parts(of_folders(tree, what), None)
     if not ranked and (empty := [name for name in tree.folders if rank_of(name) is not None]):
@@ -80,10 +80,13 @@ def split(tree: Tree, what: str) -> Parts:
     ]
 
     def part(name: str) -> Part:
-        inside = labelled(tree.child(name), what)
+        top, said = (tree.child(name), ()) if table else top_of(tree.child(name))
+        found.extend(said)
+        inside = labelled(top, what)
         return by_table(tree, table, tree.below(name), f"{name}/") if table and inside.labels is None else inside
 
-    return Parts(part(learned), None if held is None else part(held), f"{held}/", tuple(found))
+    parts = part(learned), None if held is None else part(held)
+    return Parts(*parts, f"{held}/", tuple(found))
 
 
 def _refuse_parts_as_classes(tree: Tree, folders: list[str], train: list[str], held: list[str]) -> None:
@@ -103,30 +106,39 @@ def _refuse_parts_as_classes(tree: Tree, folders: list[str], train: list[str], h
         )
 
 
-def _parts_inside(tree: Tree, folders: list[str]) -> Parts | None:
-    """The parts of classes that each hold folders train and test, or the like; None if they do not."""
-    learned: list[tuple[str, str]] = []
-    held: list[tuple[str, str]] = []
+def _parts_inside(tree: Tree) -> Parts | None:
+    """The parts of classes that each hold folders train and test, or the like; None if they do not.
+
+    Raises:
+        DataUnavailable: if a class holds a part to hold out, but not all classes hold parts to learn from beside it.
+    """
     ranks = {rank_of(place.partition("/")[2]) for place in tree.places if place.count("/") == 1} - {None}
     if tree.direct or not ranks:
         return None
-    best, unused = min(rank for rank in ranks if rank is not None), 0
+    best = min(rank for rank in ranks if rank is not None)
+    learned, held, certain = list[str](), list[str](), list[str]()
+    unused = others = 0
     for name in tree.names:
-        inside = name.split("/")[1:-1]
-        if not inside:
-            return None
-        key = part_of(inside[0])
+        folder, *inside, _ = name.split("/")
+        key, rank = (part_of(inside[0]), rank_of(inside[0])) if inside else ("", None)
+        if key in ONLY_PARTS:
+            certain.append(f"{folder}/{inside[0]}")
         if key in TRAIN:
-            learned.append((name, class_of(name)))
-        elif rank_of(inside[0]) == best:
-            held.append((name, class_of(name)))
-        elif rank_of(inside[0]) is not None:
+            learned.append(name)
+        elif rank == best:
+            held.append(name)
+        elif rank is not None:
             unused += 1
         else:
-            return None
-    if not (learned and held):
+            others += 1
+    if others or not (learned and held):
+        if certain:
+            raise DataUnavailable(
+                f"{tree.path}: {certain[0]} is the name of a part, but not all {tree.path / '*'} have a part to learn "
+                "from and one to hold out; give each folder train and test, or rename what is no part"
+            )
         return None
-    train, held_out = (Part(tree, [n for n, _ in found], [c for _, c in found]) for found in (learned, held))
+    train, held_out = (Part(tree, names, list(map(class_of, names))) for names in (learned, held))
     found = (f"note      {unused:,} files of other parts are neither learned from nor held out",) if unused else ()
     return Parts(train, held_out, "in the folders of the classes", found)
 
@@ -160,4 +172,14 @@ def _split_by_table(tree: Tree, table: Table, what: str) -> Parts:
 
 def is_wrapper(tree: Tree) -> bool:
     """Whether the only folder of a folder is no class: all in it lies in folders again, in several."""
-    return not tree.direct and len([name for name in tree.folders if tree.below(name)]) > 1
+    filled = [name for name in tree.folders if tree.below(name)]
+    return not tree.direct and (len(filled) > 1 or (len(filled) == 1 and is_wrapper(tree.child(filled[0]))))
+
+
+def top_of(tree: Tree) -> tuple[Tree, tuple[str, ...]]:
+    """The folder of a part in which its classes are, itself or the only one in it if that is no class; that in words."""
+    found: tuple[str, ...] = ()
+    while len(tree.folders) == 1 and not tree.direct and is_wrapper(inside := tree.child(tree.folders[0])):
+        found = (f"found     everything in {tree.path.name}/ lies in {inside.path.name}/, which is no class",)
+        tree = inside
+    return tree, found

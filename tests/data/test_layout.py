@@ -101,6 +101,9 @@ def test_parts_inside_of_classes(tmp_path):
         (["train/a", "test/a", "Testing/a"], ["Testing and test", "keep one"]),
         (["train/a", "train/b", "test"], ["test: images lie directly in it", "are a, b", "learn from", "alone"]),
         (["train", "test/a"], ["test: images have classes"]),
+        (["cat/test", "dog/test"], ["cat/test is the name of a part, but not all", "give each folder train and test"]),
+        (["cat/train", "cat/test", "dog"], ["cat/test is the name of a part"]),
+        (["a/val/x", "a/val/y"], ["a: val: a part to hold out, but there is none to learn from"]),
         (["train/a", "test/b"], ["test: b: no such class", "those are a"]),
     ],
 )
@@ -122,6 +125,16 @@ def test_everything_in_one_folder(tmp_path):
     data = load(tmp_path)
     assert found(data) == ({"a": 6}, 3, 3)
     assert data.found[0] == "found     everything lies in dataset/, which counts as the top"
+
+
+def test_folders_around_the_classes_are_no_classes(tmp_path):
+    """Found by fuzzing: two folders around everything, or one in each part, became the only class."""
+    plant(tmp_path / "a", "data/images/cat", "data/images/dog")
+    assert found(load(tmp_path / "a"))[0] == {"cat": 3, "dog": 3}
+    plant(tmp_path / "b", "train/images/cat", "train/images/dog", "test/images/cat", "test/images/dog")
+    data = load(tmp_path / "b")
+    assert found(data) == ({"cat": 6, "dog": 6}, 6, 6)
+    assert "found     everything in train/ lies in images/, which is no class" in data.found
 
 
 # -- classes ----------------------------------------------------------------------------------------------------------
