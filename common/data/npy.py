@@ -248,8 +248,8 @@ def parse(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype, 
         Unreadable: if it is none.
     """
     head = take(file, len(MAGIC) + 2)
-    version = head[len(MAGIC)]
-    if not head.startswith(MAGIC) or version not in LENGTHS:
+    version, minor = head[len(MAGIC) :]
+    if not head.startswith(MAGIC) or version not in LENGTHS or minor:
         raise Unreadable(f"cannot be read: {name} is no array of NumPy's, or of a newer format than 3")
     written = take(file, struct.calcsize(LENGTHS[version]))
     (length,) = struct.unpack(LENGTHS[version], written)

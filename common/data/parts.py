@@ -177,7 +177,7 @@ def is_wrapper(tree: Tree) -> bool:
 
 
 def top_of(tree: Tree) -> tuple[Tree, tuple[str, ...]]:
-    """The folder of a part in which its classes are, itself or the only one in it if that is no class; that in words."""
+    """The folder of a part in which its classes are, itself or the only one in it, if that is none; that in words."""
     found: tuple[str, ...] = ()
     while len(tree.folders) == 1 and not tree.direct and is_wrapper(inside := tree.child(tree.folders[0])):
         found = (f"found     everything in {tree.path.name}/ lies in {inside.path.name}/, which is no class",)

@@ -495,6 +495,7 @@ BROKEN = {
     "ml-explore/mlx#3365, header of 4 GB": (b"\x93NUMPY\x02\x00\xff\xff\xff\xff", "has 4.3 GB, 10 kB are read at most"),
     "numpy/numpy#22393, long header": (npy_bytes("(" + "1," * 9000 + ")"), "has 18 kB, 10 kB are read at most"),
     "nested header": (npy_bytes("(" * 4000 + ")" * 4000), "is damaged; save or fetch it again"),
+    "version 1.7": (b"\x93NUMPY\x01\x07\x00\x00", "is no array of NumPy's, or of a newer format than 3"),
     "no header": (b"\x93NUMPY\x01\x00\x05\x00hello", "cannot be read"),
     "future": (npy_bytes("(12, 8)", version=9), "or of a newer format than 3"),
     "code": (npy_bytes("(12, 8)", descr="__import__('os').abort()"), "cannot be read"),

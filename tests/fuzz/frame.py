@@ -44,7 +44,7 @@ class Target:
     name: str
     cases: SearchStrategy[Any]
     use: Callable[[Any], object]
-    quick: int = 60
+    quick: int = 120
     share: float = 1.0
     seen: tuple[Any, ...] = ()
 

@@ -61,7 +61,7 @@ def words_of(program: str) -> st.SearchStrategy[list[str]]:
         lambda name: st.tuples(
             st.sampled_from([f"--{name}"] * 6 + [f"-{name}", f"--{name[:-1]}", f"--{name.upper()}"]),
             st.sampled_from((default[name] or list(VALUES[1:4])) * 9 + choices[name]),
-            st.sampled_from(["apart", "apart", "apart", "=", "alone"]),
+            st.sampled_from(["apart"] * 6 + ["=", "=", "alone"]),
         )
     )
     joined = {"apart": lambda a, b: [a, b], "=": lambda a, b: [f"{a}={b}"], "alone": lambda a, b: [a]}
@@ -70,7 +70,20 @@ def words_of(program: str) -> st.SearchStrategy[list[str]]:
         [["--help"], ["--help", "all"], ["--version"], ["--plugin", "no.such"], ["--plugin", ""], ["x"]]
     )
     part = st.integers(0, 12).flatmap(lambda n: other if n == 0 else flag)
-    return st.lists(part, max_size=3).map(lambda parts: [word for some in parts for word in some])
+    parts = st.tuples(starts(program), st.lists(part, max_size=3))
+    return parts.map(lambda drawn: [*drawn[0], *(word for some in drawn[1] for word in some)])
+
+
+def starts(program: str) -> st.SearchStrategy[list[str]]:
+    """What decides which other flags there are."""
+    deciding = (("--dynamics", args.DYNAMICS), ("--model_name", args.BACKBONES), ("--preset", args.PRESETS))
+    if program != "train":
+        run = ["--run_id", "x"]
+        deciding = (("--solver", args.SOLVERS), ("--guidance", args.GUIDANCE)) if program == "generate" else ()
+    else:
+        run = []
+    chosen = [[*run, flag, name] for flag, names in deciding for name in names]
+    return st.sampled_from([[], run, run, *chosen])
 
 
 def use_line(case: tuple[str, list[str]]) -> None:
