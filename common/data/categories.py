@@ -79,8 +79,12 @@ def of_names(key: str, array: np.ndarray, classes: Sequence[str] | None) -> Labe
     if array.ndim != 1:
         raise ValueError(f"{key} of {array.dtype} {array.shape}: names of classes are one per sample")
     found, inverse = np.unique(array, return_inverse=True)
+    try:
+        stored = found.tolist()
+    except SystemError as error:  # what Python says of letters beyond those of Unicode
+        raise ValueError(f"{key} of {array.dtype} holds bytes that are no text") from error
     # bytes that are no UTF-8 become halves of characters: each name stays another one
-    names = [os.fsdecode(name) if isinstance(name, bytes) else str(name) for name in found.tolist()]
+    names = [os.fsdecode(name) if isinstance(name, bytes) else str(name) for name in stored]
     if odd := [name for name in names if not is_text(name)]:
         raise ValueError(f"{key} has the class {odd[0]!r}, which is no text in UTF-8")
     known = sorted(names, key=natural) if classes is None else list(classes)

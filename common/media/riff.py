@@ -97,13 +97,16 @@ def _true_size(file: BinaryIO, place: int, declared: int, end: int, whole: int, 
     """Bytes of sound: what is declared, or all there is if a program that piped could not know.
 
     Raises:
-        Damaged: if there are fewer.
+        Damaged: if there are fewer, or if the chunk of a long file says another number.
     """
     rest = max(0, end - place)
+    long = int.from_bytes(of_long[8:16], "little")
     if declared == UNKNOWN and len(of_long) >= 16:
-        declared = int.from_bytes(of_long[8:16], "little")
-        if not declared:  # a long file that was never closed
+        if not long:  # a long file that was never closed
             return rest
+        declared = long
+    elif declared and long and declared != long:
+        raise Damaged(f"has {declared:,} bytes of sound by one of its headers, {long:,} by another")
     elif declared >= OPEN_END and declared > rest:
         return rest
     if not declared:

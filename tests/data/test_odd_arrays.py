@@ -393,6 +393,7 @@ def test_labels_of_two_values():
         (np.full(12, 2**64 - 1, np.uint64), "99999 is the largest"),
         (np.zeros((12, 6, 6), int), "(12, 6, 6): labels are integers"),
         (np.array(["a", "\ud800"] * 6), "y has the class '\\ud800', which is no text"),
+        (np.full(12, 2**31, np.uint32).view("<U1"), "y of <U1 holds bytes that are no text"),
         (np.array([b"\xe4", b"\xf6"] * 6), "y has the class '\\udce4', which is no text in UTF-8"),  # once one class
         (np.zeros(12, "M8[s]"), "y of datetime64[s] (12,) cannot be read: it holds times"),
         (

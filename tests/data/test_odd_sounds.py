@@ -179,6 +179,7 @@ BROKEN = {
     "AU, cut": (written("AU", "PCM_16")[:-99], "is cut short: 3,901 of 4,000 bytes are there"),
     "CAF, cut": (written("CAF", "PCM_16")[:-99], "is cut short: "),
     "W64, cut": (written("W64", "PCM_16")[:-99], "is cut short: "),
+    "two sizes": (wav(before=chunk(b"ds64", bytes(8) + b"\1" + bytes(19)), magic=b"RF64"), "headers, 1 by another"),
     "ADPCM, cut in a block": (wav(bytes(265), IMA), "is cut short: its last block has 9 of 256 bytes"),
     "NaN": (wav(NAN.astype("<f4").tobytes(), plain(3, 32)), "has values that are NaN, infinite or beyond 3e38"),
     "beyond float32": (wav((FLOATS * 1e300).astype("<f8").tobytes(), plain(3, 64)), "beyond 3e38"),
