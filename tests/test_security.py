@@ -48,6 +48,7 @@ def empty_environment(monkeypatch, tmp_path):
         ("DATA_ROOT=/ü".encode("utf-16"), {"DATA_ROOT": "/ü"}, []),
         (b"export HERE=/p\nDATA_ROOT=${HERE}/data", {"DATA_ROOT": "/p/data"}, ["HERE"]),
         (b"DATA_ROOT=/a#b", {"DATA_ROOT": "/a#b"}, []),
+        ("DATA_ROOT=/a\u2028b\r\n".encode(), {"DATA_ROOT": "/a\u2028b"}, []),
         (b"DATA_ROOT=", {}, []),
         (b"no line\n= 3\n1A=2\n", {}, []),
         (b"DATA_ROOT='$HERE/x'", {"DATA_ROOT": "$HERE/x"}, []),

@@ -15,6 +15,7 @@ from common.refusal import Refusal
 TAKEN = ("DATA_ROOT", "WANDB_API_KEY", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_MODE", "WANDB_DIR")
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=(.*)")
+ENDS = re.compile(r"\r\n|\n|\r")  # of lines; Python's own list has letters that may stand in a name
 REFERENCE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 LARGEST = 2**16  # bytes
 
@@ -75,7 +76,7 @@ def parsed(text: str, known: Mapping[str, str]) -> list[tuple[str, str]]:
         return known.get(name, found.get(name, ""))
 
     lines = []
-    for line in text.splitlines():
+    for line in ENDS.split(text):
         match = LINE.fullmatch(line)
         if match is None:
             continue

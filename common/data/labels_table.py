@@ -177,7 +177,7 @@ def _of_jsonl(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         ValueError: for a line that is none.
     """
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(io.StringIO(text), 1):  # other ends of lines than \n may stand in texts of JSON
         if not line.strip():
             continue
         try:

@@ -292,7 +292,7 @@ def test_a_large_member_is_refused_by_its_header(tmp_path, monkeypatch):
         ("labels.tsv", "Filename\tLabel\n./0.png\tcat\n1.png\tdog\n2.png\tcat\n", "own"),
         (
             "metadata.jsonl",
-            '{"file_name": "0.png", "label": "cat"}\n{"file_name": "1.png", "label": "dog"}\n'
+            '{"file_name": "0.png", "label": "cat", "text": "a\u2028b"}\r\n{"file_name": "1.png", "label": "dog"}\n'
             '{"file_name": "2.png", "label": "cat"}\n',
             "huggingface/datasets#4622",
         ),
