@@ -1,5 +1,6 @@
 """Image files of any size and format as samples of one size: upright, as they are or their central part resized."""
 
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
@@ -319,7 +320,8 @@ def read(files: Files, index: int, source: str, use: Callable[["Picture"], T]) -
                 return _use(content, use)
         except Unfit:
             raise
-        except Exception:  # Pillow reads metadata too, and gives up at once if it does not understand them
+        except Exception as first:  # Pillow reads metadata too, and gives up at once if it does not understand them
+            traceback.clear_frames(first.__traceback__)  # which hold the memory of an image
             with files.open(index) as content:
                 bare = without_metadata(content)
             if bare is None:
@@ -328,6 +330,7 @@ def read(files: Files, index: int, source: str, use: Callable[["Picture"], T]) -
     except Unfit as error:
         raise Unreadable(f"{name} {error}") from error
     except Exception as error:  # decoders raise whatever they like; all of it concerns this one file
+        traceback.clear_frames(error.__traceback__)
         told = f"{type(error).__name__}: {error}"
         if isinstance(error, pillow().UnidentifiedImageError):  # whose message has an address in memory
             told = "of no known format, or damaged"

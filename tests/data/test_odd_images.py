@@ -5,6 +5,7 @@ import resource
 import struct
 import subprocess
 import warnings
+import weakref
 import zlib
 
 import numpy as np
@@ -14,10 +15,10 @@ from PIL import Image
 
 from common.data import DataOptions, DataSet, DataUnavailable
 from common.data.folder import Folder
-from common.data.pictures import Form, Pictures
+from common.data.pictures import Form, Pictures, read
 from common.data.pillow import pillow
 from common.data.pixels import BAND, MOST_PIXELS
-from common.data.trees import open_tree
+from common.data.trees import Paths, open_tree
 from common.sides import Sides
 from tests.data import odd_images
 from tests.data.odd_images import COLOUR, COLOURS, HEIGHT, LAID, WIDTH, Odd, chunk, exif, jpeg, png, saved, segment
@@ -205,3 +206,18 @@ def test_memory_is_that_of_the_picture(tmp_path, monkeypatch):
     used = int(os.read(come, 20)) * 1024
     os.wait()
     assert 6 < used / side**2 < 11  # 4 of Pillow, 3 of the result, and what each process needs once
+
+
+def test_the_memory_of_an_image_is_given_back_before_it_is_read_again(tmp_path):
+    """Found by fuzzing: a broken file of 2^27 pixels took them twice."""
+    (tmp_path / "a.png").write_bytes(saved(COLOUR, "PNG"))
+    seen = []
+
+    def fails(image):
+        seen.append(weakref.ref(image))
+        assert seen[0]() in (None, image)
+        raise OSError("broken")
+
+    with pytest.raises(DataUnavailable, match=r"a\.png cannot be read as an image \(OSError: broken\)"):
+        read(Paths.of(tmp_path, ["a.png"]), 0, "folder", fails)
+    assert [image() for image in seen] == [None, None]
