@@ -105,7 +105,7 @@ class DataSpec:
             label = int(name) if name.isascii() and name.isdigit() and len(name) < DIGITS else -1
             label = numbers.get(name, label) if isinstance(word, str) else label
             if not 0 <= label < len(exact):
-                raise Refusal(f"{reprlib.repr(name)} is no class; there are {self._told(name)}", "labels")
+                raise Refusal(f"{reprlib.repr(name)} is no class; {self._told(name)}", "labels")
             found.append(label)
         return tuple(found)
 
@@ -130,11 +130,13 @@ class DataSpec:
     def _told(self, wanted: str) -> str:
         """The classes for a message, those that are written like a word first."""
         names = self.classes or ()
+        if all(name == str(i) for i, name in enumerate(names)):
+            return f"there are 0 to {len(names) - 1}"
         near = difflib.get_close_matches(wanted, names, n=3)
         shown = [f"{names.index(name)} {name}" for name in near] or [f"{i} {name}" for i, name in enumerate(names)]
         more = f" and {len(names) - NAMED:,} more" if len(shown) > NAMED else ""
-        numbered = all(name == str(i) for i, name in enumerate(names))
-        return f"0 to {len(names) - 1}" if numbered else ", ".join(shown[:NAMED]) + more
+        what = f"of the {len(names):,} there are, the nearest: " if near else "there are "
+        return what + ", ".join(shown[:NAMED]) + more
 
     def names_classes_like(self, other: "DataSpec") -> bool:
         """Whether labels mean the same.
