@@ -44,8 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         dataset = load_data(replace(data, data_dir=config.data_dir or data.data_dir, download=False))
         if not dataset.spec.names_classes_like(trained.sample):
             raise Refusal(
-                f"has the classes {dataset.spec.classes}, but {run.name} was trained on {trained.sample.classes}",
+                f"does not hold what {run.name} was trained on: {trained.sample.other_classes(dataset.spec)}",
                 "data_dir",
+            )
+        if trained.sample.samples not in (None, dataset.spec.samples):
+            print(
+                f"note      there are {dataset.spec.samples:,} samples to learn from, {run.name} had "
+                f"{trained.sample.samples:,}: it may have learned from what is held out now"
             )
         if dataset.is_image:
             print(f"images    {dataset.treatment}")

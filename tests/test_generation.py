@@ -82,6 +82,8 @@ def test_classes_are_asked_for_by_name_and_drawn_if_they_were_learned():
     assert spec.labels_for(range(4)).tolist() == [0, 2, 3, 0]  # class "2" has no sample
     assert spec.labels_for(range(4), ("10", "Ku\u0308he", "2", "3")).tolist() == [2, 3, 1, 3]  # a name counts first
     assert spec.labels_for(range(2), (0, 1)).tolist() == [0, 1]  # numbers from Python are numbers
+    spaced = DataSpec("image", (1, 4, 4), classes=("cat", "cat ", "dog "))
+    assert spaced.numbers_of(("cat ", "cat", "dog", " cat ")) == (1, 0, 2, 0)  # as it is written, if that is a name
     with pytest.raises(ValueError, match="labels 'Kuehe' is no class; there are 3 Kühe"):
         spec.labels_for(range(1), ("Kuehe",))
     with pytest.raises(ValueError, match="'x' is no class; there are 0 1, 1 2, 2 10, 3 Kühe"):

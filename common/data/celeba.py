@@ -124,7 +124,7 @@ def by_list(listed: Files, images: list[str]) -> tuple[Tensor, Tensor] | None:
     except (OSError, zipfile.BadZipFile, zlib.error, struct.error) as error:
         raise DataUnavailable(f"{where} cannot be read ({error}); bring or remove the list") from error
     for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
-        match line.replace(",", " ").split():
+        match line.replace(",", " ").replace('"', " ").split():
             case []:
                 continue
             case ["image_id", "partition"] if number == 1:

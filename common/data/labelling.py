@@ -3,11 +3,12 @@
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
 import torch
 from torch import Tensor
 
-from common.data.labels_table import Table, find_table, match
+from common.data.labels_table import OF_LABELS_ONLY, Row, Table, find_table, match
 from common.data.source import DataUnavailable
 from common.data.trees import Files, Tree, passed_over
 
@@ -52,13 +53,40 @@ class Part:
         return self.tree.files(self.names), torch.tensor([number[label] for label in self.labels], dtype=torch.int64)
 
 
-def labelled(tree: Tree, what: str) -> Part:
-    """The files of a folder with labels by a table in it, or by its folders."""
-    table = find_table(tree)
-    return by_table(tree, table, tree.names, "") if table and table.of_labels else of_folders(tree, what)
+def labelled(tree: Tree, what: str, table: Table | None = None) -> Part:
+    """The files of a folder with labels by a table in it, or by its folders.
+
+    Args:
+        tree: the folder.
+        what: what the files are, for messages.
+        table: the table, if it was read already.
+
+    Raises:
+        DataUnavailable: for a table of labels that says none, where no folders do.
+    """
+    table = table or find_table(tree)
+    if table is None:
+        return of_folders(tree, what)
+    if table.of_labels:
+        return by_table(tree, table, tree.names, "", match(table, tree.names))
+    if table.of_nothing:
+        said = f"found     {table.name} says that there are no classes"
+        return Part(tree, tree.names, None, (said,), (tree.prefix + table.name,))
+    part = of_folders(tree, what)
+    lacks = f"column of {'labels' if table.of_files else 'names of files'}" if table.columns else "rows"
+    columns = listed([column or "one without a name" for column in table.columns])
+    if table.columns and part.labels is None and PurePosixPath(table.name).stem.casefold() in OF_LABELS_ONLY:
+        raise DataUnavailable(
+            f"{table.place} has no {lacks} (there are {columns}): call it "
+            f"{'label' if table.of_files else 'file_name'}, or rename the table to learn without classes"
+        )
+    those = f" ({columns})" if columns else ""
+    return replace(part, said=(f"note      {table.name} has no {lacks}{those}, so it is not used",))
 
 
-def by_table(tree: Tree, table: Table, names: Sequence[str], folder: str) -> Part:
+def by_table(
+    tree: Tree, table: Table, names: Sequence[str], folder: str, matched: tuple[dict[str, Row], list[Row]]
+) -> Part:
     """Files with the labels that a table of the tree gives them.
 
     Args:
@@ -66,14 +94,17 @@ def by_table(tree: Tree, table: Table, names: Sequence[str], folder: str) -> Par
         table: the table.
         names: paths of the files.
         folder: the folder of the tree that they are in, with / at its end.
+        matched: rows of files, and rows without one.
+
+    Raises:
+        DataUnavailable: for a file without a row.
     """
-    rows, missing = match(table, tree.names)
+    rows, missing = matched
     unknown = [name for name in names if name not in rows]
     if unknown:
-        alone = f"; to learn from {folder} alone, move the others away" if folder else ""
         raise DataUnavailable(
             f"{table.place}: {len(unknown):,} of {len(names):,} files are not in it, first {unknown[0]}; add them, or "
-            f"move them away{alone}"
+            "move them away"
         )
     labels = None if table.of_labels is None else [rows[name].label or "" for name in names]
     said = [f"found     labels in {table.name}, column {table.of_labels}"] if labels else []
@@ -103,9 +134,11 @@ def of_folders(tree: Tree, what: str) -> Part:
         )
     empty = [name for name in tree.folders if not tree.below(name)]
     if empty:
+        alone = [name for name in tree.folders if name not in empty]
+        way = f", or point --data_dir at {tree.path / alone[0]}" if len(alone) == 1 else ""
         raise DataUnavailable(
             f"{tree.path}: no {what} in {listed(empty)}{instead(tree.child(empty[0]))}; each subfolder is a class: "
-            "fill or remove it"
+            f"fill or remove it{way}"
         )
     names = {class_of(name + "/"): name for name in tree.folders}
     if len(names) < len(tree.folders):

@@ -11,6 +11,8 @@ Layouts, in this order:
 What may be read in two ways is refused with what was found. Without a held-out part one file in ten is held out.
 """
 
+import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,12 +84,14 @@ def lay_out(tree: Tree, order: str, what: str = "images") -> Layout:
     without = " without classes" if classes is None else ""
     found.append(f"found     {len(train.names):,} {what}{without} to learn from, {told}")
     found += [*parts.found, *train.said]
+    found += _nearly_alike(classes or ())
     if classes is not None and order == "natural" and list(classes) != sorted(classes):
         found.append(
             "note      classes are numbered as people count, 2 before 10 (--class_order text: as ImageFolder does)"
         )
     if tree.links:
         found.append(f"found     {len(tree.links):,} links to folders, which were followed ({tree.links[0]}, ..)")
+        found += _read_twice(tree)
     used = {name.removeprefix(tree.prefix) for part in (train, held_out) for name in part.used}
     return Layout(train.numbered(classes), held_out.numbered(classes), classes, (*found, *passed_over(tree, but=used)))
 
@@ -100,8 +104,8 @@ def wrapped(tree: Tree) -> Tree | None:
     if len(tree.folders) != 1 or tree.direct or part_of(tree.folders[0]) in ONLY_PARTS:
         return None
     table, inside = find_table(tree), tree.child(tree.folders[0])
-    labelled = table is not None and (table.of_labels or table.of_parts)
-    return inside if not labelled and (tree.is_archive or is_wrapper(inside)) else None
+    decides = table is not None and (table.decides or table.of_nothing)
+    return inside if not decides and (tree.is_archive or is_wrapper(inside)) else None
 
 
 def _require_text(tree: Tree, name: str) -> None:
@@ -110,6 +114,33 @@ def _require_text(tree: Tree, name: str) -> None:
     except UnicodeEncodeError:
         shown = name.encode(errors="backslashreplace").decode()
         raise DataUnavailable(f"{tree.path}: the name of the class {shown} is no UTF-8; rename it") from None
+    if any(unicodedata.category(sign) == "Cc" for sign in name):
+        raise DataUnavailable(f"{tree.path}: the name of the class {name!r} has a line break or the like; rename it")
+
+
+def _nearly_alike(classes: Sequence[str]) -> list[str]:
+    """Classes that may be one, since their names differ in case, spaces or the .0 of numbers only, in words."""
+    first: dict[str, str] = {}
+    pairs = []
+    for name in classes:
+        other = first.setdefault(" ".join(name.split()).casefold().removesuffix(".0"), name)
+        if other != name:
+            pairs.append(f"{other!r} and {name!r}")
+    return [f"warning   classes {pairs[0]} are told apart{', and others' * (len(pairs) > 1)}"] if pairs else []
+
+
+def _read_twice(tree: Tree) -> list[str]:
+    """Links to folders that are read themselves too, in words."""
+    real: dict[str, str] = {}
+    if tree.links:
+        top = os.path.realpath(tree.path)
+        real = {os.path.normpath(f"{top}/{place}"): place for place in {*tree.places} - {*tree.links}}
+    pairs = []
+    for link in tree.links:
+        other = real.setdefault(os.path.realpath(tree.path / link), link)
+        if other != link:
+            pairs.append(f"{link}/ is {other}/")
+    return [f"warning   files are there twice, by links: {listed(pairs)}"] if pairs else []
 
 
 def _agreeing(train: Part, held_out: Part, classes: Sequence[str] | None, what: str) -> Part:
@@ -118,17 +149,19 @@ def _agreeing(train: Part, held_out: Part, classes: Sequence[str] | None, what: 
     Raises:
         DataUnavailable: if they are not.
     """
-    alone = f"to learn from {train.tree.path} alone, point --data_dir at it"
+    # a table above both parts has the labels of this one
+    alone = "" if train.tree is held_out.tree else f"; to learn from {train.tree.path} alone, point --data_dir at it"
     if classes is None and held_out.labels is not None:
         raise DataUnavailable(
-            f"{held_out.tree.path}: {what} have classes, those to learn from, in {train.tree.path}, have none"
+            f"{held_out.tree.path}: {what} have classes, those to learn from, in {train.tree.path}, have none{alone}"
         )
     if classes is not None and held_out.labels is None:
         raise DataUnavailable(
-            f"{held_out.tree.path}: {what} lie directly in it; the classes to learn from are {listed(classes)}; {alone}"
+            f"{held_out.tree.path}: {what} lie directly in it; the classes to learn from are {listed(classes)}{alone}"
         )
     if unknown := sorted(set(held_out.labels or ()) - set(classes or ())):
         raise DataUnavailable(
-            f"{held_out.tree.path}: {listed(unknown)}: no such class to learn from; those are {listed(classes or ())}"
+            f"{held_out.tree.path}: {listed(unknown)}: no such class to learn from; those are "
+            f"{listed(classes or ())}{alone}"
         )
     return held_out

@@ -1,14 +1,14 @@
 """Which files of a folder are learned from and which are held out: by names of folders, or a column of a table."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from common.data.labelling import Part, by_table, class_of, instead, labelled, listed, of_folders
+from common.data.labelling import Part, by_table, class_of, instead, labelled, listed
 from common.data.labels_table import Table, find_table, match
 from common.data.source import DataUnavailable
 from common.data.trees import Tree
 
-TRAIN = frozenset(("train", "training", "trn"))
+TRAIN = frozenset(("train", "training", "trn", "trainval"))
 # from the first to the last that is taken
 HELD_OUT = (
     ("test", "testing", "tst"),
@@ -61,9 +61,9 @@ def split(tree: Tree, what: str) -> Parts:
     if tree.direct or not ((train and ranked) or train == folders):
         _refuse_parts_as_classes(tree, folders, train, [name for _, name in ranked])
         table = find_table(tree)
-        if not table and (inner := _parts_inside(tree)) is not None:
+        if not (table and (table.decides or table.of_nothing)) and (inner := _parts_inside(tree, what)) is not None:
             return inner
-        return _split_by_table(tree, table, what) if table else Parts(of_folders(tree, what), None)
+        return _split_by_table(tree, table) if table and table.decides else Parts(labelled(tree, what, table), None)
     if not ranked and (empty := [name for name in tree.folders if rank_of(name) is not None]):
         raise DataUnavailable(f"{tree.path / empty[0]}: no {what}{instead(tree.child(empty[0]))}; fill or remove it")
     if len(train) > 1:
@@ -72,21 +72,34 @@ def split(tree: Tree, what: str) -> Parts:
     if len(best) > 1:
         raise DataUnavailable(f"{tree.path}: {' and '.join(best)} may both be the held-out part; keep one")
     learned, held = train[0], best[0] if best else None
-    table = find_table(tree, also=(learned.casefold(), f"{learned.casefold()}_labels", f"{learned.casefold()}labels"))
     found = [
         f"note      {name}/ ({len(tree.below(name)):,} {what}) is neither learned from nor held out"
         for name in folders
         if name not in (learned, held)
     ]
+    train_part, held_part = _part(tree, learned, what), None if held is None else _part(tree, held, what)
+    if train_part is None:
+        raise DataUnavailable(f"{tree.path / learned}: {what} are in no table of labels; add them, or remove the table")
+    if held is not None and held_part is None:  # as the test images of a contest
+        found.append(
+            f"note      {held}/ ({len(tree.below(held)):,} {what}) is in no table of labels, so it is not used"
+        )
+    return Parts(train_part, held_part, f"{held}/", tuple(found))
 
-    def part(name: str) -> Part:
-        top, said = (tree.child(name), ()) if table else top_of(tree.child(name))
-        found.extend(said)
-        inside = labelled(top, what)
-        return by_table(tree, table, tree.below(name), f"{name}/") if table and inside.labels is None else inside
 
-    parts = part(learned), None if held is None else part(held)
-    return Parts(*parts, f"{held}/", tuple(found))
+def _part(tree: Tree, name: str, what: str) -> Part | None:
+    """The files of a part, with labels by what is in it, else by a table beside it; None if that names none of them."""
+    top, said = top_of(tree.child(name))
+    part, own = labelled(top, what), name.casefold()
+    table = find_table(tree, (own, f"{own}_labels", f"{own}labels"))
+    table = table if table and table.of_labels else find_table(tree)
+    if table is None or not table.of_labels:
+        return replace(part, said=(*said, *part.said))
+    if part.labels is not None:
+        unused = f"note      {table.name} is not used: {name}/ says the classes itself"
+        return replace(part, said=(*said, *part.said, unused))
+    matched, files = match(table, tree.names, f"{name}/"), tree.below(name)
+    return by_table(tree, table, files, f"{name}/", matched) if any(file in matched[0] for file in files) else None
 
 
 def _refuse_parts_as_classes(tree: Tree, folders: list[str], train: list[str], held: list[str]) -> None:
@@ -94,6 +107,11 @@ def _refuse_parts_as_classes(tree: Tree, folders: list[str], train: list[str], h
     ways = f"put what is learned from into {tree.path / 'train'}, or rename what is a class"
     nested = [name for name in (*train, *held) if is_wrapper(tree.child(name))]
     certain = [name for name in held if part_of(name) in ONLY_PARTS]
+    if alike := _named_alike(folders):
+        raise DataUnavailable(
+            f"{tree.path}: {' and '.join(alike)} are called as parts are: parts or classes? Call them train and "
+            "test, or rename what is a class"
+        )
     empty = [name for name in tree.folders if part_of(name) in TRAIN and name not in folders]
     if held and (empty or (certain and len(held) == len(folders))):
         there = f"{listed(empty)} is empty" if empty else "there is none to learn from"
@@ -106,11 +124,25 @@ def _refuse_parts_as_classes(tree: Tree, folders: list[str], train: list[str], h
         )
 
 
-def _parts_inside(tree: Tree) -> Parts | None:
+def _named_alike(folders: list[str]) -> tuple[str, str] | None:
+    """A folder to learn from and one to hold out that differ in that word only, as seg_train and seg_test."""
+    learned: dict[tuple[str, str], str] = {}
+    held: dict[tuple[str, str], str] = {}
+    for name in folders:
+        words = re.split(r"[\W_]+", name.casefold())
+        for word, frame in ((words[0], ("", "_".join(words[1:]))), (words[-1], ("_".join(words[:-1]), ""))):
+            if any(frame):
+                named = learned if part_of(word) in TRAIN else held if part_of(word) in ONLY_PARTS else {}
+                named[frame] = name
+    return next(((name, held[frame]) for frame, name in learned.items() if frame in held), None)
+
+
+def _parts_inside(tree: Tree, what: str) -> Parts | None:
     """The parts of classes that each hold folders train and test, or the like; None if they do not.
 
     Raises:
-        DataUnavailable: if a class holds a part to hold out, but not all classes hold parts to learn from beside it.
+        DataUnavailable: if a class holds a part to hold out, but not all classes hold parts to learn from beside it; if
+            there are folders in those again, as if each of the classes were a whole set.
     """
     ranks = {rank_of(place.partition("/")[2]) for place in tree.places if place.count("/") == 1} - {None}
     if tree.direct or not ranks:
@@ -138,20 +170,32 @@ def _parts_inside(tree: Tree) -> Parts | None:
                 "from and one to hold out; give each folder train and test, or rename what is no part"
             )
         return None
+    if deeper := next((name for name in (*learned, *held) if name.count("/") > 2), None):
+        top, part = deeper.split("/")[:2]
+        raise DataUnavailable(
+            f"{tree.path}: folders lie in {top}/{part}: is {top} a class? If not, point --data_dir at "
+            f"{tree.path / top}; else move the {what} in {top}/{part} up"
+        )
     train, held_out = (Part(tree, names, list(map(class_of, names))) for names in (learned, held))
     found = (f"note      {unused:,} files of other parts are neither learned from nor held out",) if unused else ()
     return Parts(train, held_out, "in the folders of the classes", found)
 
 
-def _split_by_table(tree: Tree, table: Table, what: str) -> Parts:
-    """Labels, and perhaps parts, by a table beside the files."""
-    if table.of_labels is None and table.of_parts is None:
-        said = f"note      {table.name} has no column of labels ({listed(table.columns)}), so it is not used"
-        return Parts(of_folders(tree, what), None, found=(said,))
-    part = by_table(tree, table, tree.names, "")
+def _split_by_table(tree: Tree, table: Table) -> Parts:
+    """Labels, or parts, or both, by a table beside the files."""
+    rows, missing = match(table, tree.names)
+    part = by_table(tree, table, tree.names, "", (rows, missing))
     if table.of_parts is None:
+        folders = {part_of(place.rpartition("/")[2]): place for place in tree.places}
+        both = [
+            next((folders[key] for key in keys if key in folders), "") for keys in (sorted(TRAIN), sorted(ONLY_PARTS))
+        ]
+        if all(both):
+            raise DataUnavailable(
+                f"{table.place} says no parts, but there are folders {' and '.join(both)}: add a column split with "
+                "train and test, or move the table to the folder that they are in"
+            )
         return Parts(part, None)
-    rows, _ = match(table, tree.names)
     named = [rows[name].part or "" for name in part.names]
     learned = [i for i, name in enumerate(named) if part_of(name) in TRAIN]
     ranks = {rank for name in set(named) if (rank := rank_of(name)) is not None}
@@ -177,9 +221,17 @@ def is_wrapper(tree: Tree) -> bool:
 
 
 def top_of(tree: Tree) -> tuple[Tree, tuple[str, ...]]:
-    """The folder of a part in which its classes are, itself or the only one in it, if that is none; that in words."""
+    """The folder of a part in which its classes are, itself or the only one in it, if that is none; that in words.
+
+    It is none if all in it lies in several folders again, or is called like the part, as archives unpack (train/train),
+    or like what is in it (images/) and holds folders only.
+    """
     found: tuple[str, ...] = ()
-    while len(tree.folders) == 1 and not tree.direct and is_wrapper(inside := tree.child(tree.folders[0])):
+    while len(tree.folders) == 1 and not tree.direct:
+        inside = tree.child(tree.folders[0])
+        name = inside.path.name.casefold()
+        if not (is_wrapper(inside) or name == tree.path.name.casefold() or (name in WORDS and not inside.direct)):
+            break
         found = (f"found     everything in {tree.path.name}/ lies in {inside.path.name}/, which is no class",)
         tree = inside
     return tree, found

@@ -96,13 +96,15 @@ class DataSpec:
         """
         if wanted and self.classes is None:
             raise Refusal("has no effect on this run, which was trained without labels; leave it out", "labels")
-        numbers = {name: label for label, name in enumerate(self.classes or ())}
+        exact = {name: label for label, name in enumerate(self.classes or ())}
+        numbers = {name.strip(): label for name, label in exact.items()} | exact
         found = []
         for word in wanted:
-            name = unicodedata.normalize("NFC", str(word).strip())
+            name = unicodedata.normalize("NFC", str(word))
+            name = name if name in exact else name.strip()
             label = int(name) if name.isascii() and name.isdigit() and len(name) < DIGITS else -1
             label = numbers.get(name, label) if isinstance(word, str) else label
-            if not 0 <= label < len(numbers):
+            if not 0 <= label < len(exact):
                 raise Refusal(f"{reprlib.repr(name)} is no class; there are {self._told(name)}", "labels")
             found.append(label)
         return tuple(found)
@@ -135,11 +137,26 @@ class DataSpec:
         return f"0 to {len(names) - 1}" if numbered else ", ".join(shown[:NAMED]) + more
 
     def names_classes_like(self, other: "DataSpec") -> bool:
-        """Whether labels mean the same; runs of earlier versions have numbers instead of names, or no labels at all."""
+        """Whether labels mean the same.
+
+        Runs of earlier versions, which have not counted their classes, have numbers instead of names, or no labels.
+        """
         if self.classes is None or other.classes is None or self.classes == other.classes:
             return True
+        if self.per_class is not None and other.per_class is not None:
+            return False
         numbered = tuple(map(str, range(len(self.classes))))
         return len(self.classes) == len(other.classes) and numbered in (self.classes, other.classes)
+
+    def other_classes(self, other: "DataSpec") -> str:
+        """How the classes of another data set differ from these, in words."""
+        here, there = self.classes or (), other.classes or ()
+        changes = (
+            (what, [name for name in names if name not in others])
+            for what, names, others in (("without", here, {*there}), ("with", there, {*here}))
+        )
+        told = [f"{what} {', '.join(names[:NAMED])}{', ..' * (len(names) > NAMED)}" for what, names in changes if names]
+        return f"{len(there):,} classes instead of {len(here):,}, " + (" and ".join(told) or "in another order")
 
     def unlabelled(self) -> "DataSpec":
         """The same samples without their labels."""

@@ -210,7 +210,7 @@ def read_folder(path: Path, wanted: Collection[str]) -> Tree:
             if not is_visible(entry.name):
                 continue
             name = f"{place}/{entry.name}" if place else entry.name
-            if entry.is_dir():
+            if _is_folder(entry):
                 if entry.name.casefold() in OF_SYSTEMS:
                     passed.append(Passed(name + "/", OF_SYSTEM))
                     continue
@@ -226,7 +226,7 @@ def read_folder(path: Path, wanted: Collection[str]) -> Tree:
                     further = (*way, here, real)
                 places.append(name)
                 todo.append((name, further))
-            elif entry.is_file():
+            elif os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file():  # noqa: PTH113  # unlike a Path, no error
                 _sort_in(name, entry.name, wanted, names, passed)
             else:
                 is_lost = entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110
@@ -234,6 +234,11 @@ def read_folder(path: Path, wanted: Collection[str]) -> Tree:
     return Tree(
         path, sorted(names), places, passed, "", lambda found: Paths.of(path, found), sorted(links), is_archive=False
     )
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether it is a folder, or a link to one; a link in a circle is none."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()  # noqa: PTH112
 
 
 def _sort_in(name: str, last: str, wanted: Collection[str], names: list[str], passed: list[Passed]) -> None:
@@ -297,7 +302,8 @@ def member_name(member: zipfile.ZipInfo) -> str:
         except UnicodeError:
             name = member.filename
     is_folder = name.endswith(("/", "\\")) or member.is_dir()
-    return name.replace("\\", "/").strip("/") + "/" * is_folder
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    return "/".join(parts) + "/" * is_folder
 
 
 class Members:

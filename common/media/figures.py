@@ -110,7 +110,7 @@ def curves_figure(drawn: Labelled, real: Labelled | None = None, columns: int | 
         for i in members[:MOST_DRAWN]:
             plot.set_prop_cycle(None)  # a channel has its colour
             plot.plot(*outline(values[i]), linewidth=0.8)
-        plot.set_title(name, fontsize=SMALL)
+        plot.set_title(name, fontsize=SMALL, parse_math=False)
         plot.tick_params(labelsize=TINY)
         few_ticks(plot.xaxis, 3)
         few_ticks(plot.yaxis, 4)
@@ -156,7 +156,7 @@ def sounds_figure(
         row, column = divmod(i, columns)
         upper, lower = plots[2 * row, column], plots[2 * row + 1, column]
         _draw_wave(upper, wave, sample_rate)
-        upper.set_title(name, fontsize=SMALL)
+        upper.set_title(name, fontsize=SMALL, parse_math=False)
         lower.imshow(
             level.numpy(),
             origin="lower",

@@ -47,7 +47,7 @@ def looks_figure(samples: Labelled, levels: Tensor, title: str) -> "Figure":
         else:
             plot.plot(*outline(samples.x[i].float().cpu()), linewidth=0.7)
         if samples.classes:
-            plot.set_xlabel(samples.classes[i], fontsize=TINY)
+            plot.set_xlabel(samples.classes[i], fontsize=TINY, parse_math=False)  # a class may be called $5
     histogram = below.subplots()
     edges = torch.linspace(-1, 1, len(levels) + 1)
     histogram.stairs((levels / levels.sum()).tolist(), edges.tolist(), fill=True)

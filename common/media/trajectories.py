@@ -90,7 +90,7 @@ def trajectory_figure(moments: Sequence[Moment], classes: Sequence[str] | None =
             plots[row, column].set(xticks=[], yticks=[])
         plots[0, column].set_title(moment.head, fontsize=TINY)
     for row, name in enumerate(classes or ()):
-        plots[row, 0].set_ylabel(name, fontsize=SMALL)
+        plots[row, 0].set_ylabel(name, fontsize=SMALL, parse_math=False)
     return figure
 
 
@@ -145,7 +145,7 @@ def _plotted(moment: Moment, classes: Sequence[str] | None) -> "Picture":
         few_ticks(plot.xaxis, 3)
         few_ticks(plot.yaxis, 3)
     for plot, name in zip(plots, classes or (), strict=False):
-        plot.set_title(name, fontsize=SMALL)
+        plot.set_title(name, fontsize=SMALL, parse_math=False)
     figure.suptitle(moment.head.replace("\n", "   "), fontsize=SMALL)
     canvas: Any = FigureCanvasAgg(figure)  # untyped
     canvas.draw()

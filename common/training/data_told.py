@@ -31,7 +31,9 @@ def paragraph(dataset: DataSet, config: RunConfig) -> list[str]:
         lines.append(f"images    {dataset.treatment}{mirrored}")
     if data.conditioning and (empty := [name for name, count in counts.items() if not count]):
         named = ", ".join(empty[:NAMED]) + (f" and {len(empty) - NAMED:,} more" if len(empty) > NAMED else "")
-        lines.append(f"note      no sample of classes {named}: they are drawn only if --labels names them")
+        lines.append(
+            f"note      no sample to learn from of classes {named}: they are drawn only if --labels names them"
+        )
     return lines
 
 

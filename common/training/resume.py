@@ -1,5 +1,6 @@
 """Which run a command line of train.py starts or goes on with, and what may change when it goes on."""
 
+import reprlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -313,9 +314,15 @@ def check_same_data(stored: DataSpec, found: DataSpec, folder: RunFolder) -> Non
         before, now = getattr(stored, f.name), getattr(found, f.name)
         same = now is not None and found.names_classes_like(stored) if f.name == "classes" else before == now
         if before is not None and not same:
-            raise Refusal(
-                f"does not hold what {folder.name} was trained on: {f.name} is {now}, was {before}", "data_dir"
-            )
+            differs = f"{f.name} is {reprlib.repr(now)}, was {reprlib.repr(before)}"
+            if f.name == "classes":
+                differs = stored.other_classes(found)
+            if f.name == "per_class":
+                i = next(i for i, counts in enumerate(zip(before, now, strict=True)) if counts[0] != counts[1])
+                differs = (
+                    f"{now[i]:,} samples of class {(found.classes or ())[i]} to learn from, there were {before[i]:,}"
+                )
+            raise Refusal(f"does not hold what {folder.name} was trained on: {differs}", "data_dir")
 
 
 def check_fits(checkpoint: Checkpoint, expected: Mapping[str, torch.Tensor]) -> None:

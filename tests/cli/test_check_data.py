@@ -59,6 +59,14 @@ def test_levels_and_functions(cli, tmp_path):
     assert "warning   the values fill less than an eighth of the scale: their range may be another one\n" in out
 
 
+def test_a_class_may_be_called_in_any_way(cli, photographs):
+    """Own: what stands between dollars is no formula here."""
+    (photographs / "train/cat").rename(photographs / "train/$_$")
+    (photographs / "test/cat").rename(photographs / "test/$_$")
+    result = cli("train", "--check_data", "--data_name", "folder", "--data_dir", "mine")
+    assert result.code == 0, result.err
+
+
 def test_what_cannot_be_read_is_refused(cli, tmp_path):
     result = cli("train", "--check_data", "--data_name", "folder", "--data_dir", "nowhere")
     refused(result, "train", "nowhere is no folder and no .zip file")

@@ -10,7 +10,9 @@ from tests.training import tiny
 
 SHORT = {"train_steps": 2, "batch_size": 2, "val_samples": 1, "val_check_interval": 9, "wb_id": "r"}
 SMALL_UVIT = {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2, **SHORT}
-HOLES = "note      no sample of classes 1, 2, 3, 4, 6, 7, 8, 9: they are drawn only if --labels names them\n"
+HOLES = (
+    "note      no sample to learn from of classes 1, 2, 3, 4, 6, 7, 8, 9: they are drawn only if --labels names them\n"
+)
 
 
 @pytest.fixture

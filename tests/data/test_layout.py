@@ -99,16 +99,31 @@ def test_parts_inside_of_classes(tmp_path):
         (["test", "val"], ["a part to hold out, but there is none to learn from"]),
         (["train/a", "Training/a", "test/a"], ["Training and train", "keep one"]),
         (["train/a", "test/a", "Testing/a"], ["Testing and test", "keep one"]),
+        # ImageNet's flat val: facebookresearch/dinov2#496, umd-huang-lab/perceptionCLIP#3
         (["train/a", "train/b", "test"], ["test: images lie directly in it", "are a, b", "learn from", "alone"]),
         (["train", "test/a"], ["test: images have classes"]),
         (["cat/test", "dog/test"], ["cat/test is the name of a part, but not all", "give each folder train and test"]),
         (["cat/train", "cat/test", "dog"], ["cat/test is the name of a part"]),
         (["a/val/x", "a/val/y"], ["a: val: a part to hold out, but there is none to learn from"]),
-        (["train/a", "test/b"], ["test: b: no such class", "those are a"]),
+        # own: as MVTec, and as tiny-imagenet, whose val/ and test/ hold images/
+        (
+            ["train/a", "test/b"],
+            ["test: b: no such class", "those are a; to learn from", "train alone, point --data_dir"],
+        ),
+        (["fold1/train/a", "fold1/val/a", "fold2/train/a", "fold2/val/a"], ["is fold1 a class? If not, point"]),
+        (["data/cat", "docs/"], ["no images in docs", "fill or remove it, or point --data_dir at", "data"]),
+        # fastai/fastai#1552: the folder to test with became a class; Intel's scenes, the ASL alphabet
+        (["seg_train/a", "seg_test/a", "seg_pred"], ["seg_train and seg_test are called as parts are"]),
+        (
+            ["ILSVRC/Data/train/a", "ILSVRC/Data/val/a", "ILSVRC/Annotations/"],
+            ["is Data a class? If not, point --data_dir at", "ILSVRC/Data"],
+        ),
     ],
 )
 def test_what_cannot_be_told_apart_is_refused(tmp_path, places, words):
-    plant(tmp_path, *places)
+    plant(tmp_path, *(place for place in places if not place.endswith("/")))
+    for place in places:
+        (tmp_path / place).mkdir(exist_ok=True)
     refused(tmp_path, *words)
 
 
@@ -137,11 +152,32 @@ def test_folders_around_the_classes_are_no_classes(tmp_path):
     assert "found     everything in train/ lies in images/, which is no class" in data.found
 
 
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        # wimmerth/anyup#10: ImageNet as Kaggle packs it was one class, test images and all
+        (["Data/CLS-LOC/train/a", "Data/CLS-LOC/train/b", "Data/CLS-LOC/val/a"], ({"a": 6, "b": 3}, 6, 3)),
+        (["x/y/cat", "x/y/dog"], ({"cat": 3, "dog": 3}, 5, 1)),
+        # own: Kaggle's cats and dogs unpack twice, as do flat train/train and test/test
+        (
+            ["training_set/training_set/a", "training_set/training_set/b", "test_set/test_set/a"],
+            ({"a": 6, "b": 3}, 6, 3),
+        ),
+        (["train/train", "test/test"], (None, 3, 3)),
+        (["train/images/a", "train/images/b", "test/images/a"], ({"a": 6, "b": 3}, 6, 3)),
+        (["trainval/a", "trainval/b", "test/a"], ({"a": 6, "b": 3}, 6, 3)),  # own: Pascal VOC's name
+    ],
+)
+def test_folders_around_the_layout(tmp_path, places, expected):
+    plant(tmp_path, *places)
+    assert found(load(tmp_path)) == expected
+
+
 # -- classes ----------------------------------------------------------------------------------------------------------
 
 
 def test_numbers_as_names_are_counted_as_people_do(tmp_path):
-    """pytorch/vision#714, modestyachts/ImageNetV2#10, NVIDIA/DIGITS#665, CSAILVision/places365#22."""
+    """pytorch/vision#714, pytorch/pytorch#22566, modestyachts/ImageNetV2#10, NVIDIA/DIGITS#665."""
     plant(tmp_path, *map(str, range(12)))
     data = load(tmp_path)
     assert data.classes == tuple(map(str, range(12)))
@@ -161,6 +197,17 @@ def test_accents_are_written_in_one_way(tmp_path):
 def test_a_class_whose_name_is_no_text(tmp_path):
     plant(tmp_path, os.fsdecode(b"K\xfche"), "dog")
     refused(tmp_path, "the name of the class K\\udcfche is no UTF-8")
+
+
+def test_names_that_would_break_lines_are_refused(tmp_path):
+    plant(tmp_path, "a\nb", "c")
+    refused(tmp_path, r"the name of the class 'a\nb' has a line break or the like")
+
+
+def test_names_that_are_nearly_alike_are_told(tmp_path):
+    """Own: the same class in two spellings."""
+    plant(tmp_path, "Cat", "cat ", "dog")
+    assert "warning   classes 'Cat' and 'cat ' are told apart" in load(tmp_path).found
 
 
 def test_a_class_without_images_is_refused_with_what_is_there(tmp_path):
@@ -225,6 +272,16 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     assert any("2 links to above (dog/up/, ..)" in line for line in load(data).found)
 
 
+def test_what_links_show_twice_is_told(tmp_path):
+    """Own: test/ is a link to train/, so that the held-out images are those learned from; one link leads to itself."""
+    plant(tmp_path, "train/a", "train/b")
+    (tmp_path / "test").symlink_to("train")
+    (tmp_path / "train" / "a" / "self").symlink_to("self")
+    told = load(tmp_path).found
+    assert "warning   files are there twice, by links: test/ is train/" in told
+    assert any(line.startswith("passed    over: 2 links to nothing (") for line in told)
+
+
 def test_links_without_end_are_refused(tmp_path):
     plant(tmp_path, "a/0")
     for i in range(20):
@@ -253,6 +310,13 @@ def test_backslashes_of_windows(tmp_path):
     plant(tmp_path / "tree", "train/cat", "train/dog", "test/cat")
     path = archive(tmp_path / "tree", tmp_path / "a.zip", lambda name: name.replace("/", "\\"))
     assert found(load(path)) == ({"cat": 6, "dog": 3}, 6, 3)
+
+
+def test_members_below_a_dot(tmp_path):
+    """Own: archives of . that name it, "./cat/0.png", were empty."""
+    plant(tmp_path / "tree", "cat", "dog")
+    path = archive(tmp_path / "tree", tmp_path / "a.zip", lambda name: f"./{name}")
+    assert found(load(path))[0] == {"cat": 3, "dog": 3}
 
 
 def test_names_of_a_mac_in_an_archive(tmp_path):
@@ -296,12 +360,30 @@ def test_a_large_member_is_refused_by_its_header(tmp_path, monkeypatch):
             '{"file_name": "2.png", "label": "cat"}\n',
             "huggingface/datasets#4622",
         ),
+        (
+            "labels.csv",
+            ",file_name,breed\n0,0.png,cat\n1,1.png,dog\n2,2.png,cat\n",
+            "cpadavis/billy#18: pandas' own index",
+        ),
+        (
+            "labels.csv",
+            "file,label\n0.PNG,cat\n1.Png,dog\n2.png,cat\n",
+            "open-edge-platform/anomalib#3058: case of endings",
+        ),
+        ("labels.csv", "file,label\nd/0.png,cat\n{root}/1.png,dog\n{root}/2,cat\n", "own: paths from elsewhere"),
+        (
+            "trainLabels.csv",
+            "image,level\n0,cat\n1,dog\n2,cat\n",
+            "JeffreyDF/kaggle_diabetic_retinopathy#3",
+        ),
+        ("dataset.json", '{"labels": [["0.png", "cat"], ["1.png", "dog"], ["2.png", "cat"]]}', "NVlabs/stylegan3#90"),
     ],
 )
 def test_labels_in_a_table(tmp_path, name, text, thread):
-    plant(tmp_path, "0.png", "1.png", "2.png")
-    (tmp_path / name).write_text(text, newline="")
-    data = load(tmp_path)
+    root = tmp_path / "d"
+    plant(root, "0.png", "1.png", "2.png")
+    (root / name).write_text(text.replace("{root}", str(root)), newline="")
+    data = load(root)
     assert found(data) == ({"cat": 2, "dog": 1}, 2, 1)
     grey = {0: "cat", 1: "dog", 2: "cat"}  # the images were planted in this order
     for part in (data.train, data.held_out):
@@ -354,8 +436,11 @@ def test_a_table_in_every_part_and_one_for_both(tmp_path):
         ("file,label\n0.png,a\n1.png,\n2.png,b\n", ["line 3: no label"]),
         ("file,label\n0.png,a,b\n", ["line 2 has 3 fields, the first one 2"]),
         ('file,label\n"0.png,a\n', ["labels.csv"]),
-        ("file,label,label\n0.png,a,b\n1.png,a,a\n2.png,b,a\n", ["line 1 names the column label twice"]),
+        ("file,label,label\n0.png,a,b\n1.png,a,a\n2.png,b,a\n", ["line 1 names the column label twice"]),  # pandas#7160
         (b"\xff\x00\xfa", ["labels.csv cannot be read as text in UTF-8"]),
+        # without a column of labels, as Roboflow's one-hot columns, and without a header
+        ("id,breed,age\n0,a,3\n1,b,4\n2,a,1\n", ["no column of labels (there are id, breed, age): call it label"]),
+        ("0,a\n1,b\n2,a\n", ["no column of names of files (there are 0, a): call it file_name"]),
         ("file,split,label\n0.png,a,a\n1.png,train,b\n2.png,test,a\n", ["split must be train, and test or val, not a"]),
     ],
 )
@@ -363,6 +448,57 @@ def test_tables_that_are_wrong(tmp_path, text, words):
     plant(tmp_path, "0.png", "1.png", "2.png")
     (tmp_path / "labels.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     refused(tmp_path, *words)
+
+
+def test_tables_of_contests(tmp_path):
+    """mila-iqia/fuel#322: contests keep back the labels of test images. Own: names are alike in both parts."""
+    plant(tmp_path, "train", "test/x.png", "test/y.png")
+    (tmp_path / "labels.csv").write_text("id,breed\n0,a\n1,b\n2,a\n")
+    data = load(tmp_path)
+    assert found(data) == ({"a": 2, "b": 1}, 2, 1)
+    assert "note      test/ (2 images) is in no table of labels, so it is not used" in data.found
+    (tmp_path / "labels.csv").rename(tmp_path / "train.csv")
+    plant(tmp_path, "test/0.png", "test/1.png")
+    (tmp_path / "test.csv").write_text("id,breed\n0,b\n1,b\nx,a\ny,a\n")
+    data = load(tmp_path)
+    assert found(data) == ({"a": 4, "b": 3}, 3, 4)
+    assert [data.classes[label] for label in data.held_out.labels] == ["a", "a", "b", "b"]
+
+
+def test_a_table_above_parts_that_it_does_not_know(tmp_path):
+    """Own: test images were learned from, since the table decided."""
+    plant(tmp_path, "data/train", "data/test")
+    names = [f"data/{part}/{i}.png" for part in ("train", "test") for i in range(3)]
+    (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"{name},{name[-5]}\n" for name in names))
+    refused(tmp_path, "labels.csv says no parts, but there are folders data/train and data/test: add a column split")
+
+
+def test_sets_of_stylegan(tmp_path):
+    """NVlabs/stylegan3#189: folders by number are no classes where dataset.json has none; else it says them."""
+    plant(tmp_path, "00000", "00001")
+    (tmp_path / "dataset.json").write_text('{"labels": null}')
+    data = load(tmp_path)
+    assert found(data) == (None, 5, 1)
+    assert "found     dataset.json says that there are no classes" in data.found
+    pairs = ", ".join(f'["0000{i}/{j}.png", {j}]' for i in range(2) for j in range(3))
+    (tmp_path / "dataset.json").write_text(f'{{"labels": [{pairs}]}}')
+    assert found(load(tmp_path)) == ({"0": 2, "1": 2, "2": 2}, 5, 1)
+    (tmp_path / "dataset.json").write_text(f'{{"labels": [{pairs}, ["00000/0.png", 1]]}}')
+    refused(tmp_path, "00000/0.png stands twice, with 0 in entry 1 and 1 in entry 7")
+    (tmp_path / "dataset.json").write_text('{"labels": [["00000/0.png", [0.5, 1]]]}')
+    refused(tmp_path, "dataset.json, entry 1: label is no single label")
+
+
+def test_a_label_that_is_not_there(tmp_path):
+    """aligholami/CheXpert-Keras#1: NaN is no label; MarcBS/multimodal_keras_wrapper#221: 1.0 for 1."""
+    plant(tmp_path, "0.png", "1.png")
+    (tmp_path / "metadata.jsonl").write_text(
+        '{"file_name": "0.png", "label": 1}\n{"file_name": "1.png", "label": NaN}\n'
+    )
+    refused(tmp_path, "metadata.jsonl, line 2: no label; fill it in")
+    (tmp_path / "metadata.jsonl").unlink()
+    (tmp_path / "labels.csv").write_text("file,label\n0.png,1\n1.png,1.0\n")
+    assert "warning   classes '1' and '1.0' are told apart" in load(tmp_path).found
 
 
 def test_tables_beside_classes(tmp_path):
@@ -391,7 +527,7 @@ def test_celeba_as_kaggle_packs_it(tmp_path, packed):
     """Nested folders, and the list of parts as a table: test faces were trained on."""
     root = tmp_path / "tree"
     plant(root, *(f"img_align_celeba/img_align_celeba/{i:06d}.png" for i in range(6)))
-    rows = "".join(f"{i:06d}.png,{part}\n" for i, part in enumerate((0, 0, 0, 1, 2, 2)))
+    rows = "".join(f'"{i:06d}.png",{part}\n' for i, part in enumerate((0, 0, 0, 1, 2, 2)))
     (root / "list_eval_partition.csv").write_text("image_id,partition\n" + rows)
     place = archive(root, tmp_path / "archive.zip") if packed else root
     data = CelebA().load(DataOptions(place, image_size=4, channels=1, center_crop=1.0))

@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+import evaluate
+import generate
 import train
 from common.config.build import load_data
 from common.config.schema import DataConfig
@@ -386,3 +388,36 @@ def test_an_id_that_is_taken_is_not_drawn(monkeypatch, tmp_path):
     monkeypatch.setenv(session.RUN_ID_VARIABLE, "")
     (tmp_path / "100005_digits_H0.9_K2").mkdir()
     assert session.fresh_id(tmp_path) == "100007"
+
+
+def test_a_run_of_a_folder_that_has_changed(tmp_path, monkeypatch, capsys):
+    """ultralytics#13936 and its like: classes that are lost or renamed shift the numbers of the others."""
+    levels = np.random.default_rng(0).integers(0, 256, (12, 4, 8, 8), dtype=np.uint8)
+    for name, of_class in enumerate(levels):
+        (tmp_path / "mine" / str(name)).mkdir(parents=True)
+        for i, image in enumerate(of_class):
+            Image.fromarray(image).save(tmp_path / "mine" / str(name) / f"{i}.png")
+    flags = {"data_name": "folder", "data_dir": tmp_path / "mine"}
+    with monkeypatch.context() as patch:
+        tick(patch)
+        run(tmp_path, max_time="6s", **flags)
+    go_on = tiny.command(resume="x", output_dir=tmp_path)
+
+    def refused() -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            train.main(go_on)
+        return capsys.readouterr().err
+
+    (tmp_path / "mine" / "11").rename(tmp_path / "mine" / "eleven")
+    assert "was trained on: 12 classes instead of 12, without 11 and with eleven\n" in refused()
+    (tmp_path / "mine" / "eleven").rename(tmp_path / "mine" / "11")
+    (tmp_path / "mine" / "3" / "0.png").rename(tmp_path / "mine" / "4" / "z.png")
+    assert re.search(r"was trained on: \d samples of class 3 to learn from, there were \d\n", refused())
+    (tmp_path / "mine" / "4" / "z.png").rename(tmp_path / "mine" / "3" / "0.png")
+    assert train.main(go_on) == 0
+    assert generate.main(["--run_id", "x", "--output_dir", str(tmp_path), "--n_samples", "12", "--steps", "1"]) == 0
+    (tmp_path / "mine" / "3" / "new.png").write_bytes((tmp_path / "mine" / "3" / "0.png").read_bytes())
+    capsys.readouterr()
+    assert evaluate.main(["--run_id", "x", "--output_dir", str(tmp_path)]) == 0
+    assert "there are 45 samples to learn from, x_folder" in capsys.readouterr().out
