@@ -1,27 +1,26 @@
 """Odd but whole image files have the pixels that Pillow reads without what is odd; others are refused by name."""
 
 import os
-import resource
 import struct
 import subprocess
+import sys
 import warnings
 import weakref
 import zlib
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from common.data import DataOptions, DataSet, DataUnavailable
 from common.data.folder import Folder
-from common.data.pictures import Form, Pictures, read
+from common.data.pictures import read
 from common.data.pillow import pillow
 from common.data.pixels import BAND, MOST_PIXELS
-from common.data.trees import Paths, open_tree
-from common.sides import Sides
+from common.data.trees import Paths
 from tests.data import odd_images
 from tests.data.odd_images import COLOUR, COLOURS, HEIGHT, LAID, WIDTH, Odd, chunk, exif, jpeg, png, saved, segment
+from tests.test_imports import ROOT
 
 ODD = odd_images.odd_images()
 
@@ -190,21 +189,36 @@ def test_no_other_program_is_started(tmp_path, monkeypatch):
     assert "a.png cannot be read" in refusal(tmp_path, eps, image_size=4)
 
 
-def test_memory_is_that_of_the_picture(tmp_path, monkeypatch):
-    """A large image takes a few bytes for each pixel: itself, the result, and little between them."""
+READS = """
+import resource, sys
+from pathlib import Path
+import torch
+from common.data import pixels
+from common.data.pictures import Form, Pictures
+from common.data.trees import open_tree
+from common.sides import Sides
+
+pixels.BAND = 2**16
+tree = open_tree("folder", Path(sys.argv[1]))
+images = Pictures(tree.files(tree.names), Form("folder", 3, Sides(8, 8), None), Sides(8, 8))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+images[torch.tensor([0])]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory_is_that_of_the_picture(tmp_path):
+    """A large image takes a few bytes for each pixel: itself, the result, and little between them.
+
+    A fork would not do: it has memory to spare that its parent has taken and given back.
+    """
     side = 4000
     Image.new("RGBA", (side, side), (1, 2, 3, 4)).save(tmp_path / "a.png", compress_level=1)
-    monkeypatch.setattr("common.data.pixels.BAND", 2**16)
-    tree = open_tree("folder", tmp_path)
-    images = Pictures(tree.files(tree.names), Form("folder", 3, Sides(8, 8), None), Sides(8, 8))
-    come, go = os.pipe()
-    if not os.fork():  # a process of its own, whose largest size is that of this reading
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        images[torch.tensor([0])]
-        os.write(go, str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before).encode())
-        os._exit(0)
-    used = int(os.read(come, 20)) * 1024
-    os.wait()
+    words = [sys.executable, "-c", READS, str(tmp_path)]
+    told = subprocess.run(
+        words, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+    )
+    used = int(told.stdout) * 1024
     assert 6 < used / side**2 < 11  # 4 of Pillow, 3 of the result, and what each process needs once
 
 
