@@ -38,7 +38,7 @@ from common.metrics.config import EvaluateConfig, chosen_metrics, metric_member
 from common.refusal import Refusal
 from common.runs import ExportConfig
 from common.runs.pretrained import PRETRAINED
-from common.samplers import GRIDS, MODES, SOLVERS
+from common.samplers import SOLVERS
 from common.training.loggers import LOGGERS
 from common.training.optimizers import OPTIMIZERS, SCHEDULERS
 from common.training.resume import AUTO, Command, TrainOrder
@@ -73,7 +73,7 @@ CHOICES: dict[str, Collection[str]] = {
     "preset": PRESETS, "show_preset": PRESETS, "dynamics": DYNAMICS, "model_name": BACKBONES, "data_name": SOURCES,
     "prediction": ("auto", *PREDICTIONS), "prior": ("zero", "data"), "optimizer": OPTIMIZERS, "lr_schedule": SCHEDULERS,
     "time_sampling": TIME_SAMPLINGS, "loss_weight": LOSS_WEIGHTS, "loss_reduction": REDUCTIONS, "logger": LOGGERS,
-    "mode": MODES, "solver": SOLVERS, "grid": GRIDS, "guidance": GUIDANCE, "pretrained": PRETRAINED,
+    "pretrained": PRETRAINED,
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from common.generation.opening import open_job
 from common.generation.pictures import Trajectory, complaint, show
 from common.generation.sets import Claim, claimed, findings
 from common.media.layout import Labelled
+from common.progress import bar
 from common.runs import Run, SampleFolder
 from common.runs.real import read_real
 
@@ -42,8 +43,6 @@ def run(order: GenerateOrder) -> int:
 
 def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
     """Draw what is missing of a set of samples, and its pictures; returns the exit code."""
-    from tqdm.auto import tqdm
-
     folder, config = claim.folder, job.config
     todo = missing(folder, job)
     for remark in (*opened.remarks, *claim.remarks, *findings(folder, job, todo)):
@@ -63,11 +62,11 @@ def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
         print(line, flush=True)  # before it takes that long
     trajectory = Trajectory(job) if config.trajectory else None
     shown = trajectory.alone(todo) if trajectory else []
-    total, interval = job.steps * len([*shown, *todo]), 0.2 if sys.stderr.isatty() else 15.0
-    with tqdm(total=total, desc="sampling", unit="step", mininterval=interval, disable=not total) as bar:
+    total = job.steps * len([*shown, *todo])
+    with bar(total, "sampling", "step", lasting=True, silent=not total) as progress:
 
         def on_step(time: float, x: Tensor) -> None:
-            bar.update()
+            progress.update()
             if trajectory:
                 trajectory.add(time, x)
 

@@ -1,5 +1,6 @@
 """Train a diffusion model: ``python train.py [--preset NAME] [flags]``; see ``--help``."""
 
+import shlex
 from collections.abc import Sequence
 
 from common.program import run_program, start_program
@@ -8,18 +9,48 @@ if __name__ == "__main__":
     start_program()  # the following takes seconds
 
 import args
-from common.config.parser import reporting
+from common.config.parser import refusing, reporting
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run train.py; returns the exit code."""
     with reporting("train.py", args.train_flag_names):
-        order = args.parse_train(argv)
-        if order is None:
-            return 0
-        from common.training.fitting import train  # here: Lightning takes long to import, and help does not need it
+        return _train(argv)
 
-        return train(order)
+
+def train(words: str | Sequence[object]) -> int:
+    """Do what a command line of train.py asks for, from Python: a notebook, or a script of one's own.
+
+    Signals are taken for the steps of the training only, and not at all in a thread: there ``--max_time`` stops it.
+
+    Args:
+        words: what would stand behind ``train.py``: a text, as in a shell, or its words, numbers and paths among them.
+
+    Returns:
+        0 if all was done or time was up, 130 if it was stopped by a signal and can go on, 1 if the loss became NaN or
+        infinite, 2 if it came to an end for want of memory or disk; what to do is said.
+
+    Raises:
+        Refusal: for what can be mended; the message names the flag.
+        KeyboardInterrupt: if it was stopped at once, saying whether something is lost.
+    """
+    argv = shlex.split(words) if isinstance(words, str) else list(map(str, words))
+    with refusing(args.train_flag_names):
+        try:
+            return _train(argv)
+        except SystemExit as end:
+            if end.code:
+                raise
+            return 0  # --help or --version was shown
+
+
+def _train(argv: Sequence[str] | None) -> int:
+    order = args.parse_train(argv)
+    if order is None:
+        return 0
+    from common.training import fitting  # here: Lightning takes long to import, and help does not need it
+
+    return fitting.train(order)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import NoReturn
 
 from common import stopping
+from common.config.environment import draw_into_files
 from common.config.streams import end_output, open_streams
 
 
 def start_program() -> None:
-    """Take streams and signals over: in the first lines of a script, before what takes seconds to import.
+    """Take streams, signals and matplotlib over: in the first lines of a script, before what takes seconds to import.
 
     Raises:
         SystemExit: if the working folder was removed.
     """
     stopping.take()
     open_streams()
+    draw_into_files()
     try:
         os.getcwd()  # noqa: PTH109
     except FileNotFoundError:

@@ -107,7 +107,7 @@ def _ignore() -> None:
 
 def _set(number: int, handler: Any) -> None:
     """Python lets the main thread alone set handlers; work in another one, as of a notebook's server, goes without."""
-    if threading.current_thread() is threading.main_thread():
+    if handler is not None and threading.current_thread() is threading.main_thread():  # None: Python did not set it
         signal.signal(number, handler)
 
 

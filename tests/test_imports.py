@@ -45,6 +45,7 @@ FLOORS = (
         "common.table",
         "common.stopping",
         "common.memory",
+        "common.progress",
     ),
 )
 PLACES = {place: height for height, places in enumerate(FLOORS) for place in places}

@@ -15,7 +15,6 @@ LOCAL, OF_TORCHRUN = "LOCAL_RANK", ("RANK", "LOCAL_RANK")  # jsrun (LSF) has nam
 def leave_to_others(environment: MutableMapping[str, str] = os.environ) -> list[str]:
     """Remove what was not meant for this process, before a library reads it.
 
-    - matplotlib is to draw into files, whatever a notebook has chosen for itself.
     - srun's variables are in every process of a job; only those of a step, without a terminal, were started by srun.
       ``salloc``, ``srun --pty`` and a script without srun are one process, and nobody else comes for it to wait for.
     - A rank without a local one is not torchrun's, and one that is no number is nobody's. With it this process would
@@ -27,7 +26,6 @@ def leave_to_others(environment: MutableMapping[str, str] = os.environ) -> list[
     Returns:
         What a user should know.
     """
-    environment[BACKEND] = FILES_ONLY
     notes = []
     left = [name for name in OF_SRUN if name in environment]
     if left and not is_step(environment):
@@ -41,6 +39,11 @@ def leave_to_others(environment: MutableMapping[str, str] = os.environ) -> list[
     for name in left:
         del environment[name]
     return notes
+
+
+def draw_into_files(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let matplotlib draw into files in this program, whatever a notebook that started it has chosen for itself."""
+    environment[BACKEND] = FILES_ONLY
 
 
 def is_step(environment: MutableMapping[str, str]) -> bool:

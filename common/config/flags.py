@@ -404,7 +404,7 @@ def marked(kind: type, mark: Mark) -> frozenset[str]:
 
 
 class Checked:
-    """Base of dataclasses whose ranges, given by ``Annotated[.., Range]``, hold however an object is made."""
+    """Base of dataclasses whose ranges and choices, given by ``Annotated``, hold however an object is made."""
 
     def __post_init__(self) -> None:
         for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
@@ -412,3 +412,5 @@ class Checked:
             for allowed in getattr(hint, "__metadata__", ()):
                 if isinstance(allowed, Range) and value is not None and value not in allowed:
                     raise Refusal(f"must {allowed}, got {value}", name)
+                if isinstance(allowed, Collection) and value is not None and value not in tuple(allowed):
+                    raise Refusal(f"must be one of {', '.join(allowed)}, got {value!r}", name)

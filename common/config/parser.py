@@ -65,15 +65,31 @@ def reporting(program: str, flags: Callable[[], Mapping[str, str]]) -> Iterator[
     """
     with plain_output(), piped():
         try:
-            yield
+            with refusing(flags):
+                yield
         except Refusal as error:
-            complain(program, error.line(flags()))
+            complain(program, str(error))
             raise SystemExit(2) from error
-        except (OSError, MemoryError, RuntimeError) as error:
-            if (line := mendable(error)) is None:
-                raise
-            complain(program, line)
-            raise SystemExit(2) from error
+
+
+@contextlib.contextmanager
+def refusing(flags: Callable[[], Mapping[str, str]]) -> Iterator[None]:
+    """The same for who calls it from Python: what a user can mend is raised as a Refusal, in one line that names flags.
+
+    Args:
+        flags: as in :func:`reporting`.
+
+    Raises:
+        Refusal: for what a user can mend.
+    """
+    try:
+        yield
+    except Refusal as error:
+        raise Refusal(error.line(flags())) from error
+    except (OSError, MemoryError, RuntimeError) as error:
+        if (line := mendable(error)) is None:
+            raise
+        raise Refusal(line) from error
 
 
 def mendable(error: BaseException) -> str | None:
@@ -146,12 +162,12 @@ class OneLineParser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Print the message and exit with 2."""
+        """Refuse the command line with the message."""
         words = getattr(self, "_words", [])
         for word, shown in zip(words, redacted(words), strict=True):
             if word != shown:
                 message = message.replace(word.partition("=")[2] or word, HIDDEN)
-        self.exit(2, f"{self.prog}: error: {printable(message)} (see --help)\n")
+        raise Refusal(f"{message} (see --help)")
 
 
 def meant(word: str, known: Collection[str], likeness: float) -> str:

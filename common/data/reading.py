@@ -6,9 +6,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from common.data.readers import Readers, is_first_process, num_readers
+from common.progress import bar
 from common.refusal import Refusal
 
 RESIDENT_LIMIT = 2 * 1024**3  # bytes of a set that is held in memory, and once more on the device
@@ -104,13 +104,12 @@ def chunks(images: Images, rows: Tensor, title: str) -> Iterator[Tensor]:
     parallel = not isinstance(images, Tensor) and len(rows) >= WORTH_WORKERS
     pieces = _Chunks(images, rows)
     loader = Readers(pieces, range(len(pieces)), num_readers() if parallel else 0, stay=False)
-    silent = None if is_first_process() else True  # None: silent if the output is no terminal
-    with tqdm(total=len(rows), desc=title, unit=" samples", disable=silent, leave=False) as bar:
+    with bar(len(rows), title, " samples", silent=not is_first_process()) as progress:
         for samples in loader:
             if isinstance(samples, Refusal):
                 raise samples
             yield samples
-            bar.update(len(samples))
+            progress.update(len(samples))
 
 
 def gather(images: Images, rows: Tensor, title: str = "reading") -> Tensor:

@@ -1,40 +1,98 @@
-"""Samples of a run as arrays, from Python: what generate.py draws, without writing anything."""
+"""Samples as arrays, for a notebook or a script of one's own: what generate.py and evaluate.py do, from Python."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import contextlib
+import io
+import re
+import reprlib
+import typing
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from common.config.build import check_device
-from common.generation.config import SampleConfig
+from common.config.flags import hints_of
+from common.config.kinds import fits
+from common.config.resolve import Member
+from common.config.schema import check_picture_scale
+from common.generation.blocks import Job, missing, read_samples
+from common.generation.blocks import generate as write_blocks
+from common.generation.config import GIVEN_TO_WRAPPERS, OF_MODE, SampleConfig, members_of
 from common.generation.opening import job_of
+from common.generation.pictures import pictured, pictured_count, show
+from common.generation.sets import claimed, findings
+from common.media.pictures import png_of_samples
+from common.metrics import METRICS, Evidence, Metric
+from common.metrics import evaluate as figures_of
+from common.metrics.reference import real_data
+from common.progress import bar
+from common.refusal import Refusal
 from common.runs import Run
+from common.runs.real import read_real
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+FLAG = re.compile(r"--(\w+)")
+COMMAND = ".py"  # a message that has it says what to type, flags and all
 
 
-class Samples(NamedTuple):
-    """What was drawn.
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Drawn samples.
 
     Attributes:
-        x: (N, *S, C) float32 in the units of the data, images in [0, 1]: as in generate.py's arrays.
+        x: (N, *S, C) float32 in the units of the data, images in [0, 1]: what generate.py writes.
         labels: (N,) int64, the classes that were asked for; None if the run knows none.
-        classes: their names (N); None likewise.
-        evaluations: network evaluations per sample.
+        run: what drew them.
+        evaluations: network evaluations per sample; 0 if all were there.
+        folder: where they are written; None if they are not.
     """
 
-    x: np.ndarray
-    labels: np.ndarray | None
-    classes: tuple[str, ...] | None
+    x: np.ndarray = field(repr=False)
+    labels: np.ndarray | None = field(repr=False)
+    run: Run = field(repr=False)
     evaluations: int
+    folder: Path | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The name of the class of each; None if the run knows none."""
+        return None if self.labels is None else self.run.data.names_of(torch.from_numpy(self.labels))
+
+    def picture(self, picture_scale: int | None = None) -> "Picture":
+        """The first of them beside real ones, as in ``grid.png``; a notebook shows it.
+
+        Args:
+            picture_scale: whole number by which images are magnified; None makes small ones visible.
+
+        Raises:
+            Refusal: for a magnification of what is no image, or real samples that are damaged.
+        """
+        from PIL import Image  # here: it takes a while to import
+
+        spec, count = self.run.data, pictured_count(self.run.data)
+        with by_argument():
+            check_picture_scale(configured({"picture_scale": picture_scale}).picture_scale, spec)
+        drawn = pictured(self.x[:count], None if self.labels is None else self.labels[:count], spec)
+        real = read_real(self.run.folder.real, spec)
+        shown = png_of_samples(drawn, real, sample_rate=spec.sample_rate, scale=picture_scale)
+        return Image.open(io.BytesIO(shown))
 
 
 def generate(
     run: Run,
     n_samples: int | None = None,
     *,
-    seeds: Sequence[int] | None = None,
-    labels: Sequence[int | str] | None = None,
-    solver: str | None = None,
+    seeds: Iterable[int] | None = None,
+    labels: int | str | Iterable[int | str] | None = None,
     mode: str | None = None,
+    solver: str | None = None,
+    solver_arguments: Mapping[str, Any] | None = None,
     steps: int | None = None,
     grid: str | None = None,
     t_end: float | None = None,
@@ -42,70 +100,223 @@ def generate(
     prior: str | None = None,
     clip_x0: bool | None = None,
     guidance: str | None = None,
+    guidance_arguments: Mapping[str, Any] | None = None,
     batch_size: int = SampleConfig.batch_size,
     device: str = "auto",
-    solver_arguments: Mapping[str, Any] | None = None,
-    guidance_arguments: Mapping[str, Any] | None = None,
+    save: bool = False,
     progress: bool = True,
 ) -> Samples:
-    """Draw samples; the same bits as generate.py writes for the same settings on the same device.
+    """Draw samples: bit for bit those that generate.py writes with the same settings on the same machine.
+
+    A setting that is None takes the default of generate.py (:class:`~common.generation.config.SampleConfig`). What
+    generate.py would note is a warning. The run stays on its device and keeps its prior.
 
     Args:
-        run: what :func:`common.runs.load` gives.
-        n_samples: number of samples; None takes 100, or as many as there are seeds.
-        seeds: one per sample, below 2^32; None takes 0, 1, ...
-        labels: classes by name or number, in turn; None takes all that were learned, in turn.
-        solver: name of a solver; None takes what suits the process. This and the following are flags of generate.py.
-        mode: published samplers, ``sde`` or ``ode``.
-        steps: solver steps; None takes those of the solver.
-        grid: time grid; None takes the solver's own.
+        run: as :func:`common.runs.load` gives it.
+        n_samples: number of samples; 100, or as many as there are seeds.
+        seeds: whole numbers below 2^32, one per sample; 0 to n_samples - 1.
+        labels: classes by name or number, repeated in turn; all that were learned.
+        mode: ``sde`` or ``ode``, the published samplers.
+        solver: a name of ``common.samplers.SOLVERS``.
+        solver_arguments: arguments of its constructor, by name.
+        steps: solver steps.
+        grid: a name of ``common.samplers.GRIDS``.
         t_end: time at which sampling ends.
-        denoise_last: give x0_hat at the end instead of the state.
-        prior: start of sampling, ``zero`` or ``data``; None takes that of the run.
+        denoise_last: give x0_hat at t_end instead of the state there.
+        prior: start of sampling, ``zero`` or ``data``.
         clip_x0: clip x0_hat to [-1, 1].
-        guidance: name of a denoiser wrapper, as ``classifier_free``.
-        batch_size: samples computed together.
+        guidance: a name of ``common.guidance.GUIDANCE``; ``classifier_free`` if only its arguments are given.
+        guidance_arguments: arguments of its constructor, by name, e.g. ``{"scale": 2}``.
+        batch_size: samples computed together; another number changes the rounding.
         device: ``auto``, ``cpu`` or ``cuda``.
-        solver_arguments: arguments of the solver, as ``{"snr": 0.19}`` of pc.
-        guidance_arguments: arguments of the wrapper, as ``{"scale": 2.0}``.
-        progress: show a bar.
+        save: also write what generate.py writes, into the same folder; what lies there already is not drawn again.
+        progress: show a bar, where somebody looks.
 
     Raises:
-        Refusal: a ValueError, naming the argument, for what does not fit together.
+        Refusal: for whatever does not fit, naming the argument.
     """
-    from tqdm.auto import tqdm  # a widget in a notebook
+    values = {
+        "n_samples": n_samples,
+        "seeds": None if seeds is None else listed("seeds", seeds),
+        "labels": None if labels is None else listed("labels", [labels] if isinstance(labels, int | str) else labels),
+        "mode": mode,
+        "solver": solver,
+        "steps": steps,
+        "grid": grid,
+        "t_end": t_end,
+        "denoise_last": denoise_last,
+        "prior": prior,
+        "clip_x0": clip_x0,
+        "guidance": guidance,
+        "batch_size": batch_size,
+        "device": device,
+    }
+    with by_argument(), kept_as_it_is(run):
+        config = configured(values, solver_arguments, guidance_arguments)
+        job = job_of(run, config, check_device(config.device))
+        samples, remarks = written(run, job, progress) if save else (drawn(run, job, progress), [])
+    finite = np.isfinite(samples.x.reshape(len(samples.x), -1)).all(1)
+    if not finite.all():
+        remarks.append(f"{(~finite).sum()} of {len(finite)} samples have NaN or infinite values")
+    for remark in (*job.remarks, *remarks):
+        warnings.warn(FLAG.sub(r"\1", remark), stacklevel=2)
+    return samples
 
-    config = SampleConfig(
-        n_samples=n_samples,
-        seeds=None if seeds is None else tuple(seeds),
-        labels=None if labels is None else tuple(labels),
-        solver=solver,
-        mode=mode,
-        steps=steps,
-        grid=grid,
-        t_end=t_end,
-        denoise_last=denoise_last,
-        prior=prior,
-        clip_x0=clip_x0,
-        guidance=guidance,
-        batch_size=batch_size,
-        device=device,
-        solver_arguments=solver_arguments or {},
-        guidance_arguments=guidance_arguments or {},
-    )
-    start = run.dynamics.prior
+
+def evaluate(
+    samples: Samples, metrics: Sequence[str | Metric] | None = None, *, data_dir: str | Path | None = None
+) -> dict[str, float | None]:
+    """Figures about samples, which are also printed: what evaluate.py says of them.
+
+    Args:
+        samples: as :func:`generate` gave them.
+        metrics: names of ``common.metrics.METRICS``, or metrics with arguments of one's own; None takes all.
+        data_dir: where the data lies now; None takes the place where the run found it.
+
+    Returns:
+        Figures by name; None for one that is undefined.
+
+    Raises:
+        Refusal: if a metric or the data is not there, or the data is not that of the run.
+    """
+    run = samples.run
+    for metric in metrics or ():
+        if isinstance(metric, str) and metric not in METRICS:
+            raise Refusal(f"{metric!r} is unknown; there are {', '.join(METRICS)}", "metrics")
+    with by_argument():
+        place = None if data_dir is None else Path(data_dir).expanduser()
+        dataset, remarks = real_data(run.folder.name, run.config, place)
+        for remark in remarks:
+            warnings.warn(remark, stacklevel=2)
+        evidence = Evidence.of(samples.x, samples.labels, dataset, samples.folder or run.folder.path)
+        chosen = tuple(METRICS) if metrics is None else metrics
+        return figures_of(evidence, [METRICS[metric]() if isinstance(metric, str) else metric for metric in chosen])
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def listed(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
+    """Values of a list, range, array or tensor as plain ones.
+
+    Raises:
+        Refusal: if it is no such thing, or empty: then nothing could be meant.
+    """
     try:
-        job = job_of(run, config, check_device(device))
-        drawn: list[np.ndarray] = []
-        asked: list[np.ndarray] = []
-        calls = 0
-        with tqdm(total=job.steps * len(job.blocks), desc="sampling", unit="step", disable=not progress) as bar:
-            for block in job.blocks:
-                x, of_block, calls = job.draw(block, lambda *_: bar.update())
-                drawn.append(x)
-                asked += [] if of_block is None else [of_block]
+        found = tuple(value.item() if hasattr(value, "item") else value for value in values)
+    except (TypeError, ValueError, RuntimeError):
+        found = ()
+    if not found:
+        raise Refusal(f"must be a list of at least one, got {reprlib.repr(values)}", name)
+    return found
+
+
+def configured(
+    values: Mapping[str, Any],
+    of_solver: Mapping[str, Any] | None = None,
+    of_wrapper: Mapping[str, Any] | None = None,
+) -> SampleConfig:
+    """How samples are drawn, from arguments as a command line would give them by flags.
+
+    Raises:
+        Refusal: for values of another kind, or that contradict each other or have no effect.
+    """
+    given = plain_values(values)
+    hints = typing.get_type_hints(SampleConfig)
+    for f in fields(SampleConfig):
+        if f.name in given and not fits(given[f.name], hints[f.name]):
+            raise Refusal(f"cannot be {reprlib.repr(given[f.name])}", f.name)
+    config = SampleConfig(**given)
+    solver, wrapper = members_of({name: value for name, value in given.items() if isinstance(value, str)})
+    if of_solver and not solver.name:
+        raise Refusal("has no effect without solver; name it", "solver_arguments")
+    of_solver = checked_arguments(solver, of_solver, {OF_MODE})
+    of_wrapper = checked_arguments(wrapper, of_wrapper, GIVEN_TO_WRAPPERS)
+    return config.with_arguments(solver, of_solver, wrapper, of_wrapper)
+
+
+def checked_arguments(member: Member, given: Mapping[str, Any] | None, of_others: Iterable[str]) -> dict[str, Any]:
+    """Arguments of a class, unless it does not have them or they are of another kind.
+
+    Args:
+        member: the solver or the wrapper.
+        given: arguments by name, or None.
+        of_others: those of its arguments that are given otherwise.
+
+    Raises:
+        Refusal: naming the argument.
+    """
+    taken, hints = [name for name in member.arguments if name not in set(of_others)], hints_of(member.kind)
+    found = plain_values(given or {})
+    for name, value in found.items():
+        if name not in taken:
+            known = f"it takes {', '.join(taken)}" if taken else "it takes none"
+            raise Refusal(f"{name}: {member.kind.__name__} has no such argument; {known}", f"{member.flag}_arguments")
+        if not fits(value, hints.get(name, Any)):
+            raise Refusal(f"{name} cannot be {reprlib.repr(value)}", f"{member.flag}_arguments")
+    return found
+
+
+def plain_values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with numbers of Python in place of NumPy's, which config files and messages do not know."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
+
+
+@contextlib.contextmanager
+def by_argument() -> Iterator[None]:
+    """Let refusals name arguments where those of a program name flags."""
+    try:
+        yield
+    except Refusal as error:
+        if COMMAND in error.problem or not FLAG.search(error.problem):
+            raise
+        raise Refusal(FLAG.sub(r"\1", error.problem), error.argument) from None
+
+
+# -- drawing -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def kept_as_it_is(run: Run) -> Iterator[None]:
+    """Put the run's prior and device back at the end."""
+    prior, device = run.dynamics.prior, run.dynamics.device
+    try:
+        yield
     finally:
-        run.dynamics.prior = start  # another one holds for this call
-    kept = np.concatenate(asked) if asked else None
-    names = None if kept is None else tuple((run.data.classes or ())[label] for label in kept.tolist())
-    return Samples(np.concatenate(drawn), kept, names, calls)
+        run.dynamics.prior = prior
+        run.denoiser.to(device)
+        run.dynamics.to(device)
+
+
+def drawn(run: Run, job: Job, progress: bool) -> Samples:
+    """Draw all samples of a job."""
+    x, calls = np.empty((len(job.seeds), *job.spec.grid, job.spec.channels), np.float32), 0
+    with bar(job.steps * len(job.blocks), "sampling", "step", silent=not progress) as shown:
+        for block in job.blocks:
+            x[block.start : block.stop], _, calls = job.draw(block, lambda _, __: shown.update())
+    labels = job.labels(range(len(job.seeds)))
+    return Samples(x, None if labels is None else labels.numpy(), run, calls)
+
+
+def written(run: Run, job: Job, progress: bool) -> tuple[Samples, list[str]]:
+    """Draw what is missing of the set of samples of a job; returns all of it, and what a user should know.
+
+    Raises:
+        Refusal: if somebody else draws the same, or the network of the run is not the one that its folder has.
+    """
+    if not is_as_stored(run):
+        raise Refusal(f"has no place for these samples: the network is not that of {run.weights} any more", "save")
+    real = read_real(run.folder.real, job.spec)
+    with claimed(run, job) as claim:
+        todo = missing(claim.folder, job)
+        remarks = [*claim.remarks, *findings(claim.folder, job, todo)]
+        with bar(job.steps * len(todo), "sampling", "step", silent=not (todo and progress)) as shown:
+            calls = write_blocks(claim.folder, job, todo, on_step=lambda _, __: shown.update())
+        show(claim.folder, job.spec, real)
+        return Samples(*read_samples(claim.folder), run, calls, claim.folder), remarks
+
+
+def is_as_stored(run: Run) -> bool:
+    """Whether the network of a run still has the weights of its file."""
+    own, stored = run.denoiser.backbone.state_dict(), run.source.read(run.kind)
+    return all(torch.equal(own[name].cpu(), value.to(own[name].dtype)) for name, value in stored.items())

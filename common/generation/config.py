@@ -103,15 +103,15 @@ class SampleConfig(Checked):
     n_samples: Annotated[int | None, Range(1, MOST, whole=True), RUNTIME] = None
     seeds: Annotated[tuple[int, ...] | None, ranges] = None
     labels: Annotated[tuple[int | str, ...] | None, words] = None
-    mode: Annotated[str | None, RUNTIME] = None
-    solver: str | None = None
+    mode: Annotated[str | None, MODES, RUNTIME] = None
+    solver: Annotated[str | None, SOLVERS] = None
     steps: Annotated[int | None, at_least(1)] = None
-    grid: str | None = None
+    grid: Annotated[str | None, GRIDS] = None
     t_end: Annotated[float | None, Range(1e-6, 1, open_high=True)] = None
     denoise_last: bool | None = None
-    prior: str | None = None
+    prior: Annotated[str | None, ("zero", "data")] = None
     clip_x0: bool | None = None
-    guidance: str | None = None
+    guidance: Annotated[str | None, GUIDANCE] = None
     batch_size: Annotated[int, at_least(1)] = 100
     trajectory: Annotated[bool, RUNTIME] = False
     picture_scale: Annotated[int | None, PICTURE_SCALE, RUNTIME] = None
@@ -121,9 +121,6 @@ class SampleConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in (("solver", SOLVERS), ("mode", MODES), ("grid", GRIDS), ("guidance", GUIDANCE)):
-            if (value := getattr(self, name)) is not None and value not in known:
-                raise Refusal(f"{value!r} is unknown; there are {', '.join(known)}", name)
         if self.solver is not None and self.mode is not None and OF_MODE not in solver_member(self.solver).arguments:
             names = ", ".join(f"--mode {mode} is --solver {solver}" for mode, solver in MODES.items())
             raise Refusal(f"and --solver exclude each other: {names}", "mode")
@@ -164,6 +161,31 @@ class SampleConfig(Checked):
             denoise_last=kind.denoise_last if self.denoise_last is None else self.denoise_last,
             clip_x0=kind.clips and spec.is_image if self.clip_x0 is None else self.clip_x0,
             device=device,
+        )
+
+    def with_arguments(
+        self, solver: Member, of_solver: Mapping[str, Any], wrapper: Member, of_wrapper: Mapping[str, Any]
+    ) -> "SampleConfig":
+        """The same with arguments of the solver and of the wrapper.
+
+        Args:
+            solver: the solver that was named, if it has a name.
+            of_solver: arguments that were given.
+            wrapper: the wrapper, which is taken if it was named, or one of its arguments is not at its default.
+            of_wrapper: arguments that were given.
+
+        Raises:
+            Refusal: for arguments of the solver without effect.
+        """
+        if solver.name:
+            SOLVERS[solver.name].refuse_idle(of_solver)
+        plain = {flag.argument: flag.default for flag in wrapper.flags}
+        wanted = self.guidance is not None or any(value != plain.get(name) for name, value in of_wrapper.items())
+        return replace(
+            self,
+            guidance=wrapper.name if wanted else None,
+            solver_arguments=dict(of_solver),
+            guidance_arguments=dict(of_wrapper) if wanted else {},
         )
 
     @property
@@ -294,15 +316,5 @@ def sample_config(values: Mapping[str, Any], solver: Member, wrapper: Member) ->
     Raises:
         Refusal: for arguments of the solver without effect.
     """
-    of_solver, of_wrapper = solver.given(values), wrapper.given(values)
-    if solver.name:
-        SOLVERS[solver.name].refuse_idle(of_solver)
-    plain = {flag.argument: flag.default for flag in wrapper.flags}
-    wanted = "guidance" in values or any(value != plain[name] for name, value in of_wrapper.items())
     config: SampleConfig = section(SampleConfig, values)
-    return replace(
-        config,
-        guidance=wrapper.name if wanted else None,
-        solver_arguments=of_solver,
-        guidance_arguments=of_wrapper if wanted else {},
-    )
+    return config.with_arguments(solver, solver.given(values), wrapper, wrapper.given(values))

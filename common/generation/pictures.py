@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,16 +91,29 @@ def show(folder: Path, spec: DataSpec, real: Labelled | None = None, scale: int 
         scale: whole number by which images are magnified; None makes small ones visible.
     """
     lines, place = [], SampleFolder(folder)
-    arrays, labels = read_samples(folder, AUDIO_FILES if spec.sample_rate else GRID_IMAGES)
-    samples = torch.from_numpy(arrays).movedim(-1, 1).nan_to_num()
+    arrays, labels = read_samples(folder, pictured_count(spec))
     if spec.sample_rate:
-        for i, sound in enumerate(samples):
+        for i, sound in enumerate(channels_first(arrays)):
             write_wav(place.audio / f"audio_{i:06d}.wav", sound, spec.sample_rate)
         lines.append(f"audio     {place.audio}")
-    classes = None if labels is None else spec.names_of(torch.from_numpy(labels))
-    drawn = Labelled(spec.pictured(samples), classes)
-    save_samples(place.grid, drawn, real, sample_rate=spec.sample_rate, scale=scale)
+    save_samples(place.grid, pictured(arrays, labels, spec), real, sample_rate=spec.sample_rate, scale=scale)
     return [*lines, f"arrays    {place.data}", f"grid      {place.grid}"]
+
+
+def pictured_count(spec: DataSpec) -> int:
+    """How many samples a picture shows at most."""
+    return AUDIO_FILES if spec.sample_rate else GRID_IMAGES
+
+
+def channels_first(arrays: np.ndarray) -> Tensor:
+    """Generated arrays (N, *S, C) as samples (N, C, *S) that can be shown: zero where they are NaN."""
+    return torch.from_numpy(arrays).movedim(-1, 1).nan_to_num()
+
+
+def pictured(arrays: np.ndarray, labels: np.ndarray | None, spec: DataSpec) -> Labelled:
+    """Generated arrays (N, *S, C) and their labels (N,), if there are any, as pictures show them."""
+    classes = None if labels is None else spec.names_of(torch.from_numpy(labels))
+    return Labelled(spec.pictured(channels_first(arrays)), classes)
 
 
 def complaint(folder: Path, seeds: tuple[int, ...]) -> tuple[int, str]:

@@ -38,9 +38,14 @@ def new_figure(**options: Any) -> "Figure":
 
 def save_figure(path: Path, figure: "Figure") -> None:
     """Write a matplotlib figure as PNG, atomically."""
+    atomic_write(path, png_of_figure(figure))
+
+
+def png_of_figure(figure: "Figure") -> bytes:
+    """A matplotlib figure as a file of PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
-    atomic_write(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def few_ticks(axis: "Axis", most: int) -> None:

@@ -4,13 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from common.config.flags import Checked
 from common.config.schema import RunConfig
 from common.config.stored import read_config
 from common.files import UNREADABLE, Manifest, load_checkpoint, owner_of
 from common.files.writing import host_name
+from common.progress import bar
 from common.refusal import Refusal
 from common.runs.drawn import SampleFolder
 from common.runs.folder import FINAL, RunFolder, lack_of, run_folders
@@ -53,11 +52,13 @@ def list_runs(config: ListConfig) -> tuple[list[str], bool]:
     rows: list[tuple[str, ...]] = [HEADER]
     remarks: list[str] = []
     whole = True
-    for folder in tqdm(folders, desc="reading", unit=" runs", disable=None if config.check else True, leave=False):
-        row, wrong = describe(folder, thoroughly=config.check)
-        rows.append(row)
-        whole &= not wrong
-        remarks += [f"{folder.name}: {text}" for text in [*wrong, *(unchecked(folder) if config.check else ())]]
+    with bar(len(folders), "reading", " runs", silent=not config.check) as progress:
+        for folder in folders:
+            row, wrong = describe(folder, thoroughly=config.check)
+            rows.append(row)
+            whole &= not wrong
+            remarks += [f"{folder.name}: {text}" for text in [*wrong, *(unchecked(folder) if config.check else ())]]
+            progress.update()
     return [*table(rows), *(["", *dict.fromkeys(remarks)] if remarks else [])], whole
 
 

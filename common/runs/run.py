@@ -6,6 +6,7 @@ Nothing is unpickled; a class that config.json names is used only if it is of th
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor, nn
 
 from common.config.build import build_denoiser
@@ -18,6 +19,7 @@ from common.dynamics import LinearDynamics
 from common.files import load_state
 from common.refusal import Refusal
 from common.runs.folder import RunFolder, find
+from common.runs.log import columns, read_metrics
 from common.runs.released import plain_names
 from common.runs.versions import PLAIN, Version, open_version
 
@@ -58,6 +60,14 @@ class Run:
     def weights(self) -> Path:
         """The file they came from."""
         return self.source.file(self.kind)
+
+    @property
+    def log(self) -> dict[str, np.ndarray]:
+        """What its training has logged: one array (lines,) float64 for each name; empty without a ``metrics.csv``.
+
+        Names are ``step``, ``train/loss``, ``val/loss``, ..; NaN stands where a line has no such number.
+        """
+        return columns(read_metrics(self.folder.metrics))
 
     @property
     def remarks(self) -> list[str]:

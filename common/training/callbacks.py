@@ -1,13 +1,11 @@
 """What happens around training: log lines, the progress bar, sample grids, kept weights, the loss picture."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
-from tqdm.auto import tqdm
 
 from common.data.spec import DataSpec
 from common.denoiser import Clipped
@@ -15,6 +13,7 @@ from common.files import save
 from common.media.figures import loss_figure, save_figure
 from common.media.layout import Labelled
 from common.media.pictures import save_samples
+from common.progress import bar
 from common.runs import RunFolder
 from common.runs.real import read_real
 from common.runs.versions import PLAIN, average_kinds
@@ -34,7 +33,7 @@ class StepProgress(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
-        self._bar: tqdm | None = None
+        self._bar: Any = None
 
     def disable(self) -> None:
         """Show nothing (processes other than the first)."""
@@ -46,15 +45,13 @@ class StepProgress(ProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar where the run stands."""
-        interval = 0.2 if sys.stderr.isatty() else 15.0
-        self._bar = tqdm(
-            total=trainer.max_steps,
+        self._bar = bar(
+            trainer.max_steps,
+            "training",
+            "step",
             initial=trainer.global_step,
-            desc="training",
-            unit="step",
-            mininterval=interval,
-            disable=not self._enabled,
-            dynamic_ncols=sys.stderr.isatty(),
+            lasting=True,
+            silent=not self._enabled,
         )
 
     def on_train_batch_end(

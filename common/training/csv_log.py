@@ -9,9 +9,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from common.files import atomic_write, naming
-from common.refusal import Refusal
-
-MOST_STEPS = 2.0**53  # from here on a float does not tell steps apart
+from common.runs.log import read_metrics
 
 
 class CsvLog(Logger):
@@ -89,28 +87,3 @@ def keep_aside(path: Path, resume_step: int) -> Path | None:
 
 def _text(row: dict[str, float]) -> dict[str, str]:
     return {name: f"{value:.0f}" if name == "step" else f"{value:.8g}" for name, value in row.items()}
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Lines of a ``metrics.csv`` with their numbers; a last line cut short by a crash is left out.
-
-    Raises:
-        Refusal: if it has a line that is far too long for one of a log.
-    """
-    if not path.exists():
-        return []
-    text = path.read_text(errors="replace")  # a line that is no text is no line of numbers either, and left out
-    whole = text[: text.rfind("\n") + 1]  # what follows the last line end was cut short
-    rows = []
-    if max(map(len, whole.splitlines()), default=0) > csv.field_size_limit():
-        raise Refusal(
-            f"{path} has a line of more than {csv.field_size_limit():,} characters: it is no log; move it away"
-        )
-    for line in csv.DictReader(io.StringIO(whole, newline="")):
-        try:
-            row = {name: float(value) for name, value in line.items() if name and value}
-        except ValueError:
-            continue
-        if 0 <= row.get("step", -1.0) < MOST_STEPS and None not in line.values():
-            rows.append(row)
-    return rows

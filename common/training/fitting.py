@@ -27,6 +27,7 @@ from common.files import atomic_write, locked, remove_leftovers, replacing, save
 from common.refusal import Refusal
 from common.runs import RunFolder, read_prior
 from common.runs.folder import FINAL
+from common.runs.log import read_metrics
 from common.runs.real import write_real
 from common.runs.versions import PLAIN, Checkpoint, average_kinds
 from common.training.build import (
@@ -41,7 +42,7 @@ from common.training.build import (
 from common.training.callbacks import draw_losses, write_weights
 from common.training.check_data import check_data
 from common.training.checkpoints import Checkpoints, Stopped
-from common.training.csv_log import keep_aside, read_metrics
+from common.training.csv_log import keep_aside
 from common.training.data_told import paragraph, table_of_classes
 from common.training.dry_run import dry_run, require_memory
 from common.training.loggers import ask_before_sending, close_loggers, make_loggers

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -65,16 +66,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def device_count(hardware: Hardware, device: torch.device) -> int:
-    """Devices per node: what is asked for, else every visible GPU, else the one CPU."""
-    return hardware.devices or (torch.cuda.device_count() if device.type == "cuda" else 1)
+    """Devices per node: what is asked for, else every visible GPU (one in a notebook), else the one CPU."""
+    return hardware.devices or (torch.cuda.device_count() if device.type == "cuda" and not is_interactive() else 1)
+
+
+def is_interactive() -> bool:
+    """Whether somebody types into this process: a notebook or a prompt, which no further process can be made like."""
+    return hasattr(sys, "ps1") or bool(sys.flags.interactive)
 
 
 def check_rank(hardware: Hardware, device: torch.device) -> None:
     """Refuse to be a process that a training of so many does not have: it would train alone and write half of a run.
 
     Raises:
-        Refusal: naming the variables of a launcher that say which process this is.
+        Refusal: naming the variables of a launcher that say which process this is; for several devices in a notebook.
     """
+    if is_interactive() and (asked := device_count(hardware, device) * hardware.num_nodes) > 1:
+        raise Refusal(
+            f"leads to {asked} processes, which a notebook cannot start: train in a shell, or take 1", "devices"
+        )
     count, rank = device_count(hardware, device) * hardware.num_nodes, getattr(rank_zero_only, "rank", 0) or 0
     if rank >= count:
         found = ", ".join(name for name in RANKS if name in os.environ)

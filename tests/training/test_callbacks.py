@@ -181,8 +181,8 @@ def test_whose_validation_loss_it_is(tmp_path, monkeypatch, ema):
     shown, legends = [], []
     monkeypatch.setattr(
         callbacks,
-        "tqdm",
-        lambda **_: SimpleNamespace(n=4, set_postfix=lambda figures, refresh: shown.append(figures), update=int),
+        "bar",
+        lambda *_, **__: SimpleNamespace(n=4, set_postfix=lambda figures, refresh: shown.append(figures), update=int),
     )
     monkeypatch.setattr(
         callbacks, "save_figure", lambda _, figure: legends.append(figure.axes[0].get_legend_handles_labels()[1])

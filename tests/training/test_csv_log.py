@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from common.training.csv_log import CsvLog, read_metrics
+from common.runs.log import read_metrics
+from common.training.csv_log import CsvLog
 
 
 def text(path: Path) -> list[str]:

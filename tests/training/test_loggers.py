@@ -26,8 +26,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import common.training
 import train
+from common.runs.log import read_metrics
 from common.training import loggers, wandb_logger
-from common.training.csv_log import read_metrics
 from common.training.module import DiffusionModule
 from tests.training import tiny
 from tests.training.interrupted import make_quick
