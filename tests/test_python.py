@@ -81,7 +81,7 @@ def test_arrays_are_those_of_the_program(own, words, arguments):
     assert np.array_equal(samples.x, x)
     assert np.array_equal(samples.labels, labels)
     assert samples.folder is None
-    assert 3 <= samples.evaluations <= 6
+    assert samples.evaluations >= 3
     buffer = io.BytesIO()
     samples.picture().save(buffer, "PNG")
     with Image.open(folder / "grid.png") as grid:
@@ -222,6 +222,11 @@ def like_a_kernel(monkeypatch) -> Cell:
     return cell
 
 
+def of_the_process() -> list[object]:
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    return [handlers, list(sys.argv), os.environ["MPLBACKEND"], Path.cwd()]
+
+
 def trained(name: str) -> int:
     return trainer.train([*SHORT, "--wb_id", name, "--lr", 1e-3])
 
@@ -230,7 +235,7 @@ def test_training_in_a_notebook(tmp_path, monkeypatch):
     """A loop runs, output goes to a cell; in the main thread, in another, twice; nothing of the process is changed."""
     monkeypatch.chdir(tmp_path)
     cell = like_a_kernel(monkeypatch)
-    before = [signal.getsignal(number) for number in signal.valid_signals()], list(sys.argv), os.environ["MPLBACKEND"]
+    before = of_the_process()
 
     async def cells() -> list[int]:
         return [trained("here"), await asyncio.to_thread(trained, "there"), trainer.train("--resume here")]
@@ -239,11 +244,7 @@ def test_training_in_a_notebook(tmp_path, monkeypatch):
     assert "already finished" in cell.getvalue()
     assert cell.getvalue().count("\r") < 20  # no bar for every step
     assert sys.stdout is cell
-    assert (
-        [signal.getsignal(number) for number in signal.valid_signals()],
-        sys.argv,
-        os.environ["MPLBACKEND"],
-    ) == before
+    assert of_the_process() == before
     here, there = (Path(f"runs/{name}_digits_H0.9_K2") for name in ("here", "there"))
     assert tiny.difference(here, there) == 0
     gc.collect()
@@ -346,7 +347,7 @@ def test_the_page(tmp_path, monkeypatch, capsys):
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             exec(compile(short, "python.md", "exec"), session)
-    assert "DIR has 2 folders" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("found     36 images to learn from, 4 held out") == 1  # of --check_data
     assert Path("runs/check-folder.png").is_file()
     assert session["x"].shape == (36, 3, 32, 32)
     assert session["kept"].folder.is_dir()
