@@ -347,7 +347,7 @@ def test_the_page(tmp_path, monkeypatch, capsys):
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             exec(compile(short, "python.md", "exec"), session)
-    assert capsys.readouterr().out.count("found     36 images to learn from, 4 held out") == 1  # of --check_data
+    assert capsys.readouterr().out.count("found     36 images to learn from, 4 held out") == 2  # and of --check_data
     assert Path("runs/check-folder.png").is_file()
     assert session["x"].shape == (36, 3, 32, 32)
     assert session["kept"].folder.is_dir()
