@@ -157,7 +157,8 @@ def class_of(name: str) -> str:
 def instead(tree: Tree) -> str:
     """What there is instead of files."""
     told = passed_over(tree)
-    return f" ({'; '.join(line.partition('  ')[2].strip() for line in told)})" if told else ""
+    words = (" ".join(line.split(maxsplit=1)).removeprefix("note ") for line in told)
+    return f" ({'; '.join(words)})" if told else ""
 
 
 def listed(names: Sequence[str]) -> str:

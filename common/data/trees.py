@@ -156,7 +156,7 @@ def passed_over(tree: Tree, but: Collection[str] = ()) -> list[str]:
     if len(told) > OTHERS_NAMED:
         told[OTHERS_NAMED:] = [f"{len(told) - OTHERS_NAMED} more kinds"]
     found = [f"passed    over: {'; '.join(told)}"]
-    if unread:
+    if unread and not endings() & HEIC:
         found.append(f"note      {unread:,} photographs are HEIC, which needs: pip install pillow-heif")
     return found
 

@@ -215,7 +215,7 @@ def test_a_class_without_images_is_refused_with_what_is_there(tmp_path):
     (tmp_path / "dog").mkdir()
     refused(tmp_path, "no images in dog; each subfolder is a class")
     (tmp_path / "dog" / "a.dng").write_bytes(b"raw")
-    refused(tmp_path, "no images in dog (over: 1 .dng (a.dng))")
+    refused(tmp_path, "no images in dog (passed over: 1 .dng (a.dng))")
 
 
 # -- what is passed over, and what is not -----------------------------------------------------------------------------
