@@ -192,6 +192,10 @@ def test_accents_are_written_in_one_way(tmp_path):
     assert found(load(tmp_path)) == ({"Kühe": 6}, 3, 3)
     plant(tmp_path, f"train/{unicodedata.normalize('NFD', 'Kühe')}")
     refused(tmp_path, "two folders are called", "join them")
+    plant(tmp_path / "table", "0.png", "1.png", "2.png")
+    rows = "".join(f"{i}.png,{unicodedata.normalize(form, 'Kühe')}\n" for i, form in enumerate(("NFC", "NFD", "NFC")))
+    (tmp_path / "table" / "labels.csv").write_text("file_name,label\n" + rows, "utf-8")
+    assert load(tmp_path / "table").classes == ("Kühe",)
 
 
 def test_a_class_whose_name_is_no_text(tmp_path):
