@@ -173,7 +173,7 @@ def test_layouts(tmp_path):
     )
     assert refused(tmp_path / "none").endswith(f"; {message}")
     assert f"note      {message}" in load(tmp_path / "parts").found
-    assert "point --data_dir at one with recordings" in refused(tmp_path / "nowhere")
+    assert "is not there; point --data_dir at a folder or .zip with recordings" in refused(tmp_path / "nowhere")
     for ending in ("jpg", "heic", "txt"):
         (tmp_path / "photos" / f"a.{ending}").parent.mkdir(exist_ok=True)
         (tmp_path / "photos" / f"a.{ending}").write_bytes(b"")
