@@ -10,6 +10,7 @@ from common.data.spec import DataSpec
 from common.media.figures import BEHIND, curves_figure, loss_figure, save_figure, sounds_figure
 from common.media.grids import GAP, LINE, TEXT_GAP, grid_picture, width_of
 from common.media.layout import Labelled, columns_of, heads_of, partners
+from common.media.looks import looks_figure
 from common.media.pictures import save_samples, save_trajectory
 from common.media.trajectories import FRAME_TIME, LAST_FRAME_TIME, Moment, save_film, trajectory_figure
 
@@ -124,6 +125,13 @@ def test_few_log_lines_are_marked(lines, marked):
 def test_a_run_without_lines_has_a_picture_too(tmp_path):
     save_figure(tmp_path / "loss.png", loss_figure([], []))
     assert read(tmp_path / "loss.png").size
+
+
+def test_letters_that_the_font_lacks_are_boxes_without_a_word(tmp_path, recwarn):
+    samples = Labelled(torch.rand(2, 1, 4, 4), ("🐸 Frösche", "鳥"))
+    save_figure(tmp_path / "looks.png", looks_figure(samples, torch.ones(8), "title"))
+    assert read(tmp_path / "looks.png").size
+    assert not list(recwarn)
 
 
 @pytest.mark.parametrize(("channels", "shown"), [(2, [0, 0, 0]), (4, [0, 1, 2]), (5, [0, 1, 2])])

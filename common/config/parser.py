@@ -29,6 +29,7 @@ PACKAGE = "fractional-functional-diffusion"
 ALL = "all"  # --help all
 LIKE_FLAG, LIKE_CHOICE = 0.85, 0.6  # likeness from which on a word is taken for a misspelt other one; flags are longer
 ENV_TOLD = "DIFFUSION_ENV_TOLD"  # set once it was said which lines of .env are left out
+BELOW_ZERO = re.compile(r"-\.?\d")
 VERSION = "version"  # alone it is the program's; with a value, that of weights, if a program has some
 
 # what goes wrong with files and folders that a user named; anything else of the system is a bug, or bad luck
@@ -167,6 +168,10 @@ class OneLineParser(argparse.ArgumentParser):
         for word, shown in zip(words, redacted(words), strict=True):
             if word != shown:
                 message = message.replace(word.partition("=")[2] or word, HIDDEN)
+        for flag, value in itertools.pairwise(words):  # which argparse takes for another flag
+            if message == f"argument {flag}: expected one argument" and BELOW_ZERO.match(value):
+                message += f"; a value that begins with a minus is written {flag}={value}"
+                break
         raise Refusal(f"{message} (see --help)")
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from common.data.layout import lay_out
 from common.data.npy import SUFFIXES
 from common.data.pictures import Form, picture_set
+from common.data.pillow import endings
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source
 from common.data.trees import Tree, open_tree
 from common.media.recordings import ENDINGS
@@ -29,11 +30,12 @@ class Folder(Source):
 
 
 def another_source(tree: Tree) -> str:
-    """The source to give for what lies in a folder without images, for a message; nothing if there are images."""
+    """The source to give for what lies in a folder, for a message; nothing if it has what was looked for."""
     if tree.names:
         return ""
     reasons = {reason for _, reason in tree.passed}
-    for name, kinds, what in (("sounds", ENDINGS, "recordings"), ("arrays", SUFFIXES, "arrays")):
-        if reasons & set(kinds):
+    kinds = (("folder", endings(), "images"), ("sounds", ENDINGS, "recordings"), ("arrays", SUFFIXES, "arrays"))
+    for name, known, what in kinds:
+        if reasons & set(known):
             return f"; give --data_name {name} for the {what} there"
     return ""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.data.labels_table import OF_LABELS_ONLY, Row, Table, find_table, match
 from common.data.source import DataUnavailable
+from common.data.spec import composed
 from common.data.trees import Files, Tree, passed_over
 
 NAMED = 8  # names that a message lists
@@ -106,7 +107,7 @@ def by_table(
             f"{table.place}: {len(unknown):,} of {len(names):,} files are not in it, first {unknown[0]}; add them, or "
             "move them away"
         )
-    labels = None if table.of_labels is None else [rows[name].label or "" for name in names]
+    labels = None if table.of_labels is None else list(composed([rows[name].label or "" for name in names]))
     said = [f"found     labels in {table.name}, column {table.of_labels}"] if labels else []
     if labels and any("/" in name.removeprefix(folder) for name in names):
         said.append("note      the folders are no classes: the table decides")
@@ -157,7 +158,8 @@ def class_of(name: str) -> str:
 def instead(tree: Tree) -> str:
     """What there is instead of files."""
     told = passed_over(tree)
-    return f" ({'; '.join(line.partition('  ')[2].strip() for line in told)})" if told else ""
+    words = (" ".join(line.split(maxsplit=1)).removeprefix("note ") for line in told)
+    return f" ({'; '.join(words)})" if told else ""
 
 
 def listed(names: Sequence[str]) -> str:

@@ -3,11 +3,13 @@
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import torch
 from torch import Tensor
 
+from common.data.damage import Unreadable, with_others
 from common.data.levels import Levels, darkness
 from common.data.metadata import without_metadata
 from common.data.pillow import formats, pillow
@@ -23,7 +25,7 @@ from common.data.pixels import (
     upright_sides,
 )
 from common.data.reading import gather, is_small, spread
-from common.data.resize import cut_sides, image_functions, refuse_for_others, to_size, treatment
+from common.data.resize import cut_sides, image_functions, refuse_for_others, refuse_too_large, to_size, treatment
 from common.data.source import DataOptions, DataSet, DataUnavailable, Split, as_they_are
 from common.data.trees import Files
 from common.sides import Sides
@@ -33,15 +35,10 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 2000  # images whose size is looked up for a message; all, if their size decides
 SIZES_NAMED = 3
-BROKEN_NAMED = 5  # files that a message names
 DEEP_LOOKED_AT = 100  # images of each part whose levels are looked up
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "FLI")
 
 T = TypeVar("T")
-
-
-class Unreadable(DataUnavailable):
-    """A file is no whole image, or not as it should be."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +66,13 @@ class Form:
         """What was asked for; ``size`` and ``center_crop`` are what the source takes if nothing was.
 
         Raises:
-            DataUnavailable: for other channels, or a length.
+            DataUnavailable: for other channels, a size that is too large, or a length.
         """
         name, channels = f"--data_name {source}", options.channels or 3
         refuse_for_others(options, name)
         if channels not in MODES:
             raise DataUnavailable(f"{channels}: {name} reads 1 (grey) or 3 (colour)", "channels")
+        refuse_too_large(options.sides, channels)
         levels = None if options.levels is None else Levels.of(options.levels)
         return cls(source, channels, options.sides or size, options.center_crop or center_crop, levels)
 
@@ -135,8 +133,7 @@ class Pictures:
     def __getitem__(self, indices: Tensor) -> Tensor:
         samples = torch.empty(len(indices), *self.shape[1:], dtype=self.dtype)
         for sample, index in zip(samples, indices.tolist(), strict=True):
-            decoded = read(self._files, index, self._form.source, self._decoded)  # the file and its image are gone now
-            pixels = self._form.apply(decoded)
+            pixels = self._form.apply(decoded(self._files, index, self._form))  # the file and its image are gone now
             if pixels.shape != sample.shape:
                 sides, expected = Sides(*pixels.shape[1:]), Sides(*sample.shape[1:])
                 raise Unreadable(
@@ -145,9 +142,6 @@ class Pictures:
                 )
             sample.copy_(pixels)
         return samples
-
-    def _decoded(self, image: "Picture") -> Tensor:
-        return decode(image, self._form.channels, self._form.levels)
 
 
 class Headers:
@@ -267,24 +261,16 @@ def picture_set(
     try:
         return _read(train, held_out, classes, form)
     except Unreadable as error:
-        names = [name for files in (train[0], held_out[0]) for name in unreadable(files, form)]
-        if len(names) < 2:
-            raise
-        more = f" and {len(names) - BROKEN_NAMED:,} more" if len(names) > BROKEN_NAMED else ""
-        raise Unreadable(
-            f"{error}; {len(names):,} such files in all: {', '.join(names[:BROKEN_NAMED])}{more}"
-        ) from error
+        raise with_others(error, (train[0], held_out[0]), partial(decoded, form=form)) from error
 
 
-def unreadable(files: Files, form: Form) -> list[str]:
-    """Names of files that are no whole images, of about 2,000 that are looked at."""
-    names = []
-    for index in spread(len(files), LOOKED_AT).tolist():
-        try:
-            read(files, index, form.source, lambda image: decode(image, form.channels, form.levels))
-        except Unreadable:
-            names.append(files.name(index))
-    return names
+def decoded(files: Files, index: int, form: Form) -> Tensor:
+    """An image file, upright, as (C, H, W) uint8 in its own size.
+
+    Raises:
+        Unreadable: as :func:`read`.
+    """
+    return read(files, index, form.source, lambda image: decode(image, form.channels, form.levels))
 
 
 def _read(

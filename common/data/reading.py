@@ -13,6 +13,7 @@ from common.refusal import Refusal
 
 RESIDENT_LIMIT = 2 * 1024**3  # bytes of a set that is held in memory, and once more on the device
 CHUNK_BYTES, CHUNK_SAMPLES = 1024**2, 256
+GATHERED = 16  # samples read at once where nothing depends on it: a photograph takes long, and the bar moves by so many
 WORTH_WORKERS = 1000  # samples from which on worker processes are started to read them
 
 
@@ -76,9 +77,9 @@ def is_small(*parts: Images) -> bool:
 class _Chunks(Dataset[Tensor | Refusal]):
     """Samples, some at a time; small pieces, for they pass through shared memory."""
 
-    def __init__(self, images: Images, rows: Tensor) -> None:
+    def __init__(self, images: Images, rows: Tensor, most: int) -> None:
         size = CHUNK_BYTES * images.shape[0] // max(1, num_bytes(images))
-        self._images, self._rows = images, rows.split(max(1, min(CHUNK_SAMPLES, size)))
+        self._images, self._rows = images, rows.split(max(1, min(most, size)))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -90,19 +91,20 @@ class _Chunks(Dataset[Tensor | Refusal]):
             return error  # raised inside the loader it would keep the loader, and its processes, alive
 
 
-def chunks(images: Images, rows: Tensor, title: str) -> Iterator[Tensor]:
+def chunks(images: Images, rows: Tensor, title: str, most: int = CHUNK_SAMPLES) -> Iterator[Tensor]:
     """Samples, some at a time and in order, under a progress bar; worker processes read what is not in memory.
 
     Args:
         images: where the samples are read.
         rows: (M,) int64, which ones, at least one.
         title: what the progress bar says.
+        most: samples at a time; sums over them differ in their last digits by it.
 
     Yields:
         Samples (B, C, *S).
     """
     parallel = not isinstance(images, Tensor) and len(rows) >= WORTH_WORKERS
-    pieces = _Chunks(images, rows)
+    pieces = _Chunks(images, rows, most)
     loader = Readers(pieces, range(len(pieces)), num_readers() if parallel else 0, stay=False)
     with bar(len(rows), title, " samples", silent=not is_first_process()) as progress:
         for samples in loader:
@@ -116,7 +118,7 @@ def gather(images: Images, rows: Tensor, title: str = "reading") -> Tensor:
     """Samples ``rows`` (M,) int64 as one tensor (M, C, *S)."""
     together = torch.empty(len(rows), *images.shape[1:], dtype=images.dtype)
     start = 0
-    for samples in chunks(images, rows, title):
+    for samples in chunks(images, rows, title, GATHERED):
         together[start : start + len(samples)] = samples
         start += len(samples)
     return together

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.data.reading import Images, is_small
 from common.data.source import DataOptions, DataSet, DataUnavailable, Split, as_they_are
+from common.data.spec import LARGEST
 from common.sides import Sides
 
 AT_ONCE = 1024  # images resized at once: bounds the memory for intermediate results
@@ -92,8 +93,8 @@ def fit(data: DataSet, options: DataOptions, name: str) -> DataSet:
         name: what messages call it.
 
     Raises:
-        DataUnavailable: for other channels than it has, for a size or crop of samples that are no images, and for a
-            length.
+        DataUnavailable: for other channels than it has, for a size that is too large, for one or a crop of
+            samples that are no images, and for a length.
     """
     channels, *sides = data.spec.shape
     if options.channels not in (None, channels):
@@ -118,6 +119,7 @@ def fit(data: DataSet, options: DataOptions, name: str) -> DataSet:
         raise DataUnavailable(
             f"{value}: {name} has samples of shape {data.spec.shape}, which are no images; leave --{flag} out", flag
         )
+    refuse_too_large(options.sides, channels)
     own, size, center_crop = Sides(*sides), options.sides, options.center_crop or 1.0
     if own == cut_sides(own, size, center_crop) and size in (None, own):
         return data
@@ -152,6 +154,16 @@ def refuse_for_others(options: DataOptions, name: str) -> None:
             "--length out",
             "length",
         )
+
+
+def refuse_too_large(size: Sides | None, channels: int) -> None:
+    """Refuse images that would have more numbers than a sample may have, before any is read.
+
+    Raises:
+        DataUnavailable: if they would.
+    """
+    if size is not None and channels * size.height * size.width > LARGEST:
+        raise DataUnavailable(f"{size}: a sample has at most {LARGEST:,} numbers", "image_size")
 
 
 def resized(part: Split, size: Sides | None, center_crop: float) -> Split:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from common.data.source import DataUnavailable
+from common.data.damage import Unreadable
 from common.data.trees import Files
 from common.media.recordings import opened, samples_of
 from common.media.riff import Damaged
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 PEAK = 10 ** (-0.1 / 20)
 HIGHEST_RATE = 768_000  # points per second; resampling takes memory in proportion to both rates
 FILTER = 10  # points of the slower rate on each side that a resampled point depends on, as scipy takes them
-
-
-class Unreadable(DataUnavailable):
-    """A file is no whole recording, or not as it should be."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +80,18 @@ class Headers:
         self.shape = (len(files), 3)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        found = []
-        for index in indices.tolist():
-            with recording(self._files, index, self._source) as sound:
-                found.append((sound.frames, sound.channels, sound.samplerate))
-        return torch.tensor(found)
+        found = [header(self._files, index, self._source) for index in indices.tolist()]
+        return torch.tensor(found, dtype=self.dtype).reshape(len(found), 3)
+
+
+def header(files: Files, index: int, source: str) -> tuple[int, int, int]:
+    """Points, channels and points per second of a recording.
+
+    Raises:
+        Unreadable: with its name, for a file that is no recording, or whose header shows that it is not whole.
+    """
+    with recording(files, index, source) as sound:
+        return sound.frames, sound.channels, sound.samplerate
 
 
 @contextmanager

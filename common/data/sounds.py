@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import PurePosixPath
 
 import torch
 from torch import Tensor
 
+from common.data.damage import Unreadable, sorted_out, with_others
+from common.data.folder import another_source
 from common.data.layout import Layout, lay_out
 from common.data.reading import gather, is_small, spread
 from common.data.resize import fit
-from common.data.sound_form import Headers, Recordings, SoundForm, Unreadable, take
+from common.data.sound_form import Headers, Recordings, SoundForm, header, take
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source, Split
 from common.data.spec import LARGEST
 from common.data.trees import Files, Tree, open_tree
@@ -21,8 +24,6 @@ LENGTHS = 400  # a length that is not asked for is a multiple of it
 MOST_POINTS = 16_000  # and no longer than this: what one core learns from in hours
 CHANNELS = (1, 2)
 UNREAD = frozenset((".m4a", ".aac", ".mp4", ".wma", ".amr", ".3gp", ".webm", ".mka", ".ape", ".wv"))  # of phones, ..
-LOOKED_AT = 2000  # files that are tried to name those that cannot be read
-BROKEN_NAMED = 5
 RATES_NAMED = 3
 
 
@@ -39,12 +40,17 @@ class Sounds(Source):
         try:
             layout = lay_out(tree, options.class_order, WHAT)
         except DataUnavailable as error:
-            raise DataUnavailable("; ".join([f"--data_name {self.name}: {error}", *unread(tree)])) from None
+            raise DataUnavailable(
+                "; ".join([f"--data_name {self.name}: {error}{another_source(tree)}", *unread(tree)])
+            ) from None
         layout = replace(layout, found=(*layout.found, *(f"note      {line}" for line in unread(tree))))
         try:
             data = self._read(layout, channels, options)
         except Unreadable as error:
-            raise with_others(error, (layout.train[0], layout.held_out[0]), self.name) from error
+            files = (layout.train[0], layout.held_out[0])
+            raise with_others(
+                error, files, partial(take, form=self._form_of_whole(files, channels, options))
+            ) from error
         asked = replace(options, channels=None, length=None, sample_rate=None, class_order="natural")
         return fit(data, asked, f"--data_name {self.name}")
 
@@ -64,6 +70,12 @@ class Sounds(Source):
             classes=layout.classes,
             found=(*layout.found, *found),
         )
+
+    def _form_of_whole(self, parts: Sequence[Files], channels: int, options: DataOptions) -> SoundForm:
+        """The form that recordings would have without those whose headers cannot be read."""
+        whole = [sorted_out(files, partial(header, source=self.name))[0] for files in parts]
+        headers = torch.cat([all_of(Headers(files, self.name), f"headers of {WHAT}") for files in whole])
+        return self._form(headers, channels, options)[0] if len(headers) else SoundForm(self.name, channels, 8000, 1)
 
     def _form(self, headers: Tensor, channels: int, options: DataOptions) -> tuple[SoundForm, list[str]]:
         """How recordings will be, and that in words.
@@ -131,19 +143,3 @@ def resampling(rates: Tensor, wanted: int) -> str:
     named = ", ".join(f"{count:,} of {rate:,}" for rate, count in others[:RATES_NAMED])
     more = ", .." if len(others) > RATES_NAMED else ""
     return f"; {sum(count for _, count in others):,} recordings are resampled to that ({named}{more})"
-
-
-def with_others(error: Unreadable, parts: Sequence[Files], source: str) -> Unreadable:
-    """The error about one file with the names of others that cannot be read either, of about 2,000 that are tried."""
-    form = SoundForm(source, 1, 8000, 1)
-    names = []
-    for files in parts:
-        for index in spread(len(files), LOOKED_AT).tolist():
-            try:
-                take(files, index, form)
-            except Unreadable:
-                names.append(files.name(index))
-    if len(names) < 2:
-        return error
-    more = f" and {len(names) - BROKEN_NAMED:,} more" if len(names) > BROKEN_NAMED else ""
-    return Unreadable(f"{error}; {len(names):,} such files in all: {', '.join(names[:BROKEN_NAMED])}{more}")

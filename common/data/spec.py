@@ -96,7 +96,7 @@ class DataSpec:
         """
         if wanted and self.classes is None:
             raise Refusal("has no effect on this run, which was trained without labels; leave it out", "labels")
-        exact = {name: label for label, name in enumerate(self.classes or ())}
+        exact = {name: label for label, name in enumerate(composed(self.classes or ()))}
         numbers = {name.strip(): label for name, label in exact.items()} | exact
         found = []
         for word in wanted:
@@ -104,7 +104,7 @@ class DataSpec:
             name = name if name in exact else name.strip()
             label = int(name) if name.isascii() and name.isdigit() and len(name) < DIGITS else -1
             label = numbers.get(name, label) if isinstance(word, str) else label
-            if not 0 <= label < len(exact):
+            if not 0 <= label < len(self.classes or ()):
                 raise Refusal(f"{reprlib.repr(name)} is no class; {self._told(name)}", "labels")
             found.append(label)
         return tuple(found)
@@ -143,7 +143,7 @@ class DataSpec:
 
         Runs of earlier versions, which have not counted their classes, have numbers instead of names, or no labels.
         """
-        if self.classes is None or other.classes is None or self.classes == other.classes:
+        if self.classes is None or other.classes is None or composed(self.classes) == composed(other.classes):
             return True
         if self.per_class is not None and other.per_class is not None:
             return False
@@ -210,6 +210,11 @@ class DataSpec:
     def _levels(self, stored: torch.dtype) -> tuple[float, float]:
         """The stored values that become -1 and 1."""
         return (0.0, BYTE) if stored == torch.uint8 else self.value_range
+
+
+def composed(names: Sequence[str]) -> tuple[str, ...]:
+    """Names with accents written in one way: macOS, and tables made there, write a letter and its accent apart."""
+    return tuple(unicodedata.normalize("NFC", name) for name in names)
 
 
 def kind_of(shape: Sequence[int], sample_rate: int | None) -> Kind:

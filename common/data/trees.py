@@ -156,7 +156,7 @@ def passed_over(tree: Tree, but: Collection[str] = ()) -> list[str]:
     if len(told) > OTHERS_NAMED:
         told[OTHERS_NAMED:] = [f"{len(told) - OTHERS_NAMED} more kinds"]
     found = [f"passed    over: {'; '.join(told)}"]
-    if unread:
+    if unread and not endings() & HEIC:
         found.append(f"note      {unread:,} photographs are HEIC, which needs: pip install pillow-heif")
     return found
 
@@ -387,9 +387,9 @@ def open_tree(source: str, path: Path, wanted: Collection[str] | None = None, wh
             place = error.filename or path
             raise DataUnavailable(f"--data_name {source}: {place} cannot be read ({error.strerror})") from error
     if not path.is_file() or path.suffix.lower() != ".zip":
-        raise DataUnavailable(
-            f"--data_name {source}: {path} is no folder and no .zip file; point --data_dir at one with {what}"
-        )
+        there = path.exists()
+        problem, one = ("is no folder and no .zip file", "one") if there else ("is not there", "a folder or .zip")
+        raise DataUnavailable(f"--data_name {source}: {path} {problem}; point --data_dir at {one} with {what}")
     try:
         return read_archive(path, wanted)
     except Exception as error:  # what zipfile raises for a cut or foreign file differs with the place of the cut

@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,9 @@ def save_figure(path: Path, figure: "Figure") -> None:
 def png_of_figure(figure: "Figure") -> bytes:
     """A matplotlib figure as a file of PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
+    with warnings.catch_warnings():  # letters that the font lacks, as in Chinese names and emoji, are drawn as boxes
+        warnings.filterwarnings("ignore", r"(?s)Glyph .* missing from", UserWarning)
+        figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
     return buffer.getvalue()
 
 

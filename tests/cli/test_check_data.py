@@ -69,5 +69,5 @@ def test_a_class_may_be_called_in_any_way(cli, photographs):
 
 def test_what_cannot_be_read_is_refused(cli, tmp_path):
     result = cli("train", "--check_data", "--data_name", "folder", "--data_dir", "nowhere")
-    refused(result, "train", "nowhere is no folder and no .zip file")
+    refused(result, "train", "nowhere is not there; point --data_dir at a folder or .zip with images")
     assert not result.written

@@ -75,6 +75,8 @@ WRONG_TRAIN = [
     ("--dropout 1", "--dropout"),
     ("--dropout -0.1", "--dropout"),
     ("--image_size 0", "--image_size"),
+    ("--image_size 4000x5000", "--image_size 4000x5000: a sample has at most 16,777,216 numbers"),
+    ("--levels -5,300", "--levels: expected one argument; a value that begins with a minus is written --levels=-5,300"),
     ("--image_size 9", "channel_mult.*9|9.*channel_mult"),
     ("--channels 3", "--channels 3.*1"),
     ("--num_classes 11", "--num_classes 11 contradicts.*10"),

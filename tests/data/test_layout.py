@@ -192,6 +192,10 @@ def test_accents_are_written_in_one_way(tmp_path):
     assert found(load(tmp_path)) == ({"Kühe": 6}, 3, 3)
     plant(tmp_path, f"train/{unicodedata.normalize('NFD', 'Kühe')}")
     refused(tmp_path, "two folders are called", "join them")
+    plant(tmp_path / "table", "0.png", "1.png", "2.png")
+    rows = "".join(f"{i}.png,{unicodedata.normalize(form, 'Kühe')}\n" for i, form in enumerate(("NFC", "NFD", "NFC")))
+    (tmp_path / "table" / "labels.csv").write_text("file_name,label\n" + rows, "utf-8")
+    assert load(tmp_path / "table").classes == ("Kühe",)
 
 
 def test_a_class_whose_name_is_no_text(tmp_path):
@@ -215,7 +219,7 @@ def test_a_class_without_images_is_refused_with_what_is_there(tmp_path):
     (tmp_path / "dog").mkdir()
     refused(tmp_path, "no images in dog; each subfolder is a class")
     (tmp_path / "dog" / "a.dng").write_bytes(b"raw")
-    refused(tmp_path, "no images in dog (over: 1 .dng (a.dng))")
+    refused(tmp_path, "no images in dog (passed over: 1 .dng (a.dng))")
 
 
 # -- what is passed over, and what is not -----------------------------------------------------------------------------

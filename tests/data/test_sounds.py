@@ -173,7 +173,11 @@ def test_layouts(tmp_path):
     )
     assert refused(tmp_path / "none").endswith(f"; {message}")
     assert f"note      {message}" in load(tmp_path / "parts").found
-    assert "point --data_dir at one with recordings" in refused(tmp_path / "nowhere")
+    assert "is not there; point --data_dir at a folder or .zip with recordings" in refused(tmp_path / "nowhere")
+    for ending in ("jpg", "heic", "txt"):
+        (tmp_path / "photos" / f"a.{ending}").parent.mkdir(exist_ok=True)
+        (tmp_path / "photos" / f"a.{ending}").write_bytes(b"")
+    assert refused(tmp_path / "photos").endswith("; give --data_name folder for the images there")
 
 
 def test_what_cannot_be_read_is_counted_and_named(tmp_path):
@@ -189,6 +193,16 @@ def test_what_cannot_be_read_is_counted_and_named(tmp_path):
     message = refused(tmp_path)
     assert "; repair or remove the file; 7 such files in all: " in message
     assert message.endswith(" and 2 more")
+    noise = np.random.default_rng(0).uniform(-0.9, 0.9, 12_000)
+    for name in "abcd":
+        write(tmp_path / "long" / f"{name}.flac", noise, kind=FORMATS["flac"])
+    for name in "bc":  # the header is whole, and so is the beginning
+        bad = tmp_path / "long" / f"{name}.flac"
+        bad.write_bytes(bad.read_bytes()[:-9000])
+    message = refused(tmp_path / "long")
+    assert message.endswith(f"; 2 such files in all: {tmp_path / 'long' / 'b.flac'}, {tmp_path / 'long' / 'c.flac'}")
+    (tmp_path / "long" / "a.flac").write_bytes(b"")
+    assert "3 such files in all" in refused(tmp_path / "long")
     file = io.BytesIO()
     soundfile.write(file, np.zeros(10), 2_000_000, format="WAV")
     (tmp_path / "fast").mkdir()
