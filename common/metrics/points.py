@@ -1,0 +1,175 @@
+"""Figures about two sets of points in a feature space, in float64; each knows nothing of images or networks.
+
+================  =============================================================================================
+figure            source
+================  =============================================================================================
+Frechet distance  Dowson, Landau (1982); on Inception features the FID of Heusel et al. (2017), eq. 6
+KID               Binkowski et al. (2018), eq. 4: unbiased MMD^2 under the kernel (x.y / d + 1)^3
+sliced W2         Bonneel et al. (2015): mean over directions of the squared W2 distance of the projections
+precision, ..     Kynkaanniemi et al. (2019), eq. 1 (and recall); Naeem et al. (2020), eq. 3, 4 (density, coverage)
+Vendi             Friedman, Dieng (2023), eq. 2, under the cosine kernel
+RKE               Jalali, Li, Farnia (2023): the same with Renyi's entropy of order 2
+================  =============================================================================================
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+ROWS = 2048  # of a matrix of all pairs that is never held as a whole
+NEIGHBOURS = 5  # of precision, recall, density and coverage
+DIRECTIONS = 512  # of sliced W2
+QUANTILES = 4096  # at which two sets of different sizes are compared
+
+
+class Moments(NamedTuple):
+    """Mean (D,) and covariance (D, D) of points, float64; unbiased, as pytorch-fid's mu and sigma."""
+
+    mean: Tensor
+    cov: Tensor
+
+
+def moments(points: Tensor) -> Moments:
+    """Mean and covariance of points (N, D), N at least 2."""
+    points = points.double()
+    return Moments(points.mean(0), points.T.cov().reshape(points.shape[1], points.shape[1]))
+
+
+def root(matrix: Tensor) -> Tensor:
+    """The symmetric square root of a positive semi-definite matrix (D, D)."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+
+
+def frechet(one: Moments, other: Moments) -> float:
+    """Squared Frechet (W2) distance of two normal laws: |m - m'|^2 + tr(S + S' - 2 (S^1/2 S' S^1/2)^1/2)."""
+    half = root(one.cov)
+    mixed = torch.linalg.eigvalsh(half @ other.cov @ half).clamp_min(0).sqrt().sum()
+    return float((one.mean - other.mean).square().sum() + one.cov.trace() + other.cov.trace() - 2 * mixed)
+
+
+def kid(points: Tensor, others: Tensor) -> float:
+    """Unbiased squared MMD under (x.y / d + 1)^3; below 0 by chance if the laws are equal.
+
+    Args:
+        points: (N, D), N at least 2.
+        others: (M, D), M at least 2.
+    """
+    n, m = len(points), len(others)
+    within = (_kernel_sum(points, points) - _kernel(points).sum()) / (n * (n - 1))
+    beyond = (_kernel_sum(others, others) - _kernel(others).sum()) / (m * (m - 1))
+    return float(within + beyond - 2 * _kernel_sum(points, others) / (n * m))
+
+
+def _kernel_sum(points: Tensor, others: Tensor) -> Tensor:
+    others = others.double()
+    parts = [((rows @ others.T / others.shape[1] + 1) ** 3).sum() for rows in points.double().split(ROWS)]
+    return torch.stack(parts).sum()
+
+
+def _kernel(points: Tensor) -> Tensor:
+    """The kernel of every point with itself."""
+    return (points.double().square().mean(1) + 1) ** 3
+
+
+def directions(dim: int, count: int, seed: int) -> Tensor:
+    """Random unit vectors (D, count), float64: a function of the seed."""
+    drawn = torch.randn(dim, count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return drawn / drawn.norm(dim=0)
+
+
+def sliced_w2(points: Tensor, others: Tensor, count: int = DIRECTIONS, seed: int = 0) -> float:
+    """Mean over random directions of the squared W2 distance between projections.
+
+    Sets of one size are matched point by point; others at 4,096 quantiles.
+
+    Args:
+        points: (N, D).
+        others: (M, D).
+        count: number of directions.
+        seed: of the directions.
+    """
+    total = 0.0
+    for some in directions(points.shape[1], count, seed).split(64, 1):
+        one, other = (quantiles(set_.double() @ some, len(points) == len(others)) for set_ in (points, others))
+        total += float((one - other).square().mean(0).sum())
+    return total / count
+
+
+def quantiles(values: Tensor, all_of_them: bool) -> Tensor:
+    """Sorted values (N, K) of every column, or their quantiles at the middles of 4,096 equal parts."""
+    rising = values.sort(0).values
+    if all_of_them:
+        return rising
+    places = ((torch.arange(QUANTILES, dtype=torch.float64) + 0.5) / QUANTILES * len(values)).long()
+    return rising[places.clamp_max(len(values) - 1)]
+
+
+class Manifolds(NamedTuple):
+    """Shares in [0, 1], density from 0 on; see :func:`manifolds`."""
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def manifolds(drawn: Tensor, real: Tensor, neighbours: int = NEIGHBOURS) -> Manifolds:
+    """How the balls around points that reach to their k-th neighbour cover those of the other set.
+
+    precision: share of drawn points inside a ball of a real one. recall: the other way round. density: mean number of
+    real balls around a drawn point, over k. coverage: share of real balls with a drawn point inside.
+
+    Args:
+        drawn: (N, D), N above ``neighbours``.
+        real: (M, D), M above ``neighbours``.
+        neighbours: k.
+    """
+    of_real, of_drawn = (radii(points, neighbours) for points in (real, drawn))
+    inside, counted = torch.zeros(len(real), dtype=torch.bool), 0
+    precise, recalled = 0, torch.zeros(len(real), dtype=torch.bool)
+    for rows, reach in zip(drawn.double().split(ROWS), of_drawn.split(ROWS), strict=True):
+        distances = torch.cdist(rows, real.double())
+        near = distances <= of_real
+        precise += int(near.any(1).sum())
+        counted += int(near.sum())
+        inside |= near.any(0)
+        recalled |= (distances <= reach.unsqueeze(1)).any(0)
+    return Manifolds(
+        precise / len(drawn),
+        float(recalled.double().mean()),
+        counted / (neighbours * len(drawn)),
+        float(inside.double().mean()),
+    )
+
+
+def radii(points: Tensor, neighbours: int) -> Tensor:
+    """Distances (N,) of points (N, D) to their k-th nearest other point."""
+    points = points.double()
+    return torch.cat([torch.cdist(rows, points).kthvalue(neighbours + 1).values for rows in points.split(ROWS)])
+
+
+def spectrum(points: Tensor) -> Tensor:
+    """Eigenvalues, summing to 1, of the cosine kernel between points (N, D), over N.
+
+    Of N x N if there are fewer points than dimensions, else of D x D, which has the same ones but for zeros.
+    """
+    unit = torch.nn.functional.normalize(points.double(), dim=1)
+    gram = unit @ unit.T if len(unit) < unit.shape[1] else unit.T @ unit
+    return torch.linalg.eigvalsh(gram / len(unit)).clamp_min(0)
+
+
+def vendi(points: Tensor) -> float:
+    """Effective number of different points: exp of the entropy of :func:`spectrum`."""
+    values = spectrum(points)
+    values = values[values > 0]
+    return float((-(values * values.log()).sum()).exp())
+
+
+def rke(points: Tensor) -> float:
+    """Effective number of modes: 1 over the sum of squares of :func:`spectrum`, without its eigenvalues."""
+    unit = torch.nn.functional.normalize(points.double(), dim=1)
+    if len(unit) >= unit.shape[1]:
+        return float(1 / (unit.T @ unit / len(unit)).square().sum())
+    return float(len(unit) ** 2 / sum(float((rows @ unit.T).square().sum()) for rows in unit.split(ROWS)))
