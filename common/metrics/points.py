@@ -39,7 +39,8 @@ def moments(points: Tensor) -> Moments:
 def root(matrix: Tensor) -> Tensor:
     """The symmetric square root of a positive semi-definite matrix (D, D)."""
     values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    half: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    return half
 
 
 def frechet(one: Moments, other: Moments) -> float:
@@ -76,7 +77,7 @@ def _kernel(points: Tensor) -> Tensor:
 def directions(dim: int, count: int, seed: int) -> Tensor:
     """Random unit vectors (D, count), float64: a function of the seed."""
     drawn = torch.randn(dim, count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return drawn / drawn.norm(dim=0)
+    return torch.nn.functional.normalize(drawn, dim=0)
 
 
 def sliced_w2(points: Tensor, others: Tensor, count: int = DIRECTIONS, seed: int = 0) -> float:
@@ -157,7 +158,8 @@ def spectrum(points: Tensor) -> Tensor:
     """
     unit = torch.nn.functional.normalize(points.double(), dim=1)
     gram = unit @ unit.T if len(unit) < unit.shape[1] else unit.T @ unit
-    return torch.linalg.eigvalsh(gram / len(unit)).clamp_min(0)
+    values: Tensor = torch.linalg.eigvalsh(gram / len(unit)).clamp_min(0)
+    return values
 
 
 def vendi(points: Tensor) -> float:
