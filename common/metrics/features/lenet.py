@@ -1,0 +1,74 @@
+"""LeNet-5 as FDP's authors trained it on MNIST: 84 features, the answers of its last hidden layer."""
+
+import io
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.metrics.features.base import Features, PinnedWeights, Wanted, in_unit_range
+
+SIDE = 32
+WEIGHTS = PinnedWeights(
+    "lenet5.npz",
+    "d2fe98b884bbcf879b535d70eb842f5c004038cd16b50d231ad341dd9259fd3e",
+    "the weights of models/lenet5/model-best.h5 of giulio98/functional-diffusion-processes, one array per layer",
+)
+LAYERS = {"conv2d": 0, "conv2d_1": 3, "dense": 7, "dense_1": 9, "dense_2": 11}  # Keras' names to places below
+
+
+class LastChannels(nn.Module):
+    """Channels behind rows and columns, the order in which Keras flattens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, H, W, C)."""
+        return x.movedim(1, -1)
+
+
+def lenet5() -> nn.Sequential:
+    """The network, (B, 1, 32, 32) in [0, 1] to 10 logits; everything up to its last layer gives the features."""
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 5, padding="same"), nn.Tanh(), nn.AvgPool2d(2),
+        nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2),
+        nn.Sequential(LastChannels(), nn.Flatten()),
+        nn.Linear(576, 120), nn.Tanh(),
+        nn.Linear(120, 84), nn.Tanh(),
+        nn.Linear(84, 10),
+    )  # fmt: skip
+
+
+def load(content: bytes) -> nn.Sequential:
+    """The network with weights from an ``.npz`` file in Keras' layouts (kernels HWIO, matrices in x out)."""
+    network = lenet5()
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        for name, place in LAYERS.items():
+            kernel, bias = (torch.from_numpy(arrays[f"{name}/{part}"]) for part in ("kernel", "bias"))
+            order = (3, 2, 0, 1) if kernel.ndim == 4 else (1, 0)
+            network[place].load_state_dict({"weight": kernel.permute(order), "bias": bias})
+    return network.eval().requires_grad_(False)
+
+
+class LeNet(Features):
+    """84 features of LeNet-5, for 28 x 28 grey images: the published FID of FDP on MNIST is taken with them."""
+
+    name = "lenet"
+    source = WEIGHTS.origin
+
+    @classmethod
+    def lacking(cls, wanted: Wanted) -> str:
+        if wanted.data.spec.shape != (1, 28, 28):
+            return "reads 28x28 grey images; it was trained on MNIST"
+        return WEIGHTS.lacking(wanted.weights_dir)
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.network = load(WEIGHTS.read(wanted.weights_dir))
+
+    @property
+    def identity(self) -> str:
+        return f"lenet {WEIGHTS.sha256[:12]}, bilinear to {SIDE}x{SIDE}"
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        levels = in_unit_range(samples, 1)
+        resized = nn.functional.interpolate(levels, (SIDE, SIDE), mode="bilinear", align_corners=False)
+        features: Tensor = self.network[:-1](resized)
+        return features
