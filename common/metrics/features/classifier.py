@@ -87,8 +87,8 @@ def signature(data: DataSet) -> str:
     rows = spread(len(data.train.labels), SIGNATURE)
     samples = data.train.images[rows] if isinstance(data.train.images, Tensor) else gather(data.train.images, rows)
     digest = hashlib.sha256(repr((data.spec, STEPS, BATCH, RATE, WIDTH, FEATURES)).encode())
-    digest.update(samples.contiguous().numpy())
-    digest.update(data.train.labels.numpy())
+    digest.update(samples.contiguous().numpy().tobytes())
+    digest.update(data.train.labels.numpy().tobytes())
     return digest.hexdigest()[:12]
 
 
@@ -109,7 +109,7 @@ def trained(classifier: nn.Module, data: DataSet) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for module in classifier.modules():
-            if hasattr(module, "reset_parameters"):
+            if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, nn.GroupNorm)):
                 module.reset_parameters()
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)

@@ -1,7 +1,6 @@
 """EfficientNet-Lite0 with ImageNet weights that come inside a package of the extra ``metrics``: 1,280 features."""
 
 import importlib.util
-import io
 from hashlib import sha256
 from pathlib import Path
 
@@ -45,7 +44,7 @@ class EfficientNet(Features):
         path = Path(spec.origin).parent / FILE
         if sha256(path.read_bytes()).hexdigest() != SHA256:
             raise Refusal(f"{path} is not the published file of weights; install {PACKAGES[1].replace('_', '-')} again")
-        self.network: nn.Module = Network.from_name("efficientnet-lite0")
+        self.network = Network.from_name("efficientnet-lite0")
         self.network.load_state_dict(load_state(path))
         self.network.eval().requires_grad_(False)
 
@@ -57,4 +56,5 @@ class EfficientNet(Features):
         levels = in_unit_range(samples, 3)
         resized = nn.functional.interpolate(levels, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 1)
         with torch.no_grad():
-            return self.network.extract_features((resized * 255 - 127) / 128).mean((2, 3))
+            features: Tensor = self.network.extract_features((resized * 255 - 127) / 128).mean((2, 3))
+        return features

@@ -1,0 +1,16 @@
+"""Frechet distance between features of samples and of real data; on Inception's it is the FID."""
+
+from torch import Tensor
+
+from common.metrics.compared import Compared
+from common.metrics.points import frechet, moments
+
+
+class Frechet(Compared):
+    """Squared Frechet distance of two normal laws with the moments of both sets of features."""
+
+    better = -1
+    about = "(0: equal moments; mostly bias below some 10,000 samples: compare with the same number of held-out ones)"
+
+    def figures(self, drawn: Tensor, real: Tensor) -> dict[str, float]:
+        return {"fid": frechet(moments(drawn), moments(real))}

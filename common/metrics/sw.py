@@ -1,0 +1,16 @@
+"""Sliced Wasserstein distance between features of samples and of real data."""
+
+from torch import Tensor
+
+from common.metrics.compared import Compared
+from common.metrics.points import sliced_w2
+
+
+class SlicedWasserstein(Compared):
+    """Mean over random directions of the squared W2 distance of projected features."""
+
+    better = -1
+    about = "(0: equal laws; its bias falls as one over the number of samples: compare with held-out ones)"
+
+    def figures(self, drawn: Tensor, real: Tensor) -> dict[str, float]:
+        return {"sw": sliced_w2(drawn, real)}
