@@ -15,10 +15,13 @@ from common.files import refuse_links, remove_leftovers, write_json
 from common.generation.blocks import read_samples
 from common.generation.opening import drawn_from
 from common.generation.sets import check_labels, check_set
-from common.metrics import Evidence, evaluate
+from common.metrics import Compared, Evidence, evaluate
+from common.metrics.features import Wanted, choose
 from common.metrics.reference import real_data
 from common.runs import SampleFolder, find
 from gfdm.released import released_config
+
+CACHE = ".cache"  # beside the runs: what is made of data, and made again if it is gone
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"images    {dataset.treatment}")
         for line in drawn_from(folder, () if run.is_released else trained.recipe.averages):
             print(line)
-        figures = evaluate(Evidence.of(arrays, labels, dataset, folder), metrics)
+        features = None
+        if any(isinstance(metric, Compared) for metric in metrics):
+            features = choose(config.features, Wanted(dataset, config.weights_dir, config.output_dir / CACHE))
+            print(f"features  {features.account}")
+        figures = evaluate(Evidence.of(arrays, labels, dataset, folder, features), metrics)
         write_json(SampleFolder(folder).figures, figures)
         print(f"figures   {SampleFolder(folder).figures}\ngrid      {SampleFolder(folder).grid}")
         return 0

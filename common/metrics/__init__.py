@@ -2,9 +2,26 @@
 
 from common.metrics.agreement import Agreement
 from common.metrics.base import Evidence, Labelled, Metric
+from common.metrics.compared import Compared
 from common.metrics.evaluation import evaluate
+from common.metrics.fid import Frechet
+from common.metrics.kid import Kernel
 from common.metrics.nearest import Nearest
+from common.metrics.prdc import Prdc
+from common.metrics.sw import SlicedWasserstein
+from common.metrics.variety import Rke, Vendi
 
-METRICS: dict[str, type[Metric]] = {"agreement": Agreement, "nearest": Nearest}
+METRICS: dict[str, type[Metric]] = {
+    "agreement": Agreement,
+    "nearest": Nearest,
+    "sw": SlicedWasserstein,
+    "kid": Kernel,
+    "prdc": Prdc,
+    "fid": Frechet,
+    "vendi": Vendi,
+    "rke": Rke,
+}
+# agreement does not see what a class looks like, nearest what is plain noise: the others do
+DEFAULTS = ("agreement", "nearest", "sw", "kid", "prdc")
 
-__all__ = ["METRICS", "Evidence", "Labelled", "Metric", "evaluate"]
+__all__ = ["DEFAULTS", "METRICS", "Compared", "Evidence", "Labelled", "Metric", "evaluate"]

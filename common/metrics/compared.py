@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 
 from common.metrics.base import Evidence, Metric
+from common.metrics.real import Real
 
 HALVES = 20  # random halves of the samples from which the spread of a figure is told
 CERTAIN = 1.96  # standard deviations of a normal law that hold 95 % of it
-LOW, HIGH = "_low", "_high"
+LOW, HIGH, REAL = "_low", "_high", "_real"
 Figures = Mapping[str, float]
 
 
 def spread_of(figures: Callable[[Tensor], Figures], points: Tensor, halves: int = HALVES) -> dict[str, float]:
     """Standard deviations of figures about samples: those over random halves, without replacement.
 
-    That is the delete-d jackknife with d = n / 2, whose factor (n - d) / d is 1 (Shao, Wu 1989). A bootstrap would count
-    samples twice, which Frechet distances and nearest neighbours take for less variety.
+    That is the delete-d jackknife with d = n / 2, whose factor (n - d) / d is 1 (Shao, Wu 1989). A bootstrap would
+    count samples twice, which Frechet distances and nearest neighbours take for less variety.
 
     Args:
         figures: figures by name of points (M, D).
@@ -40,49 +41,50 @@ class Compared(Metric):
     model, and with ``name_real``, the same figure of as many held-out samples.
 
     Attributes:
+        names: names of its figures.
         least: samples from which on it is defined.
         better: 1 if more is better, -1 if less is; 0 if neither.
         about: what it says, and what it cannot see, in a line.
     """
 
+    names: tuple[str, ...]
     least = 4
     better = 0
     about = ""
 
     @abstractmethod
-    def figures(self, drawn: Tensor, real: Tensor) -> dict[str, float]:
+    def figures(self, drawn: Tensor, real: Real) -> dict[str, float]:
         """Figures by name.
 
         Args:
             drawn: (N, D) features of samples.
-            real: (M, D) those of real data.
+            real: those of real data.
         """
 
     def __call__(self, evidence: Evidence) -> dict[str, float]:
-        drawn, real, held_out = evidence.drawn_points, evidence.real_points, evidence.held_out_points
-        if min(len(drawn), len(real)) < self.least:
-            return {name: math.nan for name in self.figures(real[:2], real[:2])} if len(real) > 1 else {}
+        drawn, real, held_out = evidence.drawn_points, evidence.real, evidence.held_out_points
+        if min(len(drawn), len(real.points)) < self.least:
+            return dict.fromkeys(self.names, math.nan)
         found = self.figures(drawn, real)
-        spread = spread_of(lambda some: self.figures(some, real), drawn) if len(drawn) >= 2 * self.least else {}
-        result: dict[str, float] = {}
-        for name, value in found.items():
-            result[name] = value
-            if name in spread:
-                result |= {name + LOW: value - CERTAIN * spread[name], name + HIGH: value + CERTAIN * spread[name]}
+        result = dict(found)
+        if len(drawn) >= 2 * self.least:
+            for name, deviation in spread_of(lambda some: self.figures(some, real), drawn).items():
+                reach = CERTAIN * deviation
+                result |= {name + LOW: found[name] - reach, name + HIGH: found[name] + reach}
         if len(held_out) >= self.least:
             of_real = self.figures(held_out[: len(drawn)], real)
-            result |= {f"{name}_real": value for name, value in of_real.items()}
+            result |= {name + REAL: value for name, value in of_real.items()}
         return result
 
     def lines(self, figures: dict[str, float], evidence: Evidence) -> list[str]:
         lines = []
         for name, value in figures.items():
-            if name.endswith((LOW, HIGH, "_real")):
+            if name.endswith((LOW, HIGH, REAL)):
                 continue
             if not math.isfinite(value):
                 lines.append(f"{name:<9} undefined: it needs {self.least} samples")
                 continue
             between = f" ({figures[name + LOW]:.4g} to {figures[name + HIGH]:.4g})" if name + LOW in figures else ""
-            real = f"; of held-out real samples {figures[f'{name}_real']:.4g}" if f"{name}_real" in figures else ""
+            real = f"; of held-out real samples {figures[name + REAL]:.4g}" if name + REAL in figures else ""
             lines.append(f"{name:<9} {value:.4g}{between}{real}")
         return [*lines, *([f"          {self.about}"] if self.about else [])]

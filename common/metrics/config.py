@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from common.config.flags import SHARE, Checked, place, several
 from common.config.resolve import Member
 from common.config.stored import read_config
-from common.metrics import METRICS, Metric
+from common.metrics import DEFAULTS, METRICS, Metric
+from common.metrics.features import AUTO
 from common.refusal import Refusal
 from common.runs import RunFolder, SampleFolder
 from common.runs.versions import PLAIN, average_kinds
@@ -24,7 +25,10 @@ class EvaluateConfig(Checked):
         samples: folder under generated_data/model-{version}, e.g. exp2-20-ema (default: the newest)
         use_ema: samples of averaged weights, or of those that were trained (default: the newest)
         ema_decay: samples of this average of the weights (default: the newest)
-        metrics: metrics separated by commas (default: all)
+        metrics: metrics separated by commas (default: agreement, nearest, sw, kid, prdc)
+        features: what fid, kid, sw, prdc, vendi and rke compare: auto takes the first of lenet, efficientnet,
+            classifier and pixels that can be had and suits the data
+        weights_dir: folder for files of weights of --features
         output_dir: folder that holds the runs
         data_dir: where the data lies now (default: where the run found it)
     """
@@ -35,6 +39,8 @@ class EvaluateConfig(Checked):
     use_ema: bool | None = None
     ema_decay: Annotated[float | None, SHARE] = None
     metrics: Annotated[tuple[str, ...] | None, several(str)] = None
+    features: str = AUTO
+    weights_dir: Path = Path("weights")
     output_dir: Path = Path("runs")
     data_dir: Path | None = None
 
@@ -48,7 +54,7 @@ class EvaluateConfig(Checked):
     @property
     def names(self) -> tuple[str, ...]:
         """The metrics that are wanted."""
-        return self.metrics or tuple(METRICS)
+        return self.metrics or DEFAULTS
 
     def samples_folder(self, run: RunFolder) -> tuple[Path, list[str]]:
         """The folder of samples that was asked for, or the newest, and what a user should know of how it was chosen.

@@ -4,13 +4,15 @@ from torch import Tensor
 
 from common.metrics.compared import Compared
 from common.metrics.points import frechet, moments
+from common.metrics.real import Real
 
 
 class Frechet(Compared):
     """Squared Frechet distance of two normal laws with the moments of both sets of features."""
 
+    names = ("fid",)
     better = -1
     about = "(0: equal moments; mostly bias below some 10,000 samples: compare with the same number of held-out ones)"
 
-    def figures(self, drawn: Tensor, real: Tensor) -> dict[str, float]:
-        return {"fid": frechet(moments(drawn), moments(real))}
+    def figures(self, drawn: Tensor, real: Real) -> dict[str, float]:
+        return {"fid": frechet(moments(drawn), real.moments)}

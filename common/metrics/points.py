@@ -50,28 +50,29 @@ def frechet(one: Moments, other: Moments) -> float:
     return float((one.mean - other.mean).square().sum() + one.cov.trace() + other.cov.trace() - 2 * mixed)
 
 
-def kid(points: Tensor, others: Tensor) -> float:
+def kid(points: Tensor, others: Tensor, among_others: float | None = None) -> float:
     """Unbiased squared MMD under (x.y / d + 1)^3; below 0 by chance if the laws are equal.
 
     Args:
         points: (N, D), N at least 2.
         others: (M, D), M at least 2.
+        among_others: :func:`kernel_mean` of the others, if it is known.
     """
-    n, m = len(points), len(others)
-    within = (_kernel_sum(points, points) - _kernel(points).sum()) / (n * (n - 1))
-    beyond = (_kernel_sum(others, others) - _kernel(others).sum()) / (m * (m - 1))
-    return float(within + beyond - 2 * _kernel_sum(points, others) / (n * m))
+    among = kernel_mean(others) if among_others is None else among_others
+    between = float(_kernel_sum(points, others)) / (len(points) * len(others))
+    return kernel_mean(points) + among - 2 * between
+
+
+def kernel_mean(points: Tensor) -> float:
+    """Mean of the kernel over all pairs of different points (N, D), N at least 2."""
+    own = ((points.double().square().mean(1) + 1) ** 3).sum()
+    return float(_kernel_sum(points, points) - own) / (len(points) * (len(points) - 1))
 
 
 def _kernel_sum(points: Tensor, others: Tensor) -> Tensor:
     others = others.double()
     parts = [((rows @ others.T / others.shape[1] + 1) ** 3).sum() for rows in points.double().split(ROWS)]
     return torch.stack(parts).sum()
-
-
-def _kernel(points: Tensor) -> Tensor:
-    """The kernel of every point with itself."""
-    return (points.double().square().mean(1) + 1) ** 3
 
 
 def directions(dim: int, count: int, seed: int) -> Tensor:
@@ -116,7 +117,7 @@ class Manifolds(NamedTuple):
     coverage: float
 
 
-def manifolds(drawn: Tensor, real: Tensor, neighbours: int = NEIGHBOURS) -> Manifolds:
+def manifolds(drawn: Tensor, real: Tensor, neighbours: int = NEIGHBOURS, of_real: Tensor | None = None) -> Manifolds:
     """How the balls around points that reach to their k-th neighbour cover those of the other set.
 
     precision: share of drawn points inside a ball of a real one. recall: the other way round. density: mean number of
@@ -126,8 +127,10 @@ def manifolds(drawn: Tensor, real: Tensor, neighbours: int = NEIGHBOURS) -> Mani
         drawn: (N, D), N above ``neighbours``.
         real: (M, D), M above ``neighbours``.
         neighbours: k.
+        of_real: :func:`radii` of the real points, if they are known.
     """
-    of_real, of_drawn = (radii(points, neighbours) for points in (real, drawn))
+    of_real = radii(real, neighbours) if of_real is None else of_real
+    of_drawn = radii(drawn, neighbours)
     inside, counted = torch.zeros(len(real), dtype=torch.bool), 0
     precise, recalled = 0, torch.zeros(len(real), dtype=torch.bool)
     for rows, reach in zip(drawn.double().split(ROWS), of_drawn.split(ROWS), strict=True):

@@ -3,15 +3,17 @@
 from torch import Tensor
 
 from common.metrics.compared import Compared
-from common.metrics.points import NEIGHBOURS, manifolds
+from common.metrics.points import NEIGHBOURS, Manifolds, manifolds
+from common.metrics.real import Real
 
 
-class Manifolds(Compared):
+class Prdc(Compared):
     """Shares of samples that look real, and of real data that samples look like, by balls to the fifth neighbour."""
 
+    names = Manifolds._fields
     least = NEIGHBOURS + 1
     better = 1
     about = "(precision, density: as good as real ones; recall, coverage: as varied; compare at equal numbers only)"
 
-    def figures(self, drawn: Tensor, real: Tensor) -> dict[str, float]:
-        return manifolds(drawn, real)._asdict()
+    def figures(self, drawn: Tensor, real: Real) -> dict[str, float]:
+        return manifolds(drawn, real.points, of_real=real.radii)._asdict()

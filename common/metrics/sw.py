@@ -4,13 +4,15 @@ from torch import Tensor
 
 from common.metrics.compared import Compared
 from common.metrics.points import sliced_w2
+from common.metrics.real import Real
 
 
 class SlicedWasserstein(Compared):
     """Mean over random directions of the squared W2 distance of projected features."""
 
+    names = ("sw",)
     better = -1
     about = "(0: equal laws; its bias falls as one over the number of samples: compare with held-out ones)"
 
-    def figures(self, drawn: Tensor, real: Tensor) -> dict[str, float]:
-        return {"sw": sliced_w2(drawn, real)}
+    def figures(self, drawn: Tensor, real: Real) -> dict[str, float]:
+        return {"sw": sliced_w2(drawn, real.points)}

@@ -5,10 +5,30 @@ from common.metrics.features.classifier import Classifier
 from common.metrics.features.efficientnet import EfficientNet
 from common.metrics.features.lenet import LeNet
 from common.metrics.features.pixels import Pixels
+from common.refusal import Refusal
 
 # from the one that is taken first to the last
 FEATURES: dict[str, type[Features]] = {
     features.name: features for features in (LeNet, EfficientNet, Classifier, Pixels)
 }
 
-__all__ = ["FEATURES", "Features", "Wanted"]
+AUTO = "auto"
+
+
+def choose(name: str, wanted: Wanted) -> Features:
+    """Features by name; ``auto`` takes the first that can be had and that suits the data.
+
+    Raises:
+        Refusal: for one that is unknown, or cannot be had, with what to do.
+    """
+    if name == AUTO:
+        found = (kind(wanted) for kind in FEATURES.values() if not kind.lacking(wanted))
+        return next(features for features in found if features.suits)
+    if name not in FEATURES:
+        raise Refusal(f"{name!r} is unknown; there are {AUTO}, {', '.join(FEATURES)}", "features")
+    if problem := FEATURES[name].lacking(wanted):
+        raise Refusal(f"{name} {problem}", "features")
+    return FEATURES[name](wanted)
+
+
+__all__ = ["AUTO", "FEATURES", "Features", "Wanted", "choose"]

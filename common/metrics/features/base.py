@@ -55,6 +55,11 @@ class Features(ABC):
         """What tells these features from others: weights, and how samples are brought to them."""
 
     @property
+    def suits(self) -> bool:
+        """Whether ``auto`` may take it for this data."""
+        return True
+
+    @property
     def account(self) -> str:
         """What a user should know of them, in words."""
         return self.identity

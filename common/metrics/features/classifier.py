@@ -42,8 +42,8 @@ def network(shape: tuple[int, ...], classes: int) -> nn.Sequential:
 class Classifier(Features):
     """128 features of a small network that tells the classes of the data apart; for anything with labels.
 
-    Its weights are kept in the folder of caches, under a name that the data gives, and the share of held-out samples that
-    it reads right with them.
+    Its weights are kept in the folder of caches, under a name that the data gives, with the share of held-out samples
+    that it reads right.
     """
 
     name = "classifier"

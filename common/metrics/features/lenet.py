@@ -1,6 +1,7 @@
 """LeNet-5 as FDP's authors trained it on MNIST: 84 features, the answers of its last hidden layer."""
 
 import io
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 
 from common.metrics.features.base import Features, PinnedWeights, Wanted, in_unit_range
 
-SIDE = 32
+SIDE, DIGITS, TESTED = 32, 10, 2000
+GOOD = 0.9  # share of samples read right from which on they are digits like those it knows
 WEIGHTS = PinnedWeights(
     "lenet5.npz",
     "d2fe98b884bbcf879b535d70eb842f5c004038cd16b50d231ad341dd9259fd3e",
@@ -62,13 +64,32 @@ class LeNet(Features):
 
     def __init__(self, wanted: Wanted) -> None:
         self.network = load(WEIGHTS.read(wanted.weights_dir))
+        self._data = wanted.data
 
     @property
     def identity(self) -> str:
         return f"lenet {WEIGHTS.sha256[:12]}, bilinear to {SIDE}x{SIDE}"
 
-    def __call__(self, samples: Tensor) -> Tensor:
+    @cached_property
+    def accuracy(self) -> float:
+        """Share of held-out samples that it reads as their label, of at most 2,000."""
+        x, labels = self._data.held_out.read(TESTED)
+        answers = self.network(self._resized(self._data.spec.to_network(x))).argmax(1)
+        return float((answers == labels).double().mean())
+
+    @property
+    def suits(self) -> bool:
+        return self._data.num_classes == DIGITS and self.accuracy >= GOOD
+
+    @property
+    def account(self) -> str:
+        return f"{self.identity}; it reads {self.accuracy:.1%} of held-out samples right"
+
+    @staticmethod
+    def _resized(samples: Tensor) -> Tensor:
         levels = in_unit_range(samples, 1)
-        resized = nn.functional.interpolate(levels, (SIDE, SIDE), mode="bilinear", align_corners=False)
-        features: Tensor = self.network[:-1](resized)
+        return nn.functional.interpolate(levels, (SIDE, SIDE), mode="bilinear", align_corners=False)
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        features: Tensor = self.network[:-1](self._resized(samples))
         return features
