@@ -7,21 +7,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from common.data.reading import chunks, spread
 from common.data.source import DataSet, Split
 from common.data.spec import DataSpec
-from common.metrics.features.base import Features
-from common.metrics.real import Real
+from common.metrics.drawn import AT_ONCE, Drawn
+from common.metrics.extraction import Extractor
+from common.metrics.real import Points, Real
 from common.refusal import Refusal
 
 TRAIN_LIMIT, HELD_OUT_LIMIT = 60_000, 2_000  # real samples read for comparison,
 NUMBERS_LIMIT = 2**29  # and numbers in those of the training part (2 GiB)
-REFERENCE = 10_000  # real samples whose features are compared with
-AT_ONCE = 256  # samples whose features are computed together
+REFERENCE = 5_000  # real samples whose features are compared with
 
 
 class Labelled(NamedTuple):
@@ -41,69 +40,48 @@ class Evidence:
     """Generated samples and the real data they are compared with, which is read when a metric first asks for it.
 
     Attributes:
-        samples: (N, C, *S) float32 on the network's scale [-1, 1].
-        labels: (N,) int64, the classes that were asked for; None if the samples were drawn without.
+        drawn: the samples.
         data: the data set that the run has learned from.
-        folder: where the samples lie.
-        not_finite: number of samples that are left out, because they hold NaN or infinite values.
-        features: what metrics of features compare; None if no such metric is asked for.
-        reference: real samples whose features are compared with, at most, evenly spaced over the training part.
+        extractor: gives the features that metrics compare; None if no such metric is asked for.
+        reference: real samples whose features are compared with, at most, evenly spaced over their part.
+        against_held_out: compare features with the held-out part, and not with the one that was learned from.
+        beside: folder of the samples, where their features are kept; None if they are not one's own.
     """
 
-    samples: Tensor
-    labels: Tensor | None
+    drawn: Drawn
     data: DataSet
-    folder: Path
-    not_finite: int = 0
-    features: Features | None = None
+    extractor: Extractor | None = None
     reference: int = REFERENCE
+    against_held_out: bool = False
+    beside: Path | None = None
 
     def __post_init__(self) -> None:
-        found, expected = tuple(self.samples.shape[1:]), self.spec.shape
-        if found != expected:
+        if self.drawn.shape != self.spec.shape:
             raise Refusal(
-                f"leads to samples of shape {expected}, but those in {self.folder} are {found}; point it at the data "
-                "that the run has learned from",
+                f"leads to samples of shape {self.spec.shape}, but those in {self.drawn.name} are {self.drawn.shape}; "
+                "point it at the data that the run has learned from",
                 "data_dir",
             )
-        if not len(self.samples):
-            raise Refusal(f"{self.folder}: no sample there is finite, so there is nothing to compare; draw others")
-
-    @classmethod
-    def of(
-        cls,
-        arrays: np.ndarray,
-        labels: np.ndarray | None,
-        data: DataSet,
-        folder: Path,
-        features: Features | None = None,
-    ) -> "Evidence":
-        """Samples as they lie on disk, without those that hold NaN or infinite values.
-
-        Args:
-            arrays: (N, *S, C) in the units of the data.
-            labels: (N,) integers, or None.
-            data: the data set that the run has learned from.
-            folder: where the samples lie.
-            features: what metrics of features compare.
-
-        Raises:
-            Refusal: if the samples are of another shape than the data, or none is finite.
-        """
-        samples = data.spec.to_network(torch.from_numpy(arrays).movedim(-1, 1))
-        finite = samples.flatten(1).isfinite().all(1)
-        kept = None if labels is None else torch.from_numpy(labels)[finite]
-        return cls(samples[finite], kept, data, folder, not_finite=int((~finite).sum()), features=features)
 
     @property
     def spec(self) -> DataSpec:
         """What a sample is."""
         return self.data.spec
 
+    @property
+    def samples(self) -> Tensor:
+        """The samples (N, C, *S) in memory, float32 on the network's scale [-1, 1]."""
+        return self.drawn.all
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Classes (N,) int64 that were asked for; None if the samples were drawn without."""
+        return self.drawn.labels
+
     @cached_property
     def train(self) -> Labelled:
         """Real samples to learn from, evenly spaced over the set, at most 60,000 and 2 GiB."""
-        return self._read(self.data.train, min(TRAIN_LIMIT, max(1, NUMBERS_LIMIT // self.samples[0].numel())))
+        return self._read(self.data.train, TRAIN_LIMIT)
 
     @cached_property
     def held_out(self) -> Labelled:
@@ -111,28 +89,43 @@ class Evidence:
         return self._read(self.data.held_out, HELD_OUT_LIMIT)
 
     @cached_property
-    def drawn_points(self) -> Tensor:
-        """Features (N, D) of the samples."""
-        return self._points(self.samples, "features of samples")
+    def parts(self) -> tuple[Split, Split]:
+        """The part of the real data whose features are compared with, and the other one."""
+        train, held_out = self.data.train, self.data.held_out
+        return (held_out, train) if self.against_held_out else (train, held_out)
 
-    @cached_property
-    def real(self) -> Real:
-        """Features of samples to learn from."""
-        return Real(self._points(self._read(self.data.train, self.reference).x, "features of real samples"))
+    def points(self, name: str | None = None) -> Points:
+        """Features of the samples and of real ones, computed when they are first asked for.
 
-    @cached_property
-    def held_out_points(self) -> Tensor:
-        """Features (M, D) of held-out samples."""
-        return self._points(self.held_out.x, "features of held-out samples")
-
-    def _points(self, samples: Tensor, title: str) -> Tensor:
-        if self.features is None:
+        Args:
+            name: of the features; None takes those of ``--features``.
+        """
+        if self.extractor is None:
             raise ValueError("no features were chosen")
-        parts = tqdm(samples.split(AT_ONCE), desc=title, unit="block", leave=False, disable=None)
-        return torch.cat([self.features(some) for some in parts])
+        if name not in self._points:
+            compared, other = self.parts
+            drawn = self.extractor.points(
+                name, self.drawn.chunks(), len(self.drawn), "features of samples", folder=self.beside
+            )
+            real = self._features(name, compared, self.reference, "features of real samples")
+            fresh = self._features(name, other, min(len(drawn), self.reference), "features of other real samples")
+            self._points[name] = Points(drawn, Real(real), fresh)
+        return self._points[name]
+
+    @cached_property
+    def _points(self) -> dict[str | None, Points]:
+        return {}
+
+    def _features(self, name: str | None, part: Split, limit: int, title: str) -> Tensor:
+        assert self.extractor is not None  # looked at before
+        rows = spread(len(part.labels), limit)
+        if not len(rows):
+            return torch.empty(0, 1)
+        read = (self.spec.to_network(some) for some in chunks(part.images, rows, "reading", AT_ONCE))
+        return self.extractor.points(name, read, len(rows), title)
 
     def _read(self, part: Split, limit: int) -> Labelled:
-        x, labels = part.read(limit)
+        x, labels = part.read(min(limit, max(1, NUMBERS_LIMIT // math.prod(self.spec.shape))))
         return Labelled(self.spec.to_network(x), labels)
 
 

@@ -8,49 +8,60 @@ import torch
 from torch import Tensor
 
 from common.metrics.base import Evidence, Metric
-from common.metrics.real import Real
+from common.metrics.real import Points, Real
 
-HALVES = 20  # random halves of the samples from which the spread of a figure is told
+SUBSETS = 20  # random parts of the samples from which the spread of a figure is told,
+LARGEST = 1000  # of at most so many samples: the time does not grow with their number
 CERTAIN = 1.96  # standard deviations of a normal law that hold 95 % of it
-LOW, HIGH, REAL = "_low", "_high", "_real"
+LOW, HIGH, REAL, AT = "_low", "_high", "_real", "_at"
+AMONG = "@"  # between the name of a metric and that of the features that it compares
 Figures = Mapping[str, float]
 
 
-def spread_of(figures: Callable[[Tensor], Figures], points: Tensor, halves: int = HALVES) -> dict[str, float]:
-    """Standard deviations of figures about samples: those over random halves, without replacement.
+def spread_of(figures: Callable[[Tensor], Figures], points: Tensor, subsets: int = SUBSETS) -> dict[str, float]:
+    """Standard deviations of figures about samples: those over random parts of m, drawn without replacement.
 
-    That is the delete-d jackknife with d = n / 2, whose factor (n - d) / d is 1 (Shao, Wu 1989). A bootstrap would
-    count samples twice, which Frechet distances and nearest neighbours take for less variety.
+    That is the delete-d jackknife, scaled to all n by sqrt(m / (n - m)) (Shao, Wu 1989); m is n / 2, where that is 1,
+    but no more than 1,000. A bootstrap would count samples twice, which Frechet distances and nearest neighbours take
+    for less variety.
 
     Args:
         figures: figures by name of points (M, D).
         points: (N, D), N at least 4.
-        halves: how many.
+        subsets: how many.
     """
+    count, size = len(points), min(len(points) // 2, LARGEST)
     generator = torch.Generator().manual_seed(0)
-    found = [
-        figures(points[torch.randperm(len(points), generator=generator)[: len(points) // 2]]) for _ in range(halves)
-    ]
-    return {name: float(torch.tensor([one[name] for one in found], dtype=torch.float64).std()) for name in found[0]}
+    found = [figures(points[torch.randperm(count, generator=generator)[:size]]) for _ in range(subsets)]
+    scale = math.sqrt(size / (count - size))
+    return {
+        name: scale * float(torch.tensor([one[name] for one in found], dtype=torch.float64).std()) for name in found[0]
+    }
 
 
 class Compared(Metric):
     """Figures of features of samples against those of real data.
 
     Every figure ``name`` comes with ``name_low`` and ``name_high``, an interval of 95 % for other samples of the same
-    model, and with ``name_real``, the same figure of as many held-out samples.
+    model, and with ``name_real``, the same figure of as many real samples that are not among those compared with: what
+    a perfect model would get. If there are fewer such real samples than drawn ones, m, then ``name_at`` is the figure
+    of m drawn samples, which may be held against it. A metric that ``judges`` has intervals of these two, too.
 
     Attributes:
         names: names of its figures.
         least: samples from which on it is defined.
         better: 1 if more is better, -1 if less is; 0 if neither.
+        judges: whether a verdict may rest on it: it is nearly without bias, and knows its own uncertainty.
         about: what it says, and what it cannot see, in a line.
+        features: name of the features that it compares; None takes those of ``--features``.
     """
 
     names: tuple[str, ...]
     least = 4
     better = 0
+    judges = False
     about = ""
+    features: str | None = None
 
     @abstractmethod
     def figures(self, drawn: Tensor, real: Real) -> dict[str, float]:
@@ -61,30 +72,67 @@ class Compared(Metric):
             real: those of real data.
         """
 
+    @property
+    def suffix(self) -> str:
+        """What its figures are told from those of other features by."""
+        return f"{AMONG}{self.features}" if self.features else ""
+
     def __call__(self, evidence: Evidence) -> dict[str, float]:
-        drawn, real, held_out = evidence.drawn_points, evidence.real, evidence.held_out_points
-        if min(len(drawn), len(real.points)) < self.least:
+        found = self.of_points(evidence.points(self.features))
+        return {name + self.suffix: value for name, value in found.items()}
+
+    def of_points(self, points: Points) -> dict[str, float]:
+        """All figures of features."""
+        drawn, real, fresh = points.drawn, points.real, points.fresh
+        if len(drawn) < self.least or not real.holds(self.least):
             return dict.fromkeys(self.names, math.nan)
-        found = self.figures(drawn, real)
+        result = self._with_interval(drawn, real, "")
+        count = min(len(drawn), len(fresh))
+        if count >= self.least:
+            judged = self._with_interval if self.judges else self._plain
+            result |= judged(fresh[:count], real, REAL)
+            if count < len(drawn):
+                result |= judged(drawn[:count], real, AT)
+        return result
+
+    def _plain(self, drawn: Tensor, real: Real, suffix: str) -> dict[str, float]:
+        return {name + suffix: value for name, value in self.figures(drawn, real).items()}
+
+    def _with_interval(self, drawn: Tensor, real: Real, suffix: str) -> dict[str, float]:
+        found = self._plain(drawn, real, suffix)
         result = dict(found)
         if len(drawn) >= 2 * self.least:
-            for name, deviation in spread_of(lambda some: self.figures(some, real), drawn).items():
+            for name, deviation in spread_of(lambda some: self._plain(some, real, suffix), drawn).items():
                 reach = CERTAIN * deviation
                 result |= {name + LOW: found[name] - reach, name + HIGH: found[name] + reach}
-        if len(held_out) >= self.least:
-            of_real = self.figures(held_out[: len(drawn)], real)
-            result |= {name + REAL: value for name, value in of_real.items()}
         return result
 
     def lines(self, figures: dict[str, float], evidence: Evidence) -> list[str]:
+        points = evidence.points(self.features)
+        count = min(len(points.drawn), len(points.fresh))
         lines = []
-        for name, value in figures.items():
-            if name.endswith((LOW, HIGH, REAL)):
-                continue
+        for plain in self.names:
+            name, value = plain + self.suffix, figures[plain + self.suffix]
             if not math.isfinite(value):
-                lines.append(f"{name:<9} undefined: it needs {self.least} samples")
+                lines.append(f"{name:<9} undefined: it needs {self.least} samples, drawn and real")
                 continue
-            between = f" ({figures[name + LOW]:.4g} to {figures[name + HIGH]:.4g})" if name + LOW in figures else ""
-            real = f"; of held-out real samples {figures[name + REAL]:.4g}" if name + REAL in figures else ""
-            lines.append(f"{name:<9} {value:.4g}{between}{real}")
+            told = f"{name:<9} {value:.4g}{between(figures, plain, self.suffix)}"
+            if plain + REAL + self.suffix in figures:
+                of_real = figures[plain + REAL + self.suffix]
+                told += f"; {count:,} other real samples {of_real:.4g}"
+                if plain + AT + self.suffix in figures:
+                    told += f", as many drawn ones {figures[plain + AT + self.suffix]:.4g}"
+            lines.append(told)
         return [*lines, *([f"          {self.about}"] if self.about else [])]
+
+
+def between(figures: Figures, name: str, suffix: str = "") -> str:
+    """The interval of a figure in brackets; nothing if it has none.
+
+    Args:
+        figures: all figures.
+        name: its name without that of features.
+        suffix: the name of features.
+    """
+    low, high = figures.get(name + LOW + suffix), figures.get(name + HIGH + suffix)
+    return "" if low is None or high is None else f" ({low:.4g} to {high:.4g})"

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from common.metrics.compared import Compared
-from common.metrics.points import frechet, moments
+from common.metrics.points import frechet_to
 from common.metrics.real import Real
 
 
@@ -15,4 +15,4 @@ class Frechet(Compared):
     about = "(0: equal moments; mostly bias below some 10,000 samples: compare with the same number of held-out ones)"
 
     def figures(self, drawn: Tensor, real: Real) -> dict[str, float]:
-        return {"fid": frechet(moments(drawn), real.moments)}
+        return {"fid": frechet_to(drawn, real.moments, real.root)}

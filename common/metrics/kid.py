@@ -12,6 +12,7 @@ class Kernel(Compared):
 
     names = ("kid",)
     better = -1
+    judges = True
     about = "(0: equal laws, up to the third moments; below 0 by chance)"
 
     def figures(self, drawn: Tensor, real: Real) -> dict[str, float]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-ROWS = 2048  # of a matrix of all pairs that is never held as a whole
+ROWS = 1024  # points that are held in float64 at once, so that memory does not grow with their number
 NEIGHBOURS = 5  # of precision, recall, density and coverage
 DIRECTIONS = 512  # of sliced W2
 QUANTILES = 4096  # at which two sets of different sizes are compared
@@ -32,8 +32,12 @@ class Moments(NamedTuple):
 
 def moments(points: Tensor) -> Moments:
     """Mean and covariance of points (N, D), N at least 2."""
-    points = points.double()
-    return Moments(points.mean(0), points.T.cov().reshape(points.shape[1], points.shape[1]))
+    mean = torch.stack([rows.double().sum(0) for rows in points.split(ROWS)]).sum(0) / len(points)
+    cov = torch.zeros(points.shape[1], points.shape[1], dtype=torch.float64)
+    for rows in points.split(ROWS):
+        off = rows.double() - mean
+        cov.addmm_(off.T, off)
+    return Moments(mean, cov / (len(points) - 1))
 
 
 def root(matrix: Tensor) -> Tensor:
@@ -43,11 +47,28 @@ def root(matrix: Tensor) -> Tensor:
     return half
 
 
-def frechet(one: Moments, other: Moments) -> float:
-    """Squared Frechet (W2) distance of two normal laws: |m - m'|^2 + tr(S + S' - 2 (S^1/2 S' S^1/2)^1/2)."""
-    half = root(one.cov)
-    mixed = torch.linalg.eigvalsh(half @ other.cov @ half).clamp_min(0).sqrt().sum()
+def frechet(one: Moments, other: Moments, half: Tensor | None = None) -> float:
+    """Squared Frechet (W2) distance of two normal laws: |m - m'|^2 + tr(S + S' - 2 (S'^1/2 S S'^1/2)^1/2).
+
+    Args:
+        one: of one law.
+        other: of the other.
+        half: :func:`root` of the other's covariance, if it is known.
+    """
+    half = root(other.cov) if half is None else half
+    mixed = torch.linalg.eigvalsh(half @ one.cov @ half).clamp_min(0).sqrt().sum()
     return float((one.mean - other.mean).square().sum() + one.cov.trace() + other.cov.trace() - 2 * mixed)
+
+
+def frechet_to(points: Tensor, other: Moments, half: Tensor | None = None) -> float:
+    """:func:`frechet` of the moments of points (N, D); of N x N matrices if there are fewer points than dimensions."""
+    if len(points) > points.shape[1]:
+        return frechet(moments(points), other, half)
+    points = points.double()
+    mean = points.mean(0)
+    off = (points - mean) / (len(points) - 1) ** 0.5  # S = off' off, so S'^1/2 S S'^1/2 has the values of off S' off'
+    mixed = torch.linalg.eigvalsh(off @ other.cov @ off.T).clamp_min(0).sqrt().sum()
+    return float((mean - other.mean).square().sum() + off.square().sum() + other.cov.trace() - 2 * mixed)
 
 
 def kid(points: Tensor, others: Tensor, among_others: float | None = None) -> float:
@@ -65,13 +86,16 @@ def kid(points: Tensor, others: Tensor, among_others: float | None = None) -> fl
 
 def kernel_mean(points: Tensor) -> float:
     """Mean of the kernel over all pairs of different points (N, D), N at least 2."""
-    own = ((points.double().square().mean(1) + 1) ** 3).sum()
+    own = sum(float(((rows.double().square().mean(1) + 1) ** 3).sum()) for rows in points.split(ROWS))
     return float(_kernel_sum(points, points) - own) / (len(points) * (len(points) - 1))
 
 
 def _kernel_sum(points: Tensor, others: Tensor) -> Tensor:
-    others = others.double()
-    parts = [((rows @ others.T / others.shape[1] + 1) ** 3).sum() for rows in points.double().split(ROWS)]
+    parts = [
+        ((rows.double() @ columns.double().T / points.shape[1] + 1) ** 3).sum()
+        for rows in points.split(ROWS)
+        for columns in others.split(ROWS)
+    ]
     return torch.stack(parts).sum()
 
 
@@ -94,7 +118,10 @@ def sliced_w2(points: Tensor, others: Tensor, count: int = DIRECTIONS, seed: int
     """
     total = 0.0
     for some in directions(points.shape[1], count, seed).split(64, 1):
-        one, other = (quantiles(set_.double() @ some, len(points) == len(others)) for set_ in (points, others))
+        one, other = (
+            quantiles(torch.cat([rows.double() @ some for rows in set_.split(ROWS)]), len(points) == len(others))
+            for set_ in (points, others)
+        )
         total += float((one - other).square().mean(0).sum())
     return total / count
 
@@ -133,8 +160,8 @@ def manifolds(drawn: Tensor, real: Tensor, neighbours: int = NEIGHBOURS, of_real
     of_drawn = radii(drawn, neighbours)
     inside, counted = torch.zeros(len(real), dtype=torch.bool), 0
     precise, recalled = 0, torch.zeros(len(real), dtype=torch.bool)
-    for rows, reach in zip(drawn.double().split(ROWS), of_drawn.split(ROWS), strict=True):
-        distances = torch.cdist(rows, real.double())
+    for rows, reach in zip(drawn.split(ROWS), of_drawn.split(ROWS), strict=True):
+        distances = distances_to(rows, real)
         near = distances <= of_real
         precise += int(near.any(1).sum())
         counted += int(near.sum())
@@ -150,8 +177,14 @@ def manifolds(drawn: Tensor, real: Tensor, neighbours: int = NEIGHBOURS, of_real
 
 def radii(points: Tensor, neighbours: int) -> Tensor:
     """Distances (N,) of points (N, D) to their k-th nearest other point."""
-    points = points.double()
-    return torch.cat([torch.cdist(rows, points).kthvalue(neighbours + 1).values for rows in points.split(ROWS)])
+    parts = [distances_to(rows, points).kthvalue(neighbours + 1).values for rows in points.split(ROWS)]
+    return torch.cat(parts)
+
+
+def distances_to(rows: Tensor, points: Tensor) -> Tensor:
+    """Distances (B, N) float64 of points (B, D) to others (N, D)."""
+    rows = rows.double()
+    return torch.cat([torch.cdist(rows, some.double()) for some in points.split(ROWS)], 1)
 
 
 def spectrum(points: Tensor) -> Tensor:
@@ -159,10 +192,20 @@ def spectrum(points: Tensor) -> Tensor:
 
     Of N x N if there are fewer points than dimensions, else of D x D, which has the same ones but for zeros.
     """
-    unit = torch.nn.functional.normalize(points.double(), dim=1)
-    gram = unit @ unit.T if len(unit) < unit.shape[1] else unit.T @ unit
-    values: Tensor = torch.linalg.eigvalsh(gram / len(unit)).clamp_min(0)
+    values: Tensor = torch.linalg.eigvalsh(gram(points) / len(points)).clamp_min(0)
     return values
+
+
+def gram(points: Tensor) -> Tensor:
+    """Products of all points (N, D) of length 1 (N, N); of all dimensions (D, D), if there are fewer of them."""
+    if len(points) < points.shape[1]:
+        unit = torch.nn.functional.normalize(points.double(), dim=1)
+        return unit @ unit.T
+    together = torch.zeros(points.shape[1], points.shape[1], dtype=torch.float64)
+    for rows in points.split(ROWS):
+        unit = torch.nn.functional.normalize(rows.double(), dim=1)
+        together.addmm_(unit.T, unit)
+    return together
 
 
 def vendi(points: Tensor) -> float:
@@ -174,7 +217,4 @@ def vendi(points: Tensor) -> float:
 
 def rke(points: Tensor) -> float:
     """Effective number of modes: 1 over the sum of squares of :func:`spectrum`, without its eigenvalues."""
-    unit = torch.nn.functional.normalize(points.double(), dim=1)
-    if len(unit) >= unit.shape[1]:
-        return float(1 / (unit.T @ unit / len(unit)).square().sum())
-    return float(len(unit) ** 2 / sum(float((rows @ unit.T).square().sum()) for rows in unit.split(ROWS)))
+    return len(points) ** 2 / float(gram(points).square().sum())

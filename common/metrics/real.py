@@ -1,27 +1,36 @@
-"""Features of real data, with what several figures need of them."""
+"""Features of samples and of real data, with what several figures need of the latter."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor
 
-from common.metrics.points import NEIGHBOURS, Moments, kernel_mean, moments, radii
+from common.metrics.points import NEIGHBOURS, Moments, kernel_mean, moments, radii, root
 
 
-@dataclass(frozen=True, eq=False)
 class Real:
     """Features of real data, and what is computed of them once.
 
-    Attributes:
+    Args:
         points: (M, D).
     """
 
-    points: Tensor
+    def __init__(self, points: Tensor) -> None:
+        self.points = points
+
+    def holds(self, count: int) -> bool:
+        """Whether there are so many points."""
+        return len(self.points) >= count
 
     @cached_property
     def moments(self) -> Moments:
         """Mean and covariance."""
         return moments(self.points)
+
+    @cached_property
+    def root(self) -> Tensor:
+        """Square root of the covariance."""
+        return root(self.moments.cov)
 
     @cached_property
     def kernel(self) -> float:
@@ -32,3 +41,18 @@ class Real:
     def radii(self) -> Tensor:
         """Distances (M,) to the fifth neighbour."""
         return radii(self.points, NEIGHBOURS)
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """What a metric of features compares.
+
+    Attributes:
+        drawn: (N, D) of samples.
+        real: of the real samples that they are compared with.
+        fresh: (M, D) of real samples that are none of those: what a perfect model would draw.
+    """
+
+    drawn: Tensor
+    real: Real
+    fresh: Tensor

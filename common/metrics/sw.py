@@ -12,6 +12,7 @@ class SlicedWasserstein(Compared):
 
     names = ("sw",)
     better = -1
+    judges = True
     about = "(0: equal laws; its bias falls as one over the number of samples: compare with held-out ones)"
 
     def figures(self, drawn: Tensor, real: Real) -> dict[str, float]:

@@ -36,10 +36,12 @@ class Features(ABC):
     Attributes:
         name: what --features calls it.
         source: where its weights come from, for messages and metrics.json; empty if there are none.
+        costs: whether they take so long that they are worth keeping.
     """
 
     name: ClassVar[str]
     source: ClassVar[str] = ""
+    costs: ClassVar[bool] = True
 
     @classmethod
     @abstractmethod

@@ -9,6 +9,7 @@ class Pixels(Features):
     """All values of a sample on the network's scale; for anything, and without weights."""
 
     name = "pixels"
+    costs = False
 
     @classmethod
     def lacking(cls, wanted: Wanted) -> str:

@@ -1,0 +1,154 @@
+"""Features of many samples: some at a time, kept on disk by what they are of, in several processes if asked for."""
+
+import hashlib
+import io
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.files import UNREADABLE, atomic_write
+from common.metrics.features import Features, Wanted, choose
+from common.progress import bar
+
+FOLDER = "features"
+POINTS = "points"
+AHEAD = 2  # parts that wait for each process
+
+
+class Extractor:
+    """Features by name, and those of samples.
+
+    A part of the samples is known by the SHA-256 of its numbers, so that what was computed for it once is found again,
+    whatever set it belongs to; work that was cut off goes on where it stood.
+
+    Args:
+        wanted: what features are for.
+        default: name of the features that metrics compare unless they name others, or ``auto``.
+        processes: how many compute at once. The figures do not depend on it.
+    """
+
+    def __init__(self, wanted: Wanted, default: str, processes: int = 1) -> None:
+        self._wanted, self._default, self._processes = wanted, default, processes
+        self._chosen: dict[str, Features] = {}
+
+    def features(self, name: str | None = None) -> Features:
+        """Features by name; those that metrics compare if they name none.
+
+        Raises:
+            Refusal: if they cannot be had.
+        """
+        name = name or self._default
+        if name not in self._chosen:
+            self._chosen[name] = choose(name, self._wanted)
+        return self._chosen[name]
+
+    @property
+    def used(self) -> dict[str, Features]:
+        """What was asked for so far, by the name that it was asked by."""
+        return dict(self._chosen)
+
+    def points(
+        self, name: str | None, samples: Iterable[Tensor], count: int, title: str, folder: Path | None = None
+    ) -> Tensor:
+        """Features of samples.
+
+        Args:
+            name: of the features.
+            samples: parts (B, C, *S) on the network's scale.
+            count: how many samples there are, for the bar.
+            title: what the bar says.
+            folder: beside which they are kept; None keeps them with what is made of data.
+
+        Returns:
+            (N, D) float32.
+        """
+        features = self.features(name)
+        place = (folder or self._wanted.cache_dir) / FOLDER / hashlib.sha256(features.identity.encode()).hexdigest()[:16]
+        place = place if features.costs else None
+        found = torch.empty(count, 0)
+        with bar(count, title, " samples") as progress:
+            start = 0
+            for points in self._here(features, samples, place) if place is None or self._processes == 1 else self._spread(
+                features, samples, place
+            ):
+                if not start:
+                    found = torch.empty(count, points.shape[1])
+                found[start : start + len(points)] = points
+                start += len(points)
+                progress.update(len(points))
+        return found
+
+    def _here(self, features: Features, samples: Iterable[Tensor], place: Path | None) -> Iterator[Tensor]:
+        for some in samples:
+            path = None if place is None else _path(place, some)
+            points = None if path is None else _read(path, len(some))
+            if points is None:
+                points = features(some)
+                if path is not None:
+                    _keep(path, points)
+            yield points
+
+    def _spread(self, features: Features, samples: Iterable[Tensor], place: Path) -> Iterator[Tensor]:
+        context = multiprocessing.get_context("spawn")  # a process that was forked may use neither CUDA nor threads
+        with ProcessPoolExecutor(self._processes, context, _begin, (features,)) as pool:
+            waiting: deque[tuple[Path, Tensor | Future[np.ndarray]]] = deque()
+            for some in samples:
+                path = _path(place, some)
+                points = _read(path, len(some))
+                waiting.append((path, pool.submit(_work, some.numpy()) if points is None else points))
+                if len(waiting) > AHEAD * self._processes:
+                    yield _result(*waiting.popleft())
+            while waiting:
+                yield _result(*waiting.popleft())
+
+
+def _path(place: Path, samples: Tensor) -> Path:
+    return place / f"{hashlib.sha256(samples.contiguous().numpy().tobytes()).hexdigest()[:32]}.npz"
+
+
+def _read(path: Path, count: int) -> Tensor | None:
+    """Features that were kept; None if they are not there or damaged: they are computed again then."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as kept:  # a zip file: its check sum is looked at
+            points = torch.from_numpy(kept[POINTS])
+    except (*UNREADABLE, KeyError):
+        return None
+    return points if points.ndim == 2 and len(points) == count and points.dtype == torch.float32 else None
+
+
+def _keep(path: Path, points: Tensor) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **{POINTS: points.numpy()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, buffer.getvalue())
+
+
+# -- in another process ------------------------------------------------------------------------------------------------
+
+_features: list[Features] = []  # of this process, which knows no others
+
+
+def _begin(features: Features) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process hears it, and ends the others
+    torch.set_num_threads(1)
+    _features.append(features)
+
+
+def _work(samples: np.ndarray) -> np.ndarray:
+    return np.array(_features[0](torch.from_numpy(samples)))
+
+
+def _result(path: Path, points: "Tensor | Future[np.ndarray]") -> Tensor:
+    if isinstance(points, Future):
+        points = torch.from_numpy(points.result())
+        _keep(path, points)
+    return points
