@@ -15,7 +15,9 @@ from common.data.source import DataSet, Split
 from common.data.spec import DataSpec
 from common.metrics.drawn import AT_ONCE, Drawn
 from common.metrics.extraction import Extractor
-from common.metrics.real import Points, Real
+from common.metrics.features import Features
+from common.metrics.points import Moments
+from common.metrics.real import OfMoments, Points, Real
 from common.refusal import Refusal
 
 TRAIN_LIMIT, HELD_OUT_LIMIT = 60_000, 2_000  # real samples read for comparison,
@@ -46,6 +48,7 @@ class Evidence:
         reference: real samples whose features are compared with, at most, evenly spaced over their part.
         against_held_out: compare features with the held-out part, and not with the one that was learned from.
         beside: folder of the samples, where their features are kept; None if they are not one's own.
+        statistics: moments of features that are compared with in place of the real data's.
     """
 
     drawn: Drawn
@@ -54,6 +57,7 @@ class Evidence:
     reference: int = REFERENCE
     against_held_out: bool = False
     beside: Path | None = None
+    statistics: Moments | None = None
 
     def __post_init__(self) -> None:
         if self.drawn.shape != self.spec.shape:
@@ -88,6 +92,11 @@ class Evidence:
         """Real samples that no model has learned from, evenly spaced over the part, at most 2,000."""
         return self._read(self.data.held_out, HELD_OUT_LIMIT)
 
+    @property
+    def features(self) -> dict[str, Features]:
+        """The features that were compared so far, by the name that they were asked by."""
+        return {} if self.extractor is None else self.extractor.used
+
     @cached_property
     def parts(self) -> tuple[Split, Split]:
         """The part of the real data whose features are compared with, and the other one."""
@@ -103,14 +112,48 @@ class Evidence:
         if self.extractor is None:
             raise ValueError("no features were chosen")
         if name not in self._points:
-            compared, other = self.parts
             drawn = self.extractor.points(
                 name, self.drawn.chunks(), len(self.drawn), "features of samples", folder=self.beside
             )
-            real = self._features(name, compared, self.reference, "features of real samples")
-            fresh = self._features(name, other, min(len(drawn), self.reference), "features of other real samples")
-            self._points[name] = Points(drawn, Real(real), fresh)
+            if self.statistics is not None:
+                if len(self.statistics.mean) != drawn.shape[1]:
+                    kind = self.extractor.features(name).name
+                    raise Refusal(
+                        f"holds moments of {len(self.statistics.mean)} numbers, but {kind} gives {drawn.shape[1]}; "
+                        "name the features that it was made with by --features",
+                        "reference",
+                    )
+                self._points[name] = Points(drawn, OfMoments(self.statistics), torch.empty(0, drawn.shape[1]))
+            else:
+                _, other = self.parts
+                fresh = self._features(name, other, min(len(drawn), self.reference), "features of other real samples")
+                self._points[name] = Points(drawn, self.real(name), fresh)
         return self._points[name]
+
+    def points_of(self, label: int, name: str | None = None) -> Points:
+        """:meth:`points` of one class alone; of samples with labels.
+
+        Args:
+            label: number of the class.
+            name: of the features; None takes those of ``--features``.
+        """
+        assert self.labels is not None  # whoever asks has looked
+        points = self.points(name)
+        if self.statistics is not None:
+            return Points(points.drawn[self.labels == label], points.real, points.fresh)
+        compared, other = (
+            part.labels[spread(len(part.labels), limit)] == label
+            for part, limit in zip(self.parts, (self.reference, len(points.fresh)), strict=True)
+        )
+        return Points(points.drawn[self.labels == label], Real(points.real.points[compared]), points.fresh[other])
+
+    def real(self, name: str | None = None) -> Real:
+        """Features of the real samples that are compared with.
+
+        Args:
+            name: of the features; None takes those of ``--features``.
+        """
+        return Real(self._features(name, self.parts[0], self.reference, "features of real samples"))
 
     @cached_property
     def _points(self) -> dict[str | None, Points]:
@@ -134,6 +177,15 @@ class Metric(ABC):
 
     Arguments of the constructor are flags of evaluate.py, with the texts under ``Args:`` as their help.
     """
+
+    def of_class(self, label: int, evidence: Evidence) -> dict[str, float]:
+        """The figures of one class alone, after those of all samples were computed; none unless it has such.
+
+        Args:
+            label: number of the class.
+            evidence: the samples, which have labels, and the real data.
+        """
+        return {}
 
     @abstractmethod
     def __call__(self, evidence: Evidence) -> dict[str, float]:

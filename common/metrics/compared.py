@@ -81,6 +81,10 @@ class Compared(Metric):
         found = self.of_points(evidence.points(self.features))
         return {name + self.suffix: value for name, value in found.items()}
 
+    def of_class(self, label: int, evidence: Evidence) -> dict[str, float]:
+        found = self.of_points(evidence.points_of(label, self.features))
+        return {name + self.suffix: value for name, value in found.items()}
+
     def of_points(self, points: Points) -> dict[str, float]:
         """All figures of features."""
         drawn, real, fresh = points.drawn, points.real, points.fresh
@@ -124,6 +128,11 @@ class Compared(Metric):
                     told += f", as many drawn ones {figures[plain + AT + self.suffix]:.4g}"
             lines.append(told)
         return [*lines, *([f"          {self.about}"] if self.about else [])]
+
+
+def is_detail(name: str) -> bool:
+    """Whether a figure belongs to another, as one end of its interval does."""
+    return name.partition(AMONG)[0].endswith((LOW, HIGH, AT))
 
 
 def between(figures: Figures, name: str, suffix: str = "") -> str:

@@ -70,14 +70,13 @@ class Extractor:
             (N, D) float32.
         """
         features = self.features(name)
-        place = (folder or self._wanted.cache_dir) / FOLDER / hashlib.sha256(features.identity.encode()).hexdigest()[:16]
-        place = place if features.costs else None
+        known_by = hashlib.sha256(features.identity.encode()).hexdigest()[:16]
+        place = (folder or self._wanted.cache_dir) / FOLDER / known_by if features.costs else None
+        parts = self._here if place is None or self._processes == 1 else self._spread
         found = torch.empty(count, 0)
         with bar(count, title, " samples") as progress:
             start = 0
-            for points in self._here(features, samples, place) if place is None or self._processes == 1 else self._spread(
-                features, samples, place
-            ):
+            for points in parts(features, samples, place):
                 if not start:
                     found = torch.empty(count, points.shape[1])
                 found[start : start + len(points)] = points
@@ -95,7 +94,8 @@ class Extractor:
                     _keep(path, points)
             yield points
 
-    def _spread(self, features: Features, samples: Iterable[Tensor], place: Path) -> Iterator[Tensor]:
+    def _spread(self, features: Features, samples: Iterable[Tensor], place: Path | None) -> Iterator[Tensor]:
+        assert place is not None  # what costs so little as not to be kept is not worth processes
         context = multiprocessing.get_context("spawn")  # a process that was forked may use neither CUDA nor threads
         with ProcessPoolExecutor(self._processes, context, _begin, (features,)) as pool:
             waiting: deque[tuple[Path, Tensor | Future[np.ndarray]]] = deque()
@@ -127,7 +127,7 @@ def _read(path: Path, count: int) -> Tensor | None:
 
 def _keep(path: Path, points: Tensor) -> None:
     buffer = io.BytesIO()
-    np.savez(buffer, **{POINTS: points.numpy()})
+    np.savez(buffer, points=points.numpy())
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, buffer.getvalue())
 

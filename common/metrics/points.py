@@ -20,7 +20,7 @@ from torch import Tensor
 ROWS = 1024  # points that are held in float64 at once, so that memory does not grow with their number
 NEIGHBOURS = 5  # of precision, recall, density and coverage
 DIRECTIONS = 512  # of sliced W2
-QUANTILES = 4096  # at which two sets of different sizes are compared
+QUANTILES = 2048  # at which two sets of different sizes are compared
 
 
 class Moments(NamedTuple):
@@ -108,7 +108,7 @@ def directions(dim: int, count: int, seed: int) -> Tensor:
 def sliced_w2(points: Tensor, others: Tensor, count: int = DIRECTIONS, seed: int = 0) -> float:
     """Mean over random directions of the squared W2 distance between projections.
 
-    Sets of one size are matched point by point; others at 4,096 quantiles.
+    Sets of one size are matched point by point; others at 2,048 quantiles.
 
     Args:
         points: (N, D).
@@ -116,23 +116,31 @@ def sliced_w2(points: Tensor, others: Tensor, count: int = DIRECTIONS, seed: int
         count: number of directions.
         seed: of the directions.
     """
-    total = 0.0
-    for some in directions(points.shape[1], count, seed).split(64, 1):
-        one, other = (
-            quantiles(torch.cat([rows.double() @ some for rows in set_.split(ROWS)]), len(points) == len(others))
-            for set_ in (points, others)
-        )
-        total += float((one - other).square().mean(0).sum())
-    return total / count
+    size = len(points) if len(points) == len(others) else QUANTILES
+    return sliced_w2_to(points, slices(others, count, seed, size), seed)
 
 
-def quantiles(values: Tensor, all_of_them: bool) -> Tensor:
-    """Sorted values (N, K) of every column, or their quantiles at the middles of 4,096 equal parts."""
-    rising = values.sort(0).values
-    if all_of_them:
-        return rising
-    places = ((torch.arange(QUANTILES, dtype=torch.float64) + 0.5) / QUANTILES * len(values)).long()
-    return rising[places.clamp_max(len(values) - 1)]
+def sliced_w2_to(points: Tensor, of_others: Tensor, seed: int = 0) -> float:
+    """:func:`sliced_w2` of points (N, D) to others whose :func:`slices` (K, Q) with the same seed are known."""
+    return float((slices(points, len(of_others), seed, of_others.shape[1]) - of_others).square().mean())
+
+
+def slices(points: Tensor, count: int = DIRECTIONS, seed: int = 0, size: int = QUANTILES) -> Tensor:
+    """Quantiles of projections of points (N, D) onto random directions, at the middles of equal parts: all if Q = N.
+
+    Args:
+        points: (N, D).
+        count: number of directions, K.
+        seed: of the directions.
+        size: number of quantiles, Q.
+
+    Returns:
+        (K, Q) float64.
+    """
+    onto = directions(points.shape[1], count, seed).T
+    projected = torch.cat([onto @ rows.double().T for rows in points.split(ROWS)], 1)
+    places = ((torch.arange(size, dtype=torch.float64) + 0.5) / size * len(points)).long()
+    return projected.sort(1).values[:, places.clamp_max(len(points) - 1)]
 
 
 class Manifolds(NamedTuple):

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from common.metrics.compared import Compared
-from common.metrics.points import sliced_w2
+from common.metrics.points import sliced_w2_to
 from common.metrics.real import Real
 
 
@@ -16,4 +16,4 @@ class SlicedWasserstein(Compared):
     about = "(0: equal laws; its bias falls as one over the number of samples: compare with held-out ones)"
 
     def figures(self, drawn: Tensor, real: Real) -> dict[str, float]:
-        return {"sw": sliced_w2(drawn, real.points)}
+        return {"sw": sliced_w2_to(drawn, real.slices)}

@@ -11,10 +11,11 @@ import torch
 from common.data import SOURCES, DataOptions, DataSet, Split
 from common.metrics import METRICS, Compared, Evidence
 from common.metrics.compared import spread_of
-from common.metrics.features import FEATURES, Wanted, choose, lenet
+from common.metrics.features import FEATURES, Wanted, choose, classifier, lenet
 from common.metrics.features.base import PinnedWeights, in_unit_range
 from common.metrics.points import frechet, moments
 from common.refusal import Refusal
+from tests.evidence import evidence_of
 
 
 def wanted(tmp_path, data: DataSet) -> Wanted:
@@ -104,7 +105,8 @@ def test_weights_that_are_not_the_published_ones_are_refused(tmp_path, weights, 
 # -- the others -------------------------------------------------------------------------------------------------------
 
 
-def test_the_classifier_knows_its_data_and_is_kept(tmp_path, digits):
+def test_the_classifier_knows_its_data_and_is_kept(tmp_path, digits, monkeypatch):
+    monkeypatch.setattr(classifier, "STEPS", 150)
     order = wanted(tmp_path, digits)
     first = FEATURES["classifier"](order)
     assert first.accuracy > 0.95
@@ -165,7 +167,7 @@ def test_spread_is_that_of_other_samples():
 @pytest.mark.parametrize("name", [name for name, kind in METRICS.items() if issubclass(kind, Compared)])
 def test_figures_tell_good_samples_from_bad_ones(tmp_path, digits, name):
     def evidence(samples: torch.Tensor) -> Evidence:
-        return Evidence(samples, None, digits, tmp_path, features=choose("pixels", wanted(tmp_path, digits)))
+        return evidence_of(samples, None, digits, tmp_path)
 
     metric, real = METRICS[name](), digits.to_unit_range(digits.held_out.images)
     good = metric(evidence(real + 0.02 * torch.randn(real.shape, generator=torch.Generator().manual_seed(0))))

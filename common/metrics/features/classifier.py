@@ -1,20 +1,22 @@
 """A small classifier that is trained on the data at hand, once, and kept: its last hidden layer gives 128 features."""
 
-import hashlib
+import math
+from hashlib import sha256
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.data.reading import gather, spread
 from common.data.source import DataSet, Split
 from common.files import load_state, save_safetensors
 from common.metrics.features.base import Features, Wanted
+from common.progress import bar
 from common.refusal import Refusal
 
 WIDTH, FEATURES = 32, 128
-STEPS, BATCH, RATE = 1200, 128, 2e-3
+STEPS, EPOCHS = 1200, 30  # at most of either, but a hundred steps at least
+BATCH, RATE = 128, 2e-3
 SEEN, TESTED = 50_000, 2_000  # samples to learn from and to test on, at most
 SIGNATURE = 1000  # samples that tell one data set from another
 ACCURACY = "accuracy"
@@ -66,16 +68,18 @@ class Classifier(Features):
             path.parent.mkdir(parents=True, exist_ok=True)
             save_safetensors(path, state, {"format": "pt"})
         self.accuracy = float(state.pop(ACCURACY))
+        self._weights = sha256(b"".join(state[name].numpy().tobytes() for name in sorted(state))).hexdigest()[:8]
         self.network.load_state_dict(state)
         self.network.eval().requires_grad_(False)
 
     @property
     def identity(self) -> str:
-        return f"classifier {self._signature}"
+        return f"classifier {self._signature}-{self._weights}"
 
     @property
     def account(self) -> str:
-        return f"{self.identity}, trained on this data; it reads {self.accuracy:.1%} of held-out samples right"
+        share = "nothing is held out" if math.isnan(self.accuracy) else f"{self.accuracy:.1%} of held-out samples right"
+        return f"{self.identity}, trained on this data; {share}"
 
     def __call__(self, samples: Tensor) -> Tensor:
         features: Tensor = self.network[:-1](samples.float())
@@ -86,7 +90,7 @@ def signature(data: DataSet) -> str:
     """Twelve digits that tell a data set from another: of a thousand of its samples, their labels and the settings."""
     rows = spread(len(data.train.labels), SIGNATURE)
     samples = data.train.images[rows] if isinstance(data.train.images, Tensor) else gather(data.train.images, rows)
-    digest = hashlib.sha256(repr((data.spec, STEPS, BATCH, RATE, WIDTH, FEATURES)).encode())
+    digest = sha256(repr((data.spec, STEPS, EPOCHS, BATCH, RATE, WIDTH, FEATURES)).encode())
     digest.update(samples.contiguous().numpy().tobytes())
     digest.update(data.train.labels.numpy().tobytes())
     return digest.hexdigest()[:12]
@@ -111,28 +115,30 @@ def trained(classifier: nn.Module, data: DataSet) -> dict[str, Tensor]:
         for module in classifier.modules():
             if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, nn.GroupNorm)):
                 module.reset_parameters()
+    steps = min(STEPS, max(100, EPOCHS * len(labels) // BATCH))
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=RATE, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     classifier.train()
-    for _ in tqdm(range(STEPS), desc="training a classifier", unit="step", leave=False):
-        rows = torch.randint(len(labels), (BATCH,), generator=generator)
-        loss = nn.functional.cross_entropy(
-            classifier(data.spec.to_network(x[rows])), labels[rows], label_smoothing=0.05
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    with bar(steps, "training a classifier", "step") as progress:
+        for _ in range(steps):
+            rows = torch.randint(len(labels), (BATCH,), generator=generator)
+            answers = classifier(data.spec.to_network(x[rows]))
+            loss = nn.functional.cross_entropy(answers, labels[rows], label_smoothing=0.05)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            progress.update()
     classifier.eval()
     return {**classifier.state_dict(), ACCURACY: torch.tensor(accuracy(classifier, data, data.held_out))}
 
 
 def accuracy(classifier: nn.Module, data: DataSet, part: Split) -> float:
-    """Share of samples of a part that are read right, of at most 2,000."""
+    """Share of samples of a part that are read right, of at most 2,000; NaN if there are none."""
     x, labels = part.read(TESTED)
     with torch.no_grad():
         right = [
             (classifier(data.spec.to_network(some)).argmax(1) == truth).sum()
             for some, truth in zip(x.split(BATCH), labels.split(BATCH), strict=True)
         ]
-    return float(torch.stack(right).sum()) / len(labels)
+    return float(torch.stack(right).sum()) / len(labels) if len(labels) else math.nan

