@@ -31,15 +31,15 @@ class EvaluateOrder:
     Attributes:
         config: which samples, and which figures.
         metrics: these.
-        drawing: how samples are drawn.
-        draws: whether any are; else those that lie there are judged.
+        n_samples: how many samples, the first ones; None takes all.
+        drawing: how samples are drawn; None judges those that lie there.
         describe: what a run of the published code is, from its folder and the shape of its samples.
     """
 
     config: EvaluateConfig
     metrics: list[Metric]
-    drawing: GenerateOrder
-    draws: bool
+    n_samples: int | None
+    drawing: GenerateOrder | None
     describe: Callable[[RunFolder, Mapping[str, object]], RunConfig]
 
 
@@ -49,30 +49,26 @@ def judged_by(order: EvaluateOrder) -> Judged:
     Raises:
         Refusal: if they are not there, damaged, or do not belong together.
     """
-    config, count = order.config, order.drawing.sample.n_samples
+    config = order.config
     if config.run_id is not None:
-        judged = of_run(order, count)
+        judged = of_run(order)
     else:
         assert config.reference is not None  # EvaluateConfig looks at it
         samples = config.samples and Path(config.samples)
         figures = config.output_dir / f"metrics-{(samples or config.reference).stem}.json"
-        judged = of_files(samples or None, config.reference, config.image_size, count, figures)
+        judged = of_files(samples or None, config.reference, config.image_size, order.n_samples, figures)
     return replace(judged, figures=config.save_figures or judged.figures)
 
 
-def of_run(order: EvaluateOrder, count: int | None) -> Judged:
+def of_run(order: EvaluateOrder) -> Judged:
     """Samples of a run: those that lie there, or those that are drawn now.
-
-    Args:
-        order: which.
-        count: how many, the first ones; None takes all.
 
     Raises:
         Refusal: if there are none, or they are damaged, or the real data is not there.
     """
-    config = order.config
+    config, count = order.config, order.n_samples
     run = find(str(config.run_id), config.output_dir)
-    folder, remarks = draw(order.drawing) if order.draws else config.samples_folder(run)
+    folder, remarks = draw(order.drawing) if order.drawing else config.samples_folder(run)
     refuse_links(run.path, folder)  # beside the samples the figures are written
     remove_leftovers(folder)
     remarks += check_set(folder)

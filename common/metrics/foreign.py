@@ -1,30 +1,15 @@
 """Samples and real data as files of anybody: images, recordings or arrays, in folders or alone."""
 
-from collections import Counter
-from itertools import islice
 from pathlib import Path
 
 from common.config.build import load_data
 from common.config.schema import DataConfig
-from common.data.npy import SUFFIXES
+from common.data.folder import source_of
 from common.data.source import DataSet
-from common.media.recordings import ENDINGS
 from common.metrics.drawn import Drawn
 from common.metrics.judged import Judged
 from common.metrics.statistics import holds_statistics
 from common.refusal import Refusal
-
-LOOKED_AT = 2000  # files by whose endings a folder is told
-
-
-def source_of(path: Path) -> str:
-    """The name of the source that reads a file or a folder, by endings: arrays, sounds, else images."""
-    kinds = {**dict.fromkeys(SUFFIXES, "arrays"), **dict.fromkeys(ENDINGS, "sounds")}
-    if path.is_file():
-        return kinds.get(path.suffix.lower(), "folder")
-    files = (file for file in path.rglob("*.*") if not file.name.startswith("."))
-    found = Counter(kinds.get(file.suffix.lower(), "folder") for file in islice(files, LOOKED_AT))
-    return found.most_common(1)[0][0] if found else "folder"
 
 
 def read_files(path: Path, flag: str, image_size: int | tuple[int, int] | None, like: DataSet | None = None) -> DataSet:
