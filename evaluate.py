@@ -39,14 +39,14 @@ def run(order: EvaluateOrder) -> int:
         judged.data,
         Extractor(Wanted(judged.data, config.weights_dir, config.cache), config.features, config.devices),
         reference=config.most_reference,
-        against_held_out=config.against_held_out,
+        part=config.part,
         beside=judged.beside,
         statistics=read_statistics(config.reference) if config.reference and config.knows_moments_only else None,
     )
     if config.save_statistics:
         write_statistics(config.save_statistics, evidence.real().moments)
         print(f"features  {next(iter(evidence.features.values())).account}\nstatistics {config.save_statistics}")
-        if config.run_id is None and config.samples is None:
+        if config.only_statistics:
             return 0
     if config.paper:
         print(f"protocol  {config.protocol}; not in the paper, so our choice: {config.paper.ours}")

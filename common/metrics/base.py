@@ -10,10 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from common.data.reading import chunks, spread
 from common.data.source import DataSet, Split
 from common.data.spec import DataSpec
-from common.metrics.drawn import AT_ONCE, Drawn
+from common.metrics.drawn import Drawn, labels_over, read_over
 from common.metrics.extraction import Extractor
 from common.metrics.features import Features
 from common.metrics.points import Moments
@@ -37,6 +36,20 @@ class Labelled(NamedTuple):
     labels: Tensor
 
 
+class Parts(NamedTuple):
+    """Parts of the real data, by their attributes of a data set: those that are compared with, and the others."""
+
+    compared: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+PARTS = {
+    "train": Parts(("train",), ("held_out",)),
+    "held_out": Parts(("held_out",), ("train",)),
+    "all": Parts(("train", "held_out"), ()),
+}
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """Generated samples and the real data they are compared with, which is read when a metric first asks for it.
@@ -45,8 +58,8 @@ class Evidence:
         drawn: the samples.
         data: the data set that the run has learned from.
         extractor: gives the features that metrics compare; None if no such metric is asked for.
-        reference: real samples whose features are compared with, at most, evenly spaced over their part.
-        against_held_out: compare features with the held-out part, and not with the one that was learned from.
+        reference: real samples whose features are compared with, at most, evenly spaced over their part; None for all.
+        part: which part of the real data features are compared with, a name in :data:`PARTS`.
         beside: folder of the samples, where their features are kept; None if they are not one's own.
         statistics: moments of features that are compared with in place of the real data's.
     """
@@ -54,8 +67,8 @@ class Evidence:
     drawn: Drawn
     data: DataSet
     extractor: Extractor | None = None
-    reference: int = REFERENCE
-    against_held_out: bool = False
+    reference: int | None = REFERENCE
+    part: str = "train"
     beside: Path | None = None
     statistics: Moments | None = None
 
@@ -97,11 +110,20 @@ class Evidence:
         """The features that were compared so far, by the name that they were asked by."""
         return {} if self.extractor is None else self.extractor.used
 
-    @cached_property
-    def parts(self) -> tuple[Split, Split]:
-        """The part of the real data whose features are compared with, and the other one."""
-        train, held_out = self.data.train, self.data.held_out
-        return (held_out, train) if self.against_held_out else (train, held_out)
+    @property
+    def compared(self) -> list[Split]:
+        """The real data whose features are compared with."""
+        return [getattr(self.data, name) for name in PARTS[self.part].compared]
+
+    @property
+    def others(self) -> list[Split]:
+        """The real data that is not."""
+        return [getattr(self.data, name) for name in PARTS[self.part].others]
+
+    @property
+    def most_others(self) -> int:
+        """How many other real samples there are features of, at most: as many as drawn ones."""
+        return len(self.drawn) if self.reference is None else min(len(self.drawn), self.reference)
 
     def points(self, name: str | None = None) -> Points:
         """Features of the samples and of real ones, computed when they are first asked for.
@@ -125,8 +147,7 @@ class Evidence:
                     )
                 self._points[name] = Points(drawn, OfMoments(self.statistics), torch.empty(0, drawn.shape[1]))
             else:
-                _, other = self.parts
-                fresh = self._features(name, other, min(len(drawn), self.reference), "features of other real samples")
+                fresh = self._features(name, self.others, self.most_others, "features of other real samples")
                 self._points[name] = Points(drawn, self.real(name), fresh)
         return self._points[name]
 
@@ -141,11 +162,9 @@ class Evidence:
         points = self.points(name)
         if self.statistics is not None:
             return Points(points.drawn[self.labels == label], points.real, points.fresh)
-        compared, other = (
-            part.labels[spread(len(part.labels), limit)] == label
-            for part, limit in zip(self.parts, (self.reference, len(points.fresh)), strict=True)
-        )
-        return Points(points.drawn[self.labels == label], Real(points.real.points[compared]), points.fresh[other])
+        real = points.real.points[labels_over(self.compared, self.reference) == label]
+        fresh = points.fresh[labels_over(self.others, self.most_others) == label]
+        return Points(points.drawn[self.labels == label], Real(real), fresh)
 
     def real(self, name: str | None = None) -> Real:
         """Features of the real samples that are compared with.
@@ -153,19 +172,16 @@ class Evidence:
         Args:
             name: of the features; None takes those of ``--features``.
         """
-        return Real(self._features(name, self.parts[0], self.reference, "features of real samples"))
+        return Real(self._features(name, self.compared, self.reference, "features of real samples"))
 
     @cached_property
     def _points(self) -> dict[str | None, Points]:
         return {}
 
-    def _features(self, name: str | None, part: Split, limit: int, title: str) -> Tensor:
+    def _features(self, name: str | None, parts: list[Split], limit: int | None, title: str) -> Tensor:
         assert self.extractor is not None  # looked at before
-        rows = spread(len(part.labels), limit)
-        if not len(rows):
-            return torch.empty(0, 1)
-        read = (self.spec.to_network(some) for some in chunks(part.images, rows, "reading", AT_ONCE))
-        return self.extractor.points(name, read, len(rows), title)
+        count = len(labels_over(parts, limit))
+        return self.extractor.points(name, read_over(parts, self.spec, limit), count, title)
 
     def _read(self, part: Split, limit: int) -> Labelled:
         x, labels = part.read(min(limit, max(1, NUMBERS_LIMIT // math.prod(self.spec.shape))))

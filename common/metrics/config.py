@@ -9,7 +9,7 @@ from common.config.flags import SHARE, Checked, at_least, height_by_width, place
 from common.config.resolve import Member
 from common.config.stored import read_config
 from common.metrics import DEFAULTS, METRICS, Compared, Metric
-from common.metrics.base import REFERENCE
+from common.metrics.base import PARTS, REFERENCE
 from common.metrics.compared import AMONG
 from common.metrics.features import AUTO, FEATURES
 from common.metrics.protocols import PROTOCOLS, Protocol
@@ -19,7 +19,6 @@ from common.runs import RunFolder, SampleFolder
 from common.runs.versions import PLAIN, average_kinds
 
 CACHE = ".cache"
-PARTS = ("train", "held_out")
 MOMENTS_ALONE = "fid"  # what needs no more of real data than moments
 
 
@@ -42,8 +41,10 @@ class EvaluateConfig(Checked):
         protocol: samples, metrics and real data as a paper has them (default: none)
         reference: folder or file of real data for --samples; or, for fid alone, an .npz file with mu and sigma, as
             --save_statistics and pytorch-fid write it (default: what the run has learned from)
-        reference_part: part of the real data that features are compared with
-        n_reference: real samples whose features are compared with, at most, evenly spaced over the part
+        reference_part: part of the real data that features are compared with (default: train; of --save_statistics
+            without samples: all)
+        n_reference: real samples whose features are compared with, at most, evenly spaced over the part (default: 5000;
+            of --save_statistics without samples: all)
         image_size: height and width to which images of --samples and --reference are brought (default: as they are)
         per_class: also every figure of every class alone
         save_statistics: write mu and sigma of the features of the real data to this .npz file (default: do not)
@@ -121,14 +122,21 @@ class EvaluateConfig(Checked):
         return tuple(WantedMetric.read(name) for name in names)
 
     @property
-    def against_held_out(self) -> bool:
-        """Whether the held-out part is what features are compared with."""
-        return (self.reference_part or (self.paper.reference_part if self.paper else "train")) == "held_out"
+    def part(self) -> str:
+        """The part of the real data that features are compared with."""
+        usual = "all" if self.only_statistics else "train"
+        return self.reference_part or (self.paper.reference_part if self.paper else usual)
 
     @property
-    def most_reference(self) -> int:
-        """Real samples that are compared with, at most."""
-        return self.n_reference or (self.paper.n_reference if self.paper else REFERENCE)
+    def most_reference(self) -> int | None:
+        """Real samples that are compared with, at most; None for all."""
+        usual = None if self.only_statistics else REFERENCE
+        return self.n_reference or (self.paper.n_reference if self.paper else usual)
+
+    @property
+    def only_statistics(self) -> bool:
+        """Whether nothing is judged: statistics of real data are all that is wanted."""
+        return self.run_id is None and self.samples is None
 
     @property
     def cache(self) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.reading import Rows, chunks, spread
+from common.data.reading import chunks, spread
 from common.data.source import Split
 from common.data.spec import DataSpec
 from common.files import open_array
@@ -89,14 +89,7 @@ class Drawn:
             name: what messages call them.
             count: how many, evenly spaced; None takes all.
         """
-        shares = [spread(len(one.labels), count and -(-count * len(one.labels) // total(splits))) for one in splits]
-
-        def read() -> Iterator[Tensor]:
-            for split, rows in zip(splits, shares, strict=True):
-                for part in chunks(Rows(split.images, rows), torch.arange(len(rows)), "reading", AT_ONCE):
-                    yield spec.to_network(part)
-
-        return cls(read, None, name)
+        return cls(lambda: read_over(splits, spec, count), None, name)
 
     def __len__(self) -> int:
         return int(self._finite.sum())
@@ -115,9 +108,27 @@ class Drawn:
         return torch.cat(list(self.chunks()))
 
 
-def total(splits: list[Split]) -> int:
-    """Number of samples in several parts."""
-    return sum(len(split.labels) for split in splits)
+def spread_over(splits: Sequence[Split], limit: int | None) -> list[Tensor]:
+    """Rows of at most ``limit`` samples of several parts together, evenly spaced; of each as many as its size asks."""
+    sizes = [len(split.labels) for split in splits]
+    if limit is None or limit >= sum(sizes):
+        return [torch.arange(size) for size in sizes]
+    chosen, starts = spread(sum(sizes), limit), [sum(sizes[:place]) for place in range(len(sizes))]
+    within = [chosen - start for start in starts]
+    return [rows[(rows >= 0) & (rows < size)] for rows, size in zip(within, sizes, strict=True)]
+
+
+def labels_over(splits: Sequence[Split], limit: int | None) -> Tensor:
+    """Labels (N,) of :func:`spread_over`."""
+    parts = [part.labels[rows] for part, rows in zip(splits, spread_over(splits, limit), strict=True)]
+    return torch.cat([torch.empty(0, dtype=torch.int64), *parts])
+
+
+def read_over(splits: Sequence[Split], spec: DataSpec, limit: int | None) -> Iterator[Tensor]:
+    """Samples of several parts, those of :func:`spread_over`, (B, C, *S) on the network's scale, some at a time."""
+    for split, rows in zip(splits, spread_over(splits, limit), strict=True):
+        if len(rows):
+            yield from map(spec.to_network, chunks(split.images, rows, "reading", AT_ONCE))
 
 
 def _from_array(array: np.ndarray, spec: DataSpec) -> Tensor:

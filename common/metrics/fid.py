@@ -12,7 +12,7 @@ class Frechet(Compared):
 
     names = ("fid",)
     better = -1
-    about = "(0: equal moments; mostly bias below some 10,000 samples: compare with the same number of held-out ones)"
+    about = "(0: equal moments; mostly bias below some 10,000 samples: compare with as many other real ones)"
 
     def figures(self, drawn: Tensor, real: Real) -> dict[str, float]:
         return {"fid": frechet_to(drawn, real.moments, real.root)}

@@ -41,7 +41,7 @@ class Judged:
 
 def about(judged: Judged, evidence: Evidence) -> dict[str, Any]:
     """What figures rest on, for metrics.json: samples, real data, features with their weights, versions, date."""
-    compared, other = evidence.parts
+    compared, others = (sum(len(part.labels) for part in parts) for parts in (evidence.compared, evidence.others))
     data = judged.data
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -49,10 +49,10 @@ def about(judged: Judged, evidence: Evidence) -> dict[str, Any]:
         "real": {
             "shape": list(data.shape),
             "treatment": data.treatment,
-            "part": "held out" if evidence.against_held_out else "train",
-            "count": min(evidence.reference, len(compared.labels)),
-            "of": len(compared.labels),
-            "others": min(len(judged.drawn), evidence.reference, len(other.labels)),
+            "part": evidence.part,
+            "count": compared if evidence.reference is None else min(evidence.reference, compared),
+            "of": compared,
+            "others": min(evidence.most_others, others),
         },
         "features": {
             features.name: {"identity": features.identity, "source": features.source}

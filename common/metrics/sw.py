@@ -13,7 +13,7 @@ class SlicedWasserstein(Compared):
     names = ("sw",)
     better = -1
     judges = True
-    about = "(0: equal laws; its bias falls as one over the number of samples: compare with held-out ones)"
+    about = "(0: equal laws; its bias falls as one over the number of samples: compare with other real ones)"
 
     def figures(self, drawn: Tensor, real: Real) -> dict[str, float]:
         return {"sw": sliced_w2_to(drawn, real.slices)}

@@ -55,10 +55,12 @@ def verdict(figures: Mapping[str, float], metrics: Sequence[Metric]) -> str:
     name, suffix = judge.names[0], judge.suffix
     drawn, real = figure_in(figures, name + AT, suffix), figure_in(figures, name + REAL, suffix)
     drawn = drawn or figure_in(figures, name, suffix)
+    if name + REAL + suffix not in figures:
+        return f"none by {name}{suffix}: no real samples are left that the drawn ones could be held against"
     if drawn is None or real is None:
         return f"undecided by {name}{suffix}: too few samples, drawn or held out, for an interval"
     if not differ(drawn, real):
-        return f"undecided by {name}{suffix}: {drawn} cannot be told from {real} of as many other real samples"
+        return f"undecided by {name}{suffix}: {drawn}, of as many other real samples {real}"
     is_better = (drawn.value > real.value) == (judge.better > 0)
     how = "closer to the real samples than others are: look for copies" if is_better else "worse than real samples"
-    return f"{how}, by {name}{suffix}: {drawn} against {real} of as many other real samples"
+    return f"{how}, by {name}{suffix}: {drawn}, of as many other real samples {real}"
