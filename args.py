@@ -312,5 +312,6 @@ def parse_evaluate(argv: Sequence[str] | None) -> EvaluateOrder:
         metrics=chosen_metrics(config, values, TAKEN),
         n_samples=values.get("n_samples"),
         drawing=generate_order(values, sample_config(values, solver, wrapper)) if draws else None,
+        device=values.get("device", "auto"),
         describe=lambda folder, shape: released_config(folder, {**shape, **values}),
     )

@@ -9,6 +9,7 @@ if __name__ == "__main__":
 
 import args
 from common import stopping
+from common.config.build import check_device
 from common.config.parser import reporting
 from common.files import write_json
 from common.generation.judged import EvaluateOrder, judged_by
@@ -37,7 +38,12 @@ def run(order: EvaluateOrder) -> int:
     evidence = Evidence(
         judged.drawn,
         judged.data,
-        Extractor(Wanted(judged.data, config.weights_dir, config.cache), config.features, config.devices),
+        Extractor(
+            Wanted(judged.data, config.weights_dir, config.cache),
+            config.features,
+            config.devices,
+            check_device(order.device),
+        ),
         reference=config.most_reference,
         part=config.part,
         beside=judged.beside,

@@ -33,6 +33,7 @@ class EvaluateOrder:
         metrics: these.
         n_samples: how many samples, the first ones; None takes all.
         drawing: how samples are drawn; None judges those that lie there.
+        device: where features are computed.
         describe: what a run of the published code is, from its folder and the shape of its samples.
     """
 
@@ -40,6 +41,7 @@ class EvaluateOrder:
     metrics: list[Metric]
     n_samples: int | None
     drawing: GenerateOrder | None
+    device: str
     describe: Callable[[RunFolder, Mapping[str, object]], RunConfig]
 
 

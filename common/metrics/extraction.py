@@ -7,6 +7,7 @@ import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from common.progress import bar
 
 FOLDER = "features"
 POINTS = "points"
+CPU = torch.device("cpu")
 AHEAD = 2  # parts that wait for each process
 
 
@@ -32,10 +34,11 @@ class Extractor:
         wanted: what features are for.
         default: name of the features that metrics compare unless they name others, or ``auto``.
         processes: how many compute at once. The figures do not depend on it.
+        device: where; several processes take turns among the CUDA devices.
     """
 
-    def __init__(self, wanted: Wanted, default: str, processes: int = 1) -> None:
-        self._wanted, self._default, self._processes = wanted, default, processes
+    def __init__(self, wanted: Wanted, default: str, processes: int = 1, device: torch.device = CPU) -> None:
+        self._wanted, self._default, self._processes, self._device = wanted, default, processes, device
         self._chosen: dict[str, Features] = {}
 
     def features(self, name: str | None = None) -> Features:
@@ -47,6 +50,8 @@ class Extractor:
         name = name or self._default
         if name not in self._chosen:
             self._chosen[name] = choose(name, self._wanted)
+            if self._processes == 1:
+                self._chosen[name].to(self._device)
         return self._chosen[name]
 
     @property
@@ -89,7 +94,7 @@ class Extractor:
             path = None if place is None else _path(place, some)
             points = None if path is None else _read(path, len(some))
             if points is None:
-                points = features(some)
+                points = features(some.to(self._device)).cpu()
                 if path is not None:
                     _keep(path, points)
             yield points
@@ -97,7 +102,8 @@ class Extractor:
     def _spread(self, features: Features, samples: Iterable[Tensor], place: Path | None) -> Iterator[Tensor]:
         assert place is not None  # what costs so little as not to be kept is not worth processes
         context = multiprocessing.get_context("spawn")  # a process that was forked may use neither CUDA nor threads
-        with ProcessPoolExecutor(self._processes, context, _begin, (features,)) as pool:
+        begun = context.Value("i", 0)
+        with ProcessPoolExecutor(self._processes, context, _begin, (features, self._device.type, begun)) as pool:
             waiting: deque[tuple[Path, Tensor | Future[np.ndarray]]] = deque()
             for some in samples:
                 path = _path(place, some)
@@ -134,17 +140,22 @@ def _keep(path: Path, points: Tensor) -> None:
 
 # -- in another process ------------------------------------------------------------------------------------------------
 
-_features: list[Features] = []  # of this process, which knows no others
+_mine: list[tuple[Features, torch.device]] = []  # what this process computes, and where
 
 
-def _begin(features: Features) -> None:
+def _begin(features: Features, device_type: str, begun: "Synchronized[int]") -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process hears it, and ends the others
     torch.set_num_threads(1)
-    _features.append(features)
+    with begun.get_lock():
+        number, begun.value = begun.value, begun.value + 1
+    device = torch.device("cuda", number % torch.cuda.device_count()) if device_type == "cuda" else CPU
+    features.to(device)
+    _mine.append((features, device))
 
 
 def _work(samples: np.ndarray) -> np.ndarray:
-    return np.array(_features[0](torch.from_numpy(samples)))
+    features, device = _mine[0]
+    return np.array(features(torch.from_numpy(samples).to(device)).cpu())
 
 
 def _result(path: Path, points: "Tensor | Future[np.ndarray]") -> Tensor:

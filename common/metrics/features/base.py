@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.data.source import DataSet
 from common.refusal import Refusal
@@ -55,6 +55,12 @@ class Features(ABC):
     @abstractmethod
     def identity(self) -> str:
         """What tells these features from others: weights, and how samples are brought to them."""
+
+    def to(self, device: torch.device) -> None:
+        """Compute on this device from now on; samples must lie there."""
+        for part in vars(self).values():
+            if isinstance(part, nn.Module):
+                part.to(device)
 
     @property
     def suits(self) -> bool:
