@@ -4,13 +4,15 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from common.metrics.base import Evidence, Metric
-from common.metrics.compared import CERTAIN, HIGH, LOW, REAL, Figures, spread_of
+from common.metrics.compared import CERTAIN, HIGH, LOW, REAL, Figures, between, spread_of
+from common.metrics.drawn import Drawn
 
 LEAST = 8  # samples on either side
 MOST, NUMBERS = 2000, 2**25  # as many generated samples, and numbers in them, are looked at
@@ -33,12 +35,13 @@ class Trial:
     levels: bool
 
     @classmethod
+    @lru_cache(maxsize=1)  # several metrics ask, and samples are read from files
     def of(cls, evidence: Evidence) -> "Trial":
         """Parts of the evidence, drawn by lot, since classes may take turns in the order of samples."""
-        most = min(MOST, max(LEAST, NUMBERS // evidence.samples[0].numel()))
+        most = min(MOST, max(LEAST, NUMBERS // math.prod(evidence.spec.shape)))
         real = torch.cat([shuffled(evidence.held_out.x, most), shuffled(evidence.train.x, 2 * most)])
-        count = min(len(evidence.samples), len(real) // 2, most)
-        return cls(shuffled(evidence.samples, count), real[:count], real[count:], evidence.spec.is_image)
+        count = min(len(evidence.drawn), len(real) // 2, most)
+        return cls(some_of(evidence.drawn, count), real[:count], real[count:], evidence.spec.is_image)
 
     @property
     def problem(self) -> str:
@@ -55,6 +58,17 @@ class Trial:
 def shuffled(samples: Tensor, limit: int) -> Tensor:
     """Samples (N, ..) in an order drawn by lot, the same always; at most so many."""
     return samples[torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))[:limit]]
+
+
+def some_of(drawn: Drawn, count: int) -> Tensor:
+    """As many of the drawn samples, by lot, the same always; the others are not kept in memory."""
+    chosen = torch.zeros(len(drawn), dtype=torch.bool)
+    chosen[shuffled(torch.arange(len(drawn)), count)] = True
+    found, start = [], 0
+    for part in drawn.chunks():
+        found.append(part[chosen[start : start + len(part)]])
+        start += len(part)
+    return torch.cat(found)
 
 
 class OfValues(Metric):
@@ -86,13 +100,16 @@ class OfValues(Metric):
         return dict.fromkeys(self.names, math.nan) if trial.problem else self.compared(trial)
 
     def lines(self, figures: dict[str, float], evidence: Evidence) -> list[str]:
-        if math.isnan(figures[self.names[0]]):
-            return [f"{', '.join(self.names)} undefined: {Trial.of(evidence).problem}"]
+        trial = Trial.of(evidence)
+        if trial.problem:
+            return [f"{', '.join(self.names)} undefined: {trial.problem}"]
+        fresh = f"{len(trial.fresh):,} other real samples"
+        if len(trial.drawn) < len(evidence.drawn):
+            fresh += ", as many as are looked at,"
         lines = []
         for name, detail, about in zip(self.names, self.details(figures), self.about, strict=True):
-            between = f"{figures[name + LOW]:.4g} to {figures[name + HIGH]:.4g}"
-            fresh = f"of fresh real samples {figures[name + REAL]:.4g}"
-            lines += [f"{name:<9} {figures[name]:.4g} ({between}); {fresh}"]
+            told = f"{name:<9} {figures[name]:.4g}{between(figures, name)}"
+            lines.append(f"{told}; {fresh} {figures[name + REAL]:.4g}")
             lines += [f"          {text}" for text in (detail, about) if text]
         return lines
 

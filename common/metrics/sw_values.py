@@ -7,7 +7,7 @@ from common.metrics.of_values import OfValues, Trial, with_spread
 from common.metrics.points import directions, quantiles
 from common.metrics.values import RESOLUTION, squared_w2
 
-BLOCKS, BLOCK = 8, 64  # random directions: 512, as many at a time
+BLOCKS, BLOCK = 4, 64  # random directions: 256, 64 at a time
 
 
 class SlicedValues(OfValues):
@@ -29,7 +29,7 @@ class SlicedValues(OfValues):
 
 
 def projected(samples: Tensor) -> Tensor:
-    """Projections (N, 512) of samples (N, ..) on random directions."""
+    """Projections (N, 256) of samples (N, ..) on random directions."""
     flat = samples.flatten(1)
     blocks = (directions(flat.shape[1], BLOCK, seed).to(flat.dtype) for seed in range(BLOCKS))
     return torch.cat([flat @ some for some in blocks], 1).double()
