@@ -29,7 +29,8 @@ METRICS: dict[str, type[Metric]] = {
     "moments": Moments,
     "sw_values": SlicedValues,
 }
-# agreement does not see what a class looks like, nearest what is plain noise: the others do
+# agreement does not see what a class looks like, nearest what is plain noise: the others do; c2st sees faults that
+# features do not show, and spectrum says where they are
 DEFAULTS = ("agreement", "nearest", "sw", "kid", "prdc", "c2st", "spectrum")
 
 __all__ = ["DEFAULTS", "METRICS", "Compared", "Evidence", "Labelled", "Metric", "evaluate"]

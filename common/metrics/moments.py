@@ -5,7 +5,7 @@ from torch import Tensor
 
 from common.metrics.of_values import OfValues, Trial, with_spread
 from common.metrics.points import quantiles
-from common.metrics.values import RESOLUTION, correlations, lagged, shape_of, squared_w2
+from common.metrics.values import RESOLUTION, correlations, lagged, shape_of
 
 NUMBERS = 2**20  # values of real samples that are looked at
 ENDS = 0.001  # share of the values beyond either end of the range
@@ -40,16 +40,16 @@ class Moments(OfValues):
 
         def figures(drawn: Tensor) -> dict[str, float]:
             values, products = drawn[:, : len(places)], drawn[:, len(places) :]
-            law = quantiles(values.reshape(-1, 1), False)
+            law = quantiles(values.reshape(1, -1))[0]
             return {
-                "moments": float(squared_w2(law, real_law).sqrt() / deviation),
+                "moments": float((law - real_law).square().mean().sqrt() / deviation),
                 "lags": float((correlations(products.mean(0)) - real_correlations).abs().max()),
                 "range": float((ends(law) - ends(real_law)).abs().max() / deviation),
             }
 
         real = numbers(trial.real)
         real_values = real[:, : len(places)]
-        real_law = quantiles(real_values.reshape(-1, 1), False)
+        real_law = quantiles(real_values.reshape(1, -1))[0]
         real_correlations = correlations(real[:, len(places) :].mean(0))
         expected = shape_of(real_values.flatten())
         deviation = expected[1].clamp_min(RESOLUTION)
@@ -76,5 +76,5 @@ class Moments(OfValues):
 
 
 def ends(law: Tensor) -> Tensor:
-    """The quantiles (2, 1) near either end of 4,096 of a law (4096, 1)."""
+    """The quantiles near either end of a law, of which (Q,) are given."""
     return law[[int(ENDS * len(law)), int((1 - ENDS) * len(law))]]

@@ -75,7 +75,7 @@ class OfValues(Metric):
     """Figures of samples against real ones.
 
     Every figure ``name`` comes with ``name_low`` and ``name_high``, an interval of 95 % for other samples of the same
-    model, and with ``name_real``, the same figure of as many fresh real samples.
+    model, and with ``name_real``, the same figure of as many fresh real samples, which has an interval, too.
 
     Attributes:
         names: names of its figures.
@@ -115,7 +115,7 @@ class OfValues(Metric):
 
 
 def with_spread(figures: Callable[[Tensor], Figures], drawn: Tensor, fresh: Tensor) -> dict[str, float]:
-    """Figures of drawn samples with their intervals, and those of fresh real samples.
+    """Figures of drawn samples and of fresh real ones, all with their intervals.
 
     Args:
         figures: figures by name of numbers (.., K) of samples.
@@ -123,8 +123,9 @@ def with_spread(figures: Callable[[Tensor], Figures], drawn: Tensor, fresh: Tens
         fresh: (N, K) numbers of fresh real samples.
     """
     result: dict[str, float] = {}
-    found, of_real, deviations = figures(drawn), figures(fresh), spread_of(figures, drawn)
-    for name, value in found.items():
-        reach = CERTAIN * deviations[name]
-        result |= {name: value, name + LOW: value - reach, name + HIGH: value + reach, name + REAL: of_real[name]}
+    for rows, of_what in ((drawn, ""), (fresh, REAL)):
+        deviations = spread_of(figures, rows)
+        for name, value in figures(rows).items():
+            reach, told = CERTAIN * deviations[name], name + of_what
+            result |= {told: value, told + LOW: value - reach, told + HIGH: value + reach}
     return result

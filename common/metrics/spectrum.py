@@ -48,7 +48,7 @@ class Spectrum(OfValues):
     def details(self, figures: dict[str, float]) -> tuple[str, ...]:
         edges = ", ".join(name.removeprefix(OCTAVE) for name in figures if name.startswith(OCTAVE))
         octaves_, parts = (
-            " ".join(f"{ratio:.3g}" for name, ratio in figures.items() if name.startswith(start))
+            " ".join(f"{ratio:.2g}" for name, ratio in figures.items() if name.startswith(start))
             for start in (OCTAVE, PART)
         )
         return (

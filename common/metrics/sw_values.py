@@ -5,7 +5,7 @@ from torch import Tensor
 
 from common.metrics.of_values import OfValues, Trial, with_spread
 from common.metrics.points import directions, quantiles
-from common.metrics.values import RESOLUTION, squared_w2
+from common.metrics.values import RESOLUTION
 
 BLOCKS, BLOCK = 4, 64  # random directions: 256, 64 at a time
 
@@ -20,9 +20,9 @@ class SlicedValues(OfValues):
 
     def compared(self, trial: Trial) -> dict[str, float]:
         real = projected(trial.real)
-        law, variance = quantiles(real, False), real.var(0, correction=0).mean().clamp_min(RESOLUTION**2)
+        law, variance = quantiles(real.T), real.var(0, correction=0).mean().clamp_min(RESOLUTION**2)
         return with_spread(
-            lambda some: {"sw_values": float(squared_w2(some, law).mean() / variance)},
+            lambda some: {"sw_values": float((quantiles(some.T) - law).square().mean() / variance)},
             projected(trial.drawn),
             projected(trial.fresh),
         )

@@ -30,9 +30,11 @@ class TwoSample(OfValues):
             description(rounded(some) if trial.levels else some)
             for some in (trial.drawn, trial.fresh, trial.real[:count])
         )
-        found = told_apart(drawn, real)
-        low, high = wilson(found, count)
-        return {"c2st": found, "c2st" + LOW: low, "c2st" + HIGH: high, "c2st" + REAL: told_apart(fresh, real)}
+        result = {}
+        for rows, name in ((drawn, "c2st"), (fresh, "c2st" + REAL)):
+            result[name] = told_apart(rows, real)
+            result[name + LOW], result[name + HIGH] = wilson(result[name], count)
+        return result
 
 
 def rounded(images: Tensor) -> Tensor:

@@ -1,14 +1,7 @@
 """Numbers of samples (N, C, *S) themselves, in float64; each knows nothing of networks or files.
 
-S has one or two axes.
-
-==================  ==================================================================================================
-numbers             source
-==================  ==================================================================================================
-energy per octave   cosine transform, whose even continuation has no jump at the edges: Denis, Cote, Laprise (2002)
-lag correlations    Brockwell, Davis (1991), eq. 1.4.1, with means of the products that there are in place of sums
-W2 in one variable  mean squared difference of quantiles
-==================  ==================================================================================================
+S has one or two axes. Energies per octave are those of the cosine transform, as samples are not periodic: their even
+continuation has no jump at the edges (Denis, Cote, Laprise 2002, Monthly Weather Review 130).
 """
 
 import math
@@ -16,8 +9,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-
-from common.metrics.points import quantiles
 
 AT_ONCE = 256  # samples that are transformed together
 RESOLUTION = 1e-6  # of float32 on the scale [-1, 1]
@@ -118,16 +109,6 @@ def log_ratios(energy: Tensor, real: Tensor) -> Tensor:
     floor = (FLOOR * expected.mean()).clamp_min(RESOLUTION**2)
     ratios: Tensor = (energy.mean(0).clamp_min(floor) / expected.clamp_min(floor)).log2()
     return ratios
-
-
-def squared_w2(values: Tensor, real_quantiles: Tensor) -> Tensor:
-    """Squared W2 distance (K,) of every column.
-
-    Args:
-        values: (N, K).
-        real_quantiles: (4096, K), those of the other set as :func:`common.metrics.points.quantiles` gives them.
-    """
-    return (quantiles(values.double(), False) - real_quantiles).square().mean(0)
 
 
 def correlations(products: Tensor) -> Tensor:

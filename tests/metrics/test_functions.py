@@ -203,9 +203,9 @@ FAULTS = {
 
 
 def excess(found: dict[str, float], name: str) -> float:
-    """By how many half intervals, that of real samples counted too, a figure is above that of real ones."""
-    reach = (found[f"{name}_high"] - found[f"{name}_low"]) / 2
-    return (found[name] - found[f"{name}_real"]) / max(math.sqrt(2) * reach, 1e-9)
+    """By how many half intervals of their difference a figure is above that of real samples."""
+    reaches = ((found[f"{one}_high"] - found[f"{one}_low"]) / 2 for one in (name, f"{name}_real"))
+    return (found[name] - found[f"{name}_real"]) / max(math.hypot(*reaches), 1e-9)
 
 
 def all_figures(*sets: Tensor) -> dict[str, float]:
