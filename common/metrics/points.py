@@ -139,8 +139,14 @@ def slices(points: Tensor, count: int = DIRECTIONS, seed: int = 0, size: int = Q
     """
     onto = directions(points.shape[1], count, seed).T
     projected = torch.cat([onto @ rows.double().T for rows in points.split(ROWS)], 1)
-    places = ((torch.arange(size, dtype=torch.float64) + 0.5) / size * len(points)).long()
-    return projected.sort(1).values[:, places.clamp_max(len(points) - 1)]
+    return quantiles(projected, size)
+
+
+def quantiles(values: Tensor, size: int = QUANTILES) -> Tensor:
+    """Quantiles (K, Q) of values (K, N) at the middles of equal parts: all if Q = N."""
+    count = values.shape[1]
+    places = ((torch.arange(size, dtype=torch.float64) + 0.5) / size * count).long()
+    return values.sort(1).values[:, places.clamp_max(count - 1)]
 
 
 class Manifolds(NamedTuple):
