@@ -306,12 +306,13 @@ def parse_evaluate(argv: Sequence[str] | None) -> EvaluateOrder:
     given = sorted(TAKEN & values.keys() - {"n_samples", "device"})
     if given and (config.samples is not None or config.run_id is None):
         raise Refusal("has no effect on samples that lie there; leave it or --samples out", given[0])
+    sample = sample_config(values, solver, wrapper)
     draws = config.samples is None and config.run_id is not None and bool(TAKEN & values.keys() - {"device"})
     return EvaluateOrder(
         config=config,
         metrics=chosen_metrics(config, values, TAKEN),
-        n_samples=values.get("n_samples"),
-        drawing=generate_order(values, sample_config(values, solver, wrapper)) if draws else None,
-        device=values.get("device", "auto"),
+        n_samples=sample.n_samples,
+        drawing=generate_order(values, sample) if draws else None,
+        device=sample.device,
         describe=lambda folder, shape: released_config(folder, {**shape, **values}),
     )

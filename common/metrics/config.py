@@ -34,7 +34,8 @@ class EvaluateConfig(Checked):
         use_ema: samples of averaged weights, or of those that were trained (default: the newest)
         ema_decay: samples of this average of the weights (default: the newest)
         metrics: metrics separated by commas, each with the features that it compares if they are others than
-            --features, e.g. sw,fid@inception (default: agreement, nearest, sw, kid, prdc)
+            --features, e.g. sw,fid@inception (default: agreement, nearest, sw, kid, prdc, c2st,
+            spectrum)
         features: what fid, kid, sw, prdc, vendi and rke compare: auto takes the first of lenet, efficientnet,
             classifier and pixels that can be had and suits the data
         weights_dir: folder for files of weights of --features
