@@ -1,5 +1,6 @@
 """Files: written whole or not at all, checked when they are read, never unpickled; one writer to a folder."""
 
+from common.files.downloading import download
 from common.files.links import refuse_links
 from common.files.lock import Owner, locked, owner_of
 from common.files.manifest import Manifest
@@ -11,6 +12,7 @@ __all__ = [
     "Manifest",
     "Owner",
     "atomic_write",
+    "download",
     "load_checkpoint",
     "load_state",
     "locked",
