@@ -5,7 +5,16 @@ from common.files.links import refuse_links
 from common.files.lock import Owner, locked, owner_of
 from common.files.manifest import Manifest
 from common.files.reading import UNREADABLE, load_checkpoint, load_state, open_array, read_array, read_json, sha256
-from common.files.writing import atomic_write, naming, remove_leftovers, replacing, save, save_safetensors, write_json
+from common.files.writing import (
+    atomic_write,
+    naming,
+    remove_leftovers,
+    replacing,
+    save,
+    save_safetensors,
+    sync,
+    write_json,
+)
 
 __all__ = [
     "UNREADABLE",
@@ -27,5 +36,6 @@ __all__ = [
     "save",
     "save_safetensors",
     "sha256",
+    "sync",
     "write_json",
 ]
