@@ -1,6 +1,7 @@
 """Inception score: how sure a classifier of ImageNet is of each image, and how varied its answers are."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -43,11 +44,18 @@ class InceptionScore(Compared):
     about = "(1 to 1,008; it grows with the number of samples and sees no real data: compare with real ones)"
 
     def __call__(self, evidence: Evidence) -> dict[str, float]:
-        features = None if evidence.extractor is None else evidence.extractor.features(self.features)
-        if not isinstance(features, Classifying):
-            raise Refusal("is needs the answers of a classifier of ImageNet: give --features inception", "metrics")
-        self._logits = features.logits
+        self._logits = self._answers(evidence)
         return super().__call__(evidence)
+
+    def of_class(self, label: int, evidence: Evidence) -> dict[str, float]:
+        self._logits = self._answers(evidence)
+        return super().of_class(label, evidence)
 
     def figures(self, drawn: Tensor, real: Real) -> dict[str, float]:
         return {"is": inception_score(self._logits(drawn))}
+
+    def _answers(self, evidence: Evidence) -> Callable[[Tensor], Tensor]:
+        features = None if evidence.extractor is None else evidence.extractor.features(self.features)
+        if not isinstance(features, Classifying):
+            raise Refusal("is needs the answers of a classifier of ImageNet: give --features inception", "metrics")
+        return features.logits

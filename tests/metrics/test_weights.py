@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,11 +19,12 @@ from torch.nn import functional as F
 
 from common.data import DataSet, Split
 from common.metrics.features import FEATURES, Wanted, choose, clip, dinov2, lenet, speech, weights
-from common.metrics.features.base import resized
+from common.metrics.features.base import Classifying, resized
 from common.metrics.features.inception import Inception, InceptionClean
 from common.metrics.features.weights import PinnedWeights
 from common.metrics.inception_score import InceptionScore, inception_score
 from common.refusal import Refusal
+from tests.evidence import evidence_of
 
 
 class Server:
@@ -157,7 +157,8 @@ def test_a_package_may_bring_the_file(tmp_path, monkeypatch):
 def test_auto_fetches_nothing_and_takes_no_large_one(tmp_path, server, monkeypatch):
     pinned = server.pin()
     for kind in FEATURES.values():
-        monkeypatch.setattr(kind, "weights", tuple(pinned for _ in kind.weights))
+        if any(file.url for file in kind.weights):
+            monkeypatch.setattr(kind, "weights", (pinned,))
     order = wanted(tmp_path, (1, 400), value_range=(-1.0, 1.0), sample_rate=8000)
     assert FEATURES["speech"].lacking(order).startswith(f"needs weights.pth from {server.url}")
     assert choose("auto", order).name == "pixels"
@@ -278,10 +279,35 @@ def test_inception_score_in_closed_form():
     assert inception_score(halves, splits=1) == pytest.approx(2 * math.exp(-entropy))
 
 
-def test_inception_score_wants_answers(tmp_path):
-    pixels = choose("pixels", wanted(tmp_path))
+class Answers(FEATURES["pixels"], Classifying):
+    """Pixels, and answers that are made of them."""
+
+    name = "answers"
+
+    def logits(self, points: Tensor) -> Tensor:
+        return 2 * points[:, :5]
+
+
+def test_inception_score_is_of_answers(tmp_path, monkeypatch):
+    monkeypatch.setitem(FEATURES, "answers", Answers)
+    x = torch.randint(0, 256, (80, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    part = Split(x, torch.arange(80) % 2)
+    data = DataSet(part, part, num_classes=2)
+    samples = data.to_unit_range(x)
+    evidence = evidence_of(samples, part.labels.numpy(), data, tmp_path)
+    metric = InceptionScore()
     with pytest.raises(Refusal, match=r"metrics is needs the answers .* give --features inception"):
-        InceptionScore()(SimpleNamespace(extractor=SimpleNamespace(features=lambda _: pixels)))
+        metric(evidence)
+    metric.features = "answers"
+    found = metric(evidence)
+    expected = inception_score(2 * samples.flatten(1)[:, :5])
+    assert found["is@answers"] == pytest.approx(expected)
+    assert found["is_real@answers"] == pytest.approx(expected)
+    assert found["is_low@answers"] < expected < found["is_high@answers"]
+    assert metric.of_class(1, evidence)["is@answers"] == pytest.approx(
+        inception_score(2 * samples[1::2].flatten(1)[:, :5])
+    )
+    assert metric.lines(found, evidence)[0].startswith("is")
 
 
 # -- transformers -----------------------------------------------------------------------------------------------------
