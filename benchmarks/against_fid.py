@@ -77,14 +77,14 @@ def main() -> None:
     images = torch.from_numpy(arrays).movedim(-1, 1)
     resizer = make_resizer("PIL", False, "bicubic", (299, 299))
     clean = np.stack([resizer(image) for image in arrays])
-    row("resized levels, clean-fid", clean, InceptionClean.resized(images).movedim(1, -1) * 128 + 128)
+    row("resized levels, clean-fid", clean, InceptionClean.prepared(images).movedim(1, -1) * 128 + 128)
 
     state, images = random_state(), images[:SEEN]
     pytorch_fid.inception.load_state_dict_from_url = lambda *_, **__: state
     ours, last = inception(state)
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         features = InceptionV3().eval()(images / 255)[0].flatten(1)
-        row("Inception's features, pytorch-fid", features, ours(Inception.resized(images)))
+        row("Inception's features, pytorch-fid", features, ours(Inception.prepared(images)))
         torch.save(state, Path(folder, "state.pth"))
         fidelity = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], f"{folder}/state.pth")
         wide = torch.from_numpy(clean[:SEEN]).movedim(-1, 1).round().to(torch.uint8)  # 299 x 299: it resizes otherwise

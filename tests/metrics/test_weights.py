@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from common.data import DataSet, Split
 from common.metrics.features import FEATURES, Wanted, choose, clip, dinov2, lenet, speech, weights
-from common.metrics.features.base import Classifying, resized
+from common.metrics.features.base import Classifying
 from common.metrics.features.inception import Inception, InceptionClean
+from common.metrics.features.published import resized
 from common.metrics.features.weights import PinnedWeights
 from common.metrics.inception_score import InceptionScore, inception_score
 from common.refusal import Refusal
@@ -258,9 +259,9 @@ def test_images_are_resized_as_the_published_figures_were():
     expected = np.stack(
         [np.asarray(plane.resize((299, 299), Image.Resampling.BICUBIC)).clip(0, 255) for plane in planes]
     )
-    assert np.allclose(InceptionClean.resized(images)[0] * 128 + 128, expected, atol=1e-2)
+    assert np.allclose(InceptionClean.prepared(images)[0] * 128 + 128, expected, atol=1e-2)
     # pytorch-fid: no antialiasing
-    shrunk = Inception.resized(F.interpolate(images.float(), (598, 598)).to(torch.uint8))
+    shrunk = Inception.prepared(F.interpolate(images.float(), (598, 598)).to(torch.uint8))
     assert torch.allclose(shrunk[..., 0, 0], 2 * images[..., 0, 0].float() / 255 - 1)
     # CLIP and DINOv2: whole levels by Pillow
     picture = Image.fromarray(images[0].movedim(0, -1).numpy())

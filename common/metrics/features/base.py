@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.data.source import DataSet
 from common.metrics.features.weights import FLAG, PinnedWeights
@@ -130,33 +129,3 @@ def in_unit_range(samples: Tensor, channels: int) -> Tensor:
     if channels == 1:
         return (levels[:, :3] * levels.new_tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)).sum(1, keepdim=True)
     return levels[:, :1].expand(-1, 3, -1, -1) if levels.shape[1] < 3 else levels[:, :3]
-
-
-def in_bytes(samples: Tensor) -> Tensor:
-    """Images (B, C, H, W) on the network's scale as colours (B, 3, H, W), uint8: what a file of images holds."""
-    return (in_unit_range(samples, 3) * 255).round().to(torch.uint8)
-
-
-def resized(images: Tensor, sides: tuple[int, int]) -> Tensor:
-    """Images (B, C, H, W) uint8 as Pillow resizes colours: bicubic with antialiasing, in whole levels after each axis.
-
-    Pillow calculates with integers: of 64 x 64 pixels one in a hundred is another, by two levels at most.
-
-    Args:
-        images: the images.
-        sides: height and width.
-
-    Returns:
-        (B, C, *sides) float32, whole levels in [0, 255].
-    """
-    levels = images.float()
-    for size in ((images.shape[-2], sides[1]), sides):  # Pillow begins with the width
-        if size != levels.shape[-2:]:
-            levels = nn.functional.interpolate(levels, size, mode="bicubic", antialias=True).clamp(0, 255).round()
-    return levels
-
-
-def normalised(levels: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Tensor:
-    """Levels (B, C, H, W) in [0, 255] as shares of 255, less a mean of each channel and over a deviation of it."""
-    shift, scale = (levels.new_tensor(values).reshape(-1, 1, 1) for values in (mean, deviation))
-    return (levels / 255 - shift) / scale

@@ -7,8 +7,7 @@ TorchScript, which torch does not read as plain numbers.
 import torch
 from torch import Tensor
 
-from common.files import load_state
-from common.metrics.features.base import Features, Wanted, in_bytes, normalised, resized
+from common.metrics.features.published import PublishedNetwork, normalised, resized
 from common.metrics.features.vit import VisionTransformer, quick_gelu
 from common.metrics.features.weights import PinnedWeights
 
@@ -56,7 +55,7 @@ def load(state: dict[str, Tensor]) -> VisionTransformer:
     return VisionTransformer({name: value.float() for name, value in own.items()}, quick_gelu, eps=1e-5)
 
 
-class Clip(Features):
+class Clip(PublishedNetwork):
     """512 features of images as clean-fid takes them.
 
     The shorter side is resized to 224, bicubic with antialiasing, rounded to whole levels, and the middle cut out.
@@ -65,28 +64,15 @@ class Clip(Features):
     name = "clip"
     source = WEIGHTS.url
     weights = (WEIGHTS,)
-    automatic = False
+    title = ("clip ViT-B/32", f"bicubic with antialiasing to whole levels, middle {SIDE}x{SIDE}")
 
-    @classmethod
-    def unfit(cls, wanted: Wanted) -> str:
-        return "" if wanted.data.spec.is_image else "reads images"
+    def build(self, state: dict[str, Tensor]) -> VisionTransformer:
+        return load(state)
 
-    def __init__(self, wanted: Wanted) -> None:
-        file, path = self.file(wanted)
-        self._sha256 = file.sha256
-        self.network = load(load_state(path))
-
-    @property
-    def identity(self) -> str:
-        return f"clip ViT-B/32 {self._sha256[:12]}, bicubic with antialiasing to whole levels, middle {SIDE}x{SIDE}"
-
-    def __call__(self, samples: Tensor) -> Tensor:
-        images = in_bytes(samples)
+    @staticmethod
+    def prepared(images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         short = min(height, width)
         wide = resized(images, (SIDE * height // short, SIDE * width // short))
         top, left = (round((side - SIDE) / 2) for side in wide.shape[-2:])
-        middle = wide[..., top : top + SIDE, left : left + SIDE]
-        with torch.no_grad():
-            features: Tensor = self.network.to(samples.device)(normalised(middle, MEAN, DEVIATION))
-        return features
+        return normalised(wide[..., top : top + SIDE, left : left + SIDE], MEAN, DEVIATION)

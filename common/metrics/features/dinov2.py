@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.files import load_state
-from common.metrics.features.base import Features, Wanted, in_bytes, normalised, resized
+from common.metrics.features.published import PublishedNetwork, normalised, resized
 from common.metrics.features.vit import VisionTransformer
 from common.metrics.features.weights import PinnedWeights
 
@@ -68,29 +67,17 @@ def positions(published: Tensor) -> Tensor:
     return torch.cat([published[:, :1], resized.flatten(2).mT], 1)
 
 
-class DinoV2(Features):
+class DinoV2(PublishedNetwork):
     """1,024 features of images that are resized to 224 x 224: bicubic with antialiasing, to whole levels."""
 
     name = "dinov2"
     source = WEIGHTS.url
     weights = (WEIGHTS,)
-    automatic = False
+    title = ("dinov2 ViT-L/14", f"bicubic with antialiasing to whole levels of {SIDE}x{SIDE}")
 
-    @classmethod
-    def unfit(cls, wanted: Wanted) -> str:
-        return "" if wanted.data.spec.is_image else "reads images"
+    def build(self, state: dict[str, Tensor]) -> VisionTransformer:
+        return load(state)
 
-    def __init__(self, wanted: Wanted) -> None:
-        file, path = self.file(wanted)
-        self._sha256 = file.sha256
-        self.network = load(load_state(path))
-
-    @property
-    def identity(self) -> str:
-        return f"dinov2 ViT-L/14 {self._sha256[:12]}, bicubic with antialiasing to whole levels of {SIDE}x{SIDE}"
-
-    def __call__(self, samples: Tensor) -> Tensor:
-        images = normalised(resized(in_bytes(samples), (SIDE, SIDE)), MEAN, DEVIATION)
-        with torch.no_grad():
-            features: Tensor = self.network.to(samples.device)(images)
-        return features
+    @staticmethod
+    def prepared(images: Tensor) -> Tensor:
+        return normalised(resized(images, (SIDE, SIDE)), MEAN, DEVIATION)

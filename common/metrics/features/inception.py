@@ -5,14 +5,11 @@ The file is pytorch-fid's, the same byte for byte as torch-fidelity's. Two kinds
 (Parmar, Zhang, Zhu 2022). Both look at images of whole levels, as files of images hold them.
 """
 
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.files import load_state
-from common.metrics.features.base import Classifying, Wanted, in_bytes
+from common.metrics.features.base import Classifying
+from common.metrics.features.published import PublishedNetwork
 from common.metrics.features.weights import PinnedWeights
 
 SIDES = (299, 299)
@@ -25,39 +22,23 @@ WEIGHTS = PinnedWeights(
 )
 
 
-class Inception(Classifying):
+class Inception(PublishedNetwork, Classifying):
     """2,048 features of images that are resized as pytorch-fid does: bilinear, without antialiasing."""
 
     name = "inception"
     source = WEIGHTS.url
     weights = (WEIGHTS,)
-    automatic = False
-    resizing: ClassVar[str] = "bilinear"
+    title = ("inception v3 of 2015", "bilinear to 299x299")
 
-    @classmethod
-    def unfit(cls, wanted: Wanted) -> str:
-        return "" if wanted.data.spec.is_image else "reads images"
-
-    def __init__(self, wanted: Wanted) -> None:
-        file, path = self.file(wanted)
+    def build(self, state: dict[str, Tensor]) -> nn.Module:
         from common.metrics.features.inception_network import inception  # only here: torchvision takes a while
 
-        self._sha256 = file.sha256
-        self.network, self._last = inception(load_state(path))
-
-    @property
-    def identity(self) -> str:
-        return f"inception v3 of 2015 {self._sha256[:12]}, {self.resizing} from whole levels to 299x299"
+        network, self._last = inception(state)
+        return network
 
     @staticmethod
-    def resized(images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) uint8 as the network takes them, (B, 3, 299, 299) in [-1, 1]."""
+    def prepared(images: Tensor) -> Tensor:
         return 2 * F.interpolate(images / 255, SIDES, mode="bilinear", align_corners=False) - 1
-
-    def __call__(self, samples: Tensor) -> Tensor:
-        with torch.no_grad():
-            features: Tensor = self.network.to(samples.device)(self.resized(in_bytes(samples)))
-        return features
 
     def logits(self, points: Tensor) -> Tensor:
         return points @ self._last.to(points).T
@@ -67,10 +48,9 @@ class InceptionClean(Inception):
     """2,048 features of images that are resized as clean-fid does: bicubic, with antialiasing, without rounding."""
 
     name = "inception-clean"
-    resizing = "bicubic with antialiasing"
+    title = ("inception v3 of 2015", "bicubic with antialiasing to 299x299")
 
     @staticmethod
-    def resized(images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) uint8 as the network takes them, (B, 3, 299, 299) in [-1, 0.992]."""
+    def prepared(images: Tensor) -> Tensor:
         levels = F.interpolate(images.float(), SIDES, mode="bicubic", antialias=True).clamp(0, 255)
         return (levels - 128) / 128

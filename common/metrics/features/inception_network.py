@@ -30,7 +30,7 @@ class LastBlock(InceptionE):  # type: ignore[misc]
         return [*others, self.branch_pool(F.max_pool2d(x, kernel_size=3, stride=1, padding=1))]
 
 
-def inception(state: dict[str, Tensor]) -> tuple[Inception3, Tensor]:
+def inception(state: dict[str, Tensor]) -> tuple[nn.Module, Tensor]:
     """The network, images (B, 3, 299, 299) in [-1, 1] to features (B, 2048), and what gives logits of these.
 
     Args:
