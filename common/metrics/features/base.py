@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from common.data.source import DataSet
 from common.metrics.features.weights import FLAG, PinnedWeights

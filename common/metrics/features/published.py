@@ -48,9 +48,8 @@ class PublishedNetwork(Features):
         """Images (B, 3, H, W) uint8 as the network takes them, float32."""
 
     def __call__(self, samples: Tensor) -> Tensor:
-        network = self.network.to(samples.device)
         with torch.no_grad():
-            return torch.cat([network(self.prepared(in_bytes(some))) for some in samples.split(AT_ONCE)])
+            return torch.cat([self.network(self.prepared(in_bytes(some))) for some in samples.split(AT_ONCE)])
 
 
 def in_bytes(samples: Tensor) -> Tensor:

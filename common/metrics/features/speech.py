@@ -110,6 +110,5 @@ class Speech(Features):
         starts = parts_of(waves.shape[1])
         mels = mel_spectrograms(F.pad(waves, (0, max(0, (starts[-1] + PART) * STEP - waves.shape[1]))))
         with torch.no_grad():
-            network = self.network.to(samples.device)
-            embeddings = [network(mels[:, start : start + PART]) for start in starts]
+            embeddings = [self.network(mels[:, start : start + PART]) for start in starts]
         return F.normalize(torch.stack(embeddings).mean(0), dim=1)
