@@ -35,7 +35,7 @@ class Projections(Features):
     dim = 2048
 
     @classmethod
-    def lacking(cls, wanted: Wanted) -> str:
+    def unfit(cls, wanted: Wanted) -> str:
         return ""
 
     def __init__(self, wanted: Wanted) -> None:

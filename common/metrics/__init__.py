@@ -5,6 +5,7 @@ from common.metrics.base import Evidence, Labelled, Metric
 from common.metrics.compared import Compared
 from common.metrics.evaluation import evaluate
 from common.metrics.fid import Frechet
+from common.metrics.inception_score import InceptionScore
 from common.metrics.kid import Kernel
 from common.metrics.moments import Moments
 from common.metrics.nearest import Nearest
@@ -22,6 +23,7 @@ METRICS: dict[str, type[Metric]] = {
     "kid": Kernel,
     "prdc": Prdc,
     "fid": Frechet,
+    "is": InceptionScore,
     "vendi": Vendi,
     "rke": Rke,
     "c2st": TwoSample,

@@ -29,7 +29,7 @@ class Squares(Features):
     made = 0
 
     @classmethod
-    def lacking(cls, wanted: Wanted) -> str:
+    def unfit(cls, wanted: Wanted) -> str:
         return ""
 
     def __init__(self, wanted: Wanted) -> None: ...

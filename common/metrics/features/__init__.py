@@ -2,15 +2,20 @@
 
 from common.metrics.features.base import Features, Wanted
 from common.metrics.features.classifier import Classifier
+from common.metrics.features.clip import Clip
+from common.metrics.features.dinov2 import DinoV2
 from common.metrics.features.efficientnet import EfficientNet
+from common.metrics.features.inception import Inception, InceptionClean
 from common.metrics.features.lenet import LeNet
 from common.metrics.features.pixels import Pixels
+from common.metrics.features.speech import Speech
 from common.refusal import Refusal
 
-# from the one that is taken first to the last
-FEATURES: dict[str, type[Features]] = {
-    features.name: features for features in (LeNet, EfficientNet, Classifier, Pixels)
-}
+# auto takes the first that can be had, of those that it may take
+KINDS: tuple[type[Features], ...] = (
+    LeNet, EfficientNet, Classifier, Speech, Inception, InceptionClean, DinoV2, Clip, Pixels
+)  # fmt: skip
+FEATURES = {kind.name: kind for kind in KINDS}
 
 AUTO = "auto"
 
@@ -22,11 +27,11 @@ def choose(name: str, wanted: Wanted) -> Features:
         Refusal: for one that is unknown, or cannot be had, with what to do.
     """
     if name == AUTO:
-        found = (kind(wanted) for kind in FEATURES.values() if not kind.lacking(wanted))
+        found = (kind(wanted) for kind in FEATURES.values() if kind.automatic and not kind.lacking(wanted))
         return next(features for features in found if features.suits)
     if name not in FEATURES:
         raise Refusal(f"{name!r} is unknown; there are {AUTO}, {', '.join(FEATURES)}", "features")
-    if problem := FEATURES[name].lacking(wanted):
+    if problem := FEATURES[name].unfit(wanted):
         raise Refusal(f"{name} {problem}", "features")
     return FEATURES[name](wanted)
 

@@ -1,6 +1,5 @@
 """A kind of features, and what it is asked for."""
 
-import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from common.data.source import DataSet
+from common.metrics.features.weights import FLAG, PinnedWeights
 from common.refusal import Refusal
+
+EXTRA = "'fractional-functional-diffusion[metrics]'"  # what brings the packages that some kinds need
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,17 +38,45 @@ class Features(ABC):
     Attributes:
         name: what --features calls it.
         source: where its weights come from, for messages and metrics.json; empty if there are none.
+        weights: files of weights, any of which will do; the last one is fetched if none is there.
+        automatic: whether ``auto`` takes it; a kind that needs a large download is asked for by name, so that figures
+            do not depend on what was fetched before.
         costs: whether they take so long that they are worth keeping.
     """
 
     name: ClassVar[str]
     source: ClassVar[str] = ""
+    weights: ClassVar[tuple[PinnedWeights, ...]] = ()
+    automatic: ClassVar[bool] = True
     costs: ClassVar[bool] = True
 
     @classmethod
     @abstractmethod
+    def unfit(cls, wanted: Wanted) -> str:
+        """Why it cannot read such data, or what has to be installed; empty if nothing is in the way."""
+
+    @classmethod
     def lacking(cls, wanted: Wanted) -> str:
-        """Why it cannot be had, and what to do; empty if it can. It looks, and takes no time."""
+        """Why it cannot be had as things are, and what to do; empty if it can. It is quick, and fetches nothing."""
+        if (problem := cls.unfit(wanted)) or not cls.weights or cls._there(wanted):
+            return problem
+        return cls.weights[-1].needed(wanted.weights_dir)
+
+    @classmethod
+    def _there(cls, wanted: Wanted) -> PinnedWeights | None:
+        return next((file for file in cls.weights if file.find(wanted.weights_dir)), None)
+
+    @classmethod
+    def file(cls, wanted: Wanted) -> tuple[PinnedWeights, Path]:
+        """One of its files of weights, checked, and where it is; fetched if none is there.
+
+        Raises:
+            Refusal: if it cannot be had, or the data is of another kind, with what to do.
+        """
+        if problem := cls.unfit(wanted):
+            raise Refusal(f"{cls.name} {problem}", FLAG)
+        file = cls._there(wanted) or cls.weights[-1]
+        return file, file.path(wanted.weights_dir)
 
     @abstractmethod
     def __init__(self, wanted: Wanted) -> None: ...
@@ -84,39 +114,12 @@ class Features(ABC):
         """
 
 
-class PinnedWeights:
-    """A file of weights that is known by its SHA-256.
+class Classifying(Features):
+    """Features below the last, linear layer of a classifier."""
 
-    Args:
-        name: its name in the folder of weights.
-        sha256: of its content, in hexadecimal digits.
-        origin: where it is to be had.
-    """
-
-    def __init__(self, name: str, sha256: str, origin: str) -> None:
-        self.name, self.sha256, self.origin = name, sha256, origin
-
-    def lacking(self, folder: Path) -> str:
-        """Why the file cannot be used, and what to do; empty if it is there. Its content is looked at later."""
-        if (folder / self.name).is_file():
-            return ""
-        return f"needs {self.name} ({self.origin}) in {folder}; bring it there, or name its folder by --weights_dir"
-
-    def read(self, folder: Path) -> bytes:
-        """The content of the file.
-
-        Raises:
-            Refusal: if it is not there, or another one.
-        """
-        if problem := self.lacking(folder):
-            raise Refusal(problem, "features")
-        content = (folder / self.name).read_bytes()
-        if (found := hashlib.sha256(content).hexdigest()) != self.sha256:
-            raise Refusal(
-                f"{folder / self.name} is damaged, or another file under that name: its SHA-256 is {found}, not "
-                f"{self.sha256}; fetch it again from {self.origin}"
-            )
-        return content
+    @abstractmethod
+    def logits(self, points: Tensor) -> Tensor:
+        """Logits (B, K) of the classifier's answers, of its features (B, D)."""
 
 
 def in_unit_range(samples: Tensor, channels: int) -> Tensor:
@@ -125,5 +128,5 @@ def in_unit_range(samples: Tensor, channels: int) -> Tensor:
     if levels.shape[1] == channels:
         return levels
     if channels == 1:
-        return (levels[:, :3] * torch.tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)).sum(1, keepdim=True)
+        return (levels[:, :3] * levels.new_tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)).sum(1, keepdim=True)
     return levels[:, :1].expand(-1, 3, -1, -1) if levels.shape[1] < 3 else levels[:, :3]

@@ -51,11 +51,11 @@ class Classifier(Features):
     name = "classifier"
 
     @classmethod
-    def lacking(cls, wanted: Wanted) -> str:
+    def unfit(cls, wanted: Wanted) -> str:
         return "" if len(wanted.data.spec.learned_classes) > 1 else "needs data with at least two classes"
 
     def __init__(self, wanted: Wanted) -> None:
-        if problem := self.lacking(wanted):
+        if problem := self.unfit(wanted):
             raise Refusal(problem, "features")
         data = wanted.data
         self._signature = signature(data)

