@@ -37,8 +37,9 @@ class EvaluateConfig(Checked):
             --features, e.g. sw,fid@inception (default: agreement, nearest, sw, kid, prdc, c2st,
             spectrum)
         features: what fid, kid, sw, prdc, vendi and rke compare: auto takes the first of lenet, efficientnet,
-            classifier and pixels that can be had and suits the data
-        weights_dir: folder for files of weights of --features
+            classifier, speech and pixels that is there and suits the data; inception, inception-clean, dinov2 and clip
+            are taken by name alone
+        weights_dir: folder for files of weights of --features, into which missing ones are fetched
         protocol: samples, metrics and real data as a paper has them (default: none)
         reference: folder or file of real data for --samples; or, for fid alone, an .npz file with mu and sigma, as
             --save_statistics and pytorch-fid write it (default: what the run has learned from)
