@@ -48,18 +48,12 @@ class Compared(Metric):
     of m drawn samples, which may be held against it. A metric that ``judges`` has intervals of these two, too.
 
     Attributes:
-        names: names of its figures.
         least: samples from which on it is defined.
-        better: 1 if more is better, -1 if less is; 0 if neither.
-        judges: whether a verdict may rest on it: it is nearly without bias, and knows its own uncertainty.
         about: what it says, and what it cannot see, in a line.
         features: name of the features that it compares; None takes those of ``--features``.
     """
 
-    names: tuple[str, ...]
     least = 4
-    better = 0
-    judges = False
     about = ""
     features: str | None = None
 
@@ -71,11 +65,6 @@ class Compared(Metric):
             drawn: (N, D) features of samples.
             real: those of real data.
         """
-
-    @property
-    def suffix(self) -> str:
-        """What its figures are told from those of other features by."""
-        return f"{AMONG}{self.features}" if self.features else ""
 
     def __call__(self, evidence: Evidence) -> dict[str, float]:
         found = self.of_points(evidence.points(self.features))

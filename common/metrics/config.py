@@ -235,5 +235,5 @@ class WantedMetric(NamedTuple):
         metric = METRICS[self.name](**arguments)
         if self.features is not None:
             assert isinstance(metric, Compared)  # looked at before
-            metric.features = self.features
+            metric.features, metric.suffix = self.features, f"{AMONG}{self.features}"
         return metric

@@ -78,12 +78,9 @@ class OfValues(Metric):
     model, and with ``name_real``, the same figure of as many fresh real samples, which has an interval, too.
 
     Attributes:
-        names: names of its figures.
-        better: 1 if more is better, -1 if less is; 0 if neither.
         about: what each figure says, and what it cannot see, in a line.
     """
 
-    names: ClassVar[tuple[str, ...]]
     better = -1
     about: ClassVar[tuple[str, ...]]
 

@@ -22,6 +22,7 @@ class TwoSample(OfValues):
     """
 
     names = ("c2st",)
+    judges = True
     about = ("(0.5: cannot be told from real samples, nor can copies; 1: always, though perhaps by a small fault)",)
 
     def compared(self, trial: Trial) -> dict[str, float]:

@@ -2,10 +2,20 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import NamedTuple
 
 from common.metrics.base import Metric
-from common.metrics.compared import AT, HIGH, LOW, REAL, Compared
+from common.metrics.compared import AT, HIGH, LOW, REAL
+
+
+class Outcome(Enum):
+    """What a metric says of samples against as many other real samples, from the worst on, in words."""
+
+    WORSE = "worse than real samples"
+    CLOSER = "closer to the real samples than others are (copies?)"
+    UNDECIDED = "undecided"
+    UNKNOWN = "unknown, for want of samples, drawn or real,"
 
 
 class Figure(NamedTuple):
@@ -43,24 +53,36 @@ def differ(one: Figure, other: Figure) -> bool:
 
 
 def verdict(figures: Mapping[str, float], metrics: Sequence[Metric]) -> str:
-    """Whether samples are worse than real ones, by the first metric that judges, in a line; empty without any.
+    """Whether samples are worse than real ones, by every metric that judges, in a line; empty without any.
+
+    They are, if one says so: each sees faults that others do not.
 
     Args:
         figures: what all metrics gave.
         metrics: the metrics.
     """
-    judge = next((metric for metric in metrics if isinstance(metric, Compared) and metric.judges), None)
-    if judge is None:
-        return ""
+    judges = [metric for metric in metrics if metric.judges]
+    told: dict[Outcome, list[str]] = {outcome: [] for outcome in Outcome}
+    for judge in judges:
+        outcome, pair = against_real(figures, judge)
+        told[outcome].append(f"{judge.names[0]}{judge.suffix}{pair}")
+    words = [f"{outcome.value} by {', '.join(names)}" for outcome, names in told.items() if names]
+    return "; ".join(words)
+
+
+def against_real(figures: Mapping[str, float], judge: Metric) -> tuple[Outcome, str]:
+    """What one metric says of samples against as many real ones, and both figures in brackets.
+
+    Args:
+        figures: what all metrics gave.
+        judge: the metric.
+    """
     name, suffix = judge.names[0], judge.suffix
-    drawn, real = figure_in(figures, name + AT, suffix), figure_in(figures, name + REAL, suffix)
-    drawn = drawn or figure_in(figures, name, suffix)
-    if name + REAL + suffix not in figures:
-        return f"none by {name}{suffix}: no real samples are left that the drawn ones could be held against"
+    real = figure_in(figures, name + REAL, suffix)
+    drawn = figure_in(figures, name + AT, suffix) or figure_in(figures, name, suffix)
     if drawn is None or real is None:
-        return f"undecided by {name}{suffix}: too few samples, drawn or held out, for an interval"
+        return Outcome.UNKNOWN, ""
+    pair = f" ({drawn.value:.3g}, real {real.value:.3g})"
     if not differ(drawn, real):
-        return f"undecided by {name}{suffix}: {drawn}, of as many other real samples {real}"
-    is_better = (drawn.value > real.value) == (judge.better > 0)
-    how = "closer to the real samples than others are: look for copies" if is_better else "worse than real samples"
-    return f"{how}, by {name}{suffix}: {drawn}, of as many other real samples {real}"
+        return Outcome.UNDECIDED, pair
+    return (Outcome.CLOSER if (drawn.value > real.value) == (judge.better > 0) else Outcome.WORSE), pair
