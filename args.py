@@ -35,7 +35,7 @@ from common.generation.judged import EvaluateOrder
 from common.guidance import GUIDANCE
 from common.meta import MetaLearned
 from common.metrics import METRICS
-from common.metrics.config import EvaluateConfig, chosen_metrics, metric_member
+from common.metrics.config import CompareConfig, EvaluateConfig, chosen_metrics, metric_member
 from common.refusal import Refusal
 from common.runs.pretrained import PRETRAINED
 from common.samplers import SOLVERS
@@ -273,15 +273,15 @@ def generate_order(values: Values, sample: SampleConfig) -> GenerateOrder:
 # -- evaluate.py -------------------------------------------------------------------------------------------------------
 
 EVALUATE_HELP = """Figures about samples: those of a run that lie there, or, with any flag of generate.py, those that it
-draws now; or those of another program (--samples DIR --reference DIR)."""
+draws now; or those of another program (--samples DIR --reference DIR). --compare RUN RUN .. sets them side by side."""
 TAKEN = frozenset(flag.name for flag in section_flags(SampleConfig))
 
 
 def evaluate_groups(members: Iterable[Member] = ()) -> Groups:
     """Flags of evaluate.py: its own, those of every metric, and those that samples are drawn by."""
     own = {f"metric {name}": metric_member(name, TAKEN).flags for name in METRICS}
-    drawing = {f"{DRAWING}, as generate.py": generate_groups(members)[DRAWING]}
-    return without_repeats({"what": (*section_flags(EvaluateConfig), PLUGIN), **own, **drawing})
+    what = {"what": (*section_flags(EvaluateConfig), PLUGIN), "comparison": section_flags(CompareConfig)}
+    return without_repeats({**what, **own, f"{DRAWING}, as generate.py": generate_groups(members)[DRAWING]})
 
 
 def evaluate_flag_names() -> dict[str, str]:
@@ -289,7 +289,7 @@ def evaluate_flag_names() -> dict[str, str]:
     return flag_names(evaluate_groups(all_members()), METRICS.values())
 
 
-def parse_evaluate(argv: Sequence[str] | None) -> EvaluateOrder:
+def parse_evaluate(argv: Sequence[str] | None) -> EvaluateOrder | CompareConfig:
     """What a command line of evaluate.py asks for.
 
     Raises:
@@ -300,6 +300,8 @@ def parse_evaluate(argv: Sequence[str] | None) -> EvaluateOrder:
     members = all_members() if wants_all_help(words) else [member for member in (solver, wrapper) if member.name]
     parser = make_parser("evaluate.py", "--run_id ID [flags]", EVALUATE_HELP, evaluate_groups(members))
     values = parse(parser, words, ((solver, SOLVERS), (wrapper, GUIDANCE)))
+    if comparison := CompareConfig.asked(values):
+        return comparison
     config: EvaluateConfig = section(EvaluateConfig, values)
     if config.paper and config.samples is None:
         values.setdefault("n_samples", config.paper.n_samples)

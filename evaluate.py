@@ -14,8 +14,10 @@ from common.config.parser import reporting
 from common.files import write_json
 from common.generation.judged import EvaluateOrder, judged_by
 from common.metrics import Evidence, evaluate
+from common.metrics.config import CompareConfig
 from common.metrics.extraction import Extractor
 from common.metrics.features import Wanted
+from common.metrics.figures import compared
 from common.metrics.judged import about
 from common.metrics.statistics import read_statistics, write_statistics
 
@@ -25,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with reporting("evaluate.py", args.evaluate_flag_names):
         order = args.parse_evaluate(argv)
         stopping.begin_work()
+        if isinstance(order, CompareConfig):
+            print("\n".join(compared(order)))
+            return 0
         return run(order)
 
 

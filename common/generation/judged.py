@@ -11,7 +11,7 @@ from common.config.stored import read_config
 from common.files import refuse_links, remove_leftovers
 from common.generation.arrays import write_set
 from common.generation.blocks import kept_samples
-from common.generation.config import GenerateOrder
+from common.generation.config import GenerateOrder, evaluations_of
 from common.generation.opening import drawn_from, open_job
 from common.generation.sets import check_labels, check_set
 from common.metrics import Metric
@@ -95,7 +95,13 @@ def of_run(order: EvaluateOrder) -> Judged:
             *([f"images    {data.treatment}"] if data.is_image else []),
             *drawn_from(folder, () if run.is_released else trained.recipe.averages),
         ],
-        origin={"run": run.name, "version": place.version, "settings": place.kept(), "data": trained.data.data_name},
+        origin={
+            "run": run.name,
+            "version": place.version,
+            "settings": place.kept(),
+            "evaluations": evaluations_of(place.kept() or {}),
+            "data": trained.data.data_name,
+        },
         grid=place.grid,
     )
 

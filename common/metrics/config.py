@@ -1,12 +1,12 @@
-"""What evaluate.py is asked for."""
+"""What evaluate.py is asked for: figures of samples, or figures of several sets side by side."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from common.config.flags import SHARE, Checked, at_least, height_by_width, place, several
-from common.config.resolve import Member
+from common.config.flags import MANY, SHARE, Checked, at_least, height_by_width, place, several
+from common.config.resolve import Member, section
 from common.config.stored import read_config
 from common.metrics import DEFAULTS, METRICS, Compared, Metric
 from common.metrics.base import PARTS, REFERENCE
@@ -14,12 +14,14 @@ from common.metrics.compared import AMONG
 from common.metrics.features import AUTO, FEATURES
 from common.metrics.protocols import PROTOCOLS, Protocol
 from common.metrics.statistics import SUFFIX, holds_statistics
+from common.metrics.tables import FORMATS
 from common.refusal import Refusal
 from common.runs import RunFolder, SampleFolder
 from common.runs.versions import PLAIN, average_kinds
 
 CACHE = ".cache"
 MOMENTS_ALONE = "fid"  # what needs no more of real data than moments
+KEPT_WITH = frozenset({"plugin"})  # flags of every program that go with --compare
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,47 @@ class EvaluateConfig(Checked):
             return chosen, []
         which = f"no manifest.json says when {', '.join(undated)} was drawn"
         return chosen, [f"{which}, so {chosen.name} counts as the newest; --samples names another"]
+
+
+@dataclass(frozen=True)
+class CompareConfig(Checked):
+    """Which sets of samples are held against each other.
+
+    Attributes:
+        compare: two or more runs or files of figures (metrics.json), with commas or spaces between them: a table of
+            figures that they have, with what differences are decided; of a run those of its newest samples that have
+            figures, of RUN:SET those of samples by name, e.g. digits-demo:exp2-20-ema (default: none)
+        table: also write the table to this file, .csv, .tex (booktabs) or .md (default: do not)
+        output_dir: folder that holds the runs
+    """
+
+    compare: Annotated[tuple[str, ...] | None, several(place), MANY] = None
+    table: Path | None = None
+    output_dir: Path = Path("runs")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.compare is None:
+            raise Refusal("is for --compare; name the runs that are compared by it, or leave it out", "table")
+        if len(self.compare) < 2:
+            raise Refusal(f"{self.compare[0]}: at least two runs or files of figures are needed", "compare")
+        if self.table is not None and self.table.suffix not in FORMATS:
+            raise Refusal(f"{self.table}: the name must end in one of {', '.join(FORMATS)}", "table")
+
+    @classmethod
+    def asked(cls, values: Mapping[str, Any]) -> "CompareConfig | None":
+        """The comparison that flags ask for; None if they ask for none.
+
+        Raises:
+            Refusal: for flags that have no effect on it.
+        """
+        if not {"compare", "table"} & values.keys():
+            return None
+        own = {field.name for field in fields(cls)} | KEPT_WITH
+        if "compare" in values and (idle := sorted(values.keys() - own)):
+            raise Refusal("has no effect with --compare, which reads figures that were computed; leave it out", idle[0])
+        found: CompareConfig = section(cls, values)
+        return found
 
 
 def chosen_metrics(config: EvaluateConfig, values: Mapping[str, Any], taken: frozenset[str]) -> list[Metric]:

@@ -38,7 +38,8 @@ class Extractor:
     """
 
     def __init__(self, wanted: Wanted, default: str, processes: int = 1, device: torch.device = CPU) -> None:
-        self._wanted, self._default, self._processes, self._device = wanted, default, processes, device
+        self.default = default
+        self._wanted, self._processes, self._device = wanted, processes, device
         self._chosen: dict[str, Features] = {}
 
     def features(self, name: str | None = None) -> Features:
@@ -47,7 +48,7 @@ class Extractor:
         Raises:
             Refusal: if they cannot be had.
         """
-        name = name or self._default
+        name = name or self.default
         if name not in self._chosen:
             self._chosen[name] = choose(name, self._wanted)
             if self._processes == 1:

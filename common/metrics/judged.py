@@ -1,5 +1,6 @@
 """What evaluate.py judges: samples, the real data, and what a reader of the figures must know of both."""
 
+import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -9,9 +10,10 @@ from typing import Any
 
 from common.data.source import DataSet
 from common.metrics.base import Evidence
-from common.metrics.drawn import Drawn
+from common.metrics.drawn import Drawn, read_over
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "torchmetrics")
+KNOWN_BY = 64  # samples, evenly spaced, by which real data is told from other data
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,22 +43,38 @@ class Judged:
 
 def about(judged: Judged, evidence: Evidence) -> dict[str, Any]:
     """What figures rest on, for metrics.json: samples, real data, features with their weights, versions, date."""
-    compared, others = (sum(len(part.labels) for part in parts) for parts in (evidence.compared, evidence.others))
-    data = judged.data
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "samples": {"from": judged.drawn.name, "count": len(judged.drawn), **judged.origin},
-        "real": {
-            "shape": list(data.shape),
-            "treatment": data.treatment,
-            "part": evidence.part,
-            "count": compared if evidence.reference is None else min(evidence.reference, compared),
-            "of": compared,
-            "others": min(evidence.most_others, others),
-        },
+        "real": of_real(judged.data, evidence),
         "features": {
-            features.name: {"identity": features.identity, "source": features.source}
-            for features in evidence.features.values()
+            asked: {"name": features.name, "identity": features.identity, "source": features.source}
+            for asked, features in evidence.features.items()
         },
+        "default_features": None if evidence.extractor is None else evidence.extractor.default,
         "versions": {"python": python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+    }
+
+
+def of_real(data: DataSet, evidence: Evidence) -> dict[str, Any]:
+    """What samples are compared with, and what other real data is told from it by: SHA-256 of some of its samples.
+
+    Of data that moments alone are known of, that of the moments.
+    """
+    digest = hashlib.sha256()
+    if evidence.statistics is not None:
+        for moment in evidence.statistics:
+            digest.update(moment.numpy().tobytes())
+        return {"part": "moments", "sha256": digest.hexdigest()}
+    for some in read_over(evidence.compared, evidence.spec, KNOWN_BY):
+        digest.update(some.contiguous().numpy().tobytes())
+    compared, others = (sum(len(part.labels) for part in parts) for parts in (evidence.compared, evidence.others))
+    return {
+        "shape": list(data.shape),
+        "treatment": data.treatment,
+        "part": evidence.part,
+        "count": compared if evidence.reference is None else min(evidence.reference, compared),
+        "of": compared,
+        "others": min(evidence.most_others, others),
+        "sha256": digest.hexdigest(),
     }

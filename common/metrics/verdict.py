@@ -3,10 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from statistics import NormalDist
 from typing import NamedTuple
 
 from common.metrics.base import Metric
 from common.metrics.compared import AT, HIGH, LOW, REAL
+
+FALSE = 0.05  # share of cases in which chance may be taken for a difference
 
 
 class Outcome(Enum):
@@ -47,9 +50,24 @@ def figure_in(figures: Mapping[str, object], name: str, suffix: str = "") -> Fig
     return Figure(*numbers) if len(numbers) == 3 else None
 
 
-def differ(one: Figure, other: Figure) -> bool:
-    """Whether two independent figures differ by more than chance would make them in 95 of 100 cases."""
-    return abs(one.value - other.value) > math.hypot(one.reach, other.reach)
+def differ(one: Figure, other: Figure, among: int = 1) -> bool:
+    """Whether two independent figures differ by more than chance would make them in 95 of 100 cases.
+
+    Args:
+        one: a figure.
+        other: another one.
+        among: of so many pairs together: none of them differs by more in 95 of 100 cases (Bonferroni).
+    """
+    wider = NormalDist().inv_cdf(1 - FALSE / 2 / among) / NormalDist().inv_cdf(1 - FALSE / 2)
+    return apart(one, other) > wider
+
+
+def apart(one: Figure, other: Figure) -> float:
+    """By how many times half of the interval of their difference two independent figures differ."""
+    difference, reach = abs(one.value - other.value), math.hypot(one.reach, other.reach)
+    if not reach:
+        return math.inf if difference else 0.0
+    return difference / reach
 
 
 def verdict(figures: Mapping[str, float], metrics: Sequence[Metric]) -> str:
