@@ -46,7 +46,7 @@ class Entry:
         found = self.figures.get(ABOUT)
         for key in keys:
             found = found.get(key) if isinstance(found, Mapping) else None
-        return found
+        return " ".join(found.split()) if isinstance(found, str) else found  # in one line: a file may be anybody's
 
     def value(self, name: str) -> float | None:
         """A figure; None if there is none of that name, or it is undefined."""

@@ -1,5 +1,6 @@
 """Files of figures: those of runs by name, and others by path; what evaluate.py --compare reads."""
 
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,4 +99,6 @@ def read_figures(path: Path) -> Mapping[str, object]:
         raise Refusal(f"{path} is no file of figures ({error}); evaluate.py writes it again", "compare") from error
     if not isinstance(found, dict) or type(found.get("samples")) is not int:
         raise Refusal(f"{path} is no file of figures: it does not say of how many samples", "compare")
+    if any(isinstance(one, int) and abs(one) > sys.float_info.max for one in found.values()):
+        raise Refusal(f"{path} is no file of figures: one is a whole number that is too large", "compare")
     return found

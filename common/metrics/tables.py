@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,24 +42,23 @@ class Told(NamedTuple):
             return None
         if figure is None:
             return cls(f"{value:.4g}")
-        value, reach, low, high = rounded((*figure[:1], figure.reach, *figure[1:]), figure.reach)
+        told = [rounded(number, figure.reach) for number in figure]
         if abs(figure.low + figure.high - 2 * figure.value) > MIDDLE * figure.reach:
-            return cls(value, ends=(low, high))
-        return cls(value, reach)
+            return cls(told[0], ends=(told[1], told[2]))
+        return cls(told[0], rounded(figure.reach, figure.reach))
 
-    def joined(self, sign: str) -> str:
-        """In one: with a sign before half of the interval."""
+    def joined(self, sign: str, between: str = "({} to {})") -> str:
+        """In one: with a sign before half of the interval, or both ends in a text."""
         if self.ends:
-            return f"{self.value} ({self.ends[0]} to {self.ends[1]})"
+            return f"{self.value} {between.format(*self.ends)}"
         return f"{self.value} {sign} {self.reach}" if self.reach else self.value
 
 
-def rounded(numbers: Sequence[float], reach: float) -> list[str]:
-    """Numbers to two digits of what they are certain to."""
+def rounded(number: float, reach: float) -> str:
+    """A number to two digits of what it is certain to."""
     if not FEWEST <= reach < MOST:
-        return [f"{number:.4g}" for number in numbers]
-    digits = max(0, 1 - math.floor(math.log10(reach)))
-    return [f"{number:.{digits}f}" for number in numbers]
+        return f"{number:.4g}"
+    return f"{number:.{max(0, 1 - math.floor(math.log10(reach)))}f}"
 
 
 def rows_of(comparison: Comparison, cell: Callable[[Told, bool], str], missing: str) -> list[list[str]]:
@@ -122,7 +121,7 @@ def as_latex(comparison: Comparison) -> str:
     """A ``tabular`` for the package booktabs; what a reader must know stands above it as comments."""
 
     def cell(figure: Told, best: bool) -> str:
-        joined = figure.joined(r"\pm").replace(" to ", r"\text{ to }")
+        joined = figure.joined(r"\pm", "[{}, {}]")
         return rf"$\mathbf{{{joined}}}$" if best else f"${joined}$"
 
     arrows = {-1: r" $\downarrow$", 1: r" $\uparrow$", 0: ""}
@@ -174,4 +173,4 @@ FORMATS: dict[str, Callable[[Comparison], str]] = {".csv": as_csv, ".tex": as_la
 
 def write_table(path: Path, comparison: Comparison) -> None:
     """Write a comparison to a file, atomically; its suffix, one of :data:`FORMATS`, says how."""
-    atomic_write(path, FORMATS[path.suffix](comparison).encode())
+    atomic_write(path, FORMATS[path.suffix](comparison).encode(errors="backslashreplace"))

@@ -141,6 +141,7 @@ WRONG = [
     ("--compare metrics-good.json broken.json", "--compare broken.json is no file of figures .no JSON, in line 1"),
     ("--compare metrics-good.json bytes.json", "--compare bytes.json is no file of figures .no text in UTF-8"),
     ("--compare metrics-good.json list.json", "--compare list.json is no file of figures: it does not say"),
+    ("--compare metrics-good.json large.json", "--compare large.json is no file of figures: .* too large"),
     ("--compare metrics-good.json strange.json", "--compare no two of them have a figure in common"),
     ("--compare metrics-good.json tiny:c", "--compare tiny_digits_H0.9_K2: no samples c; there are: model-final/a"),
     (
@@ -165,6 +166,7 @@ def test_wrong_input_is_refused_in_a_line(cli, run, flags, pattern):
     draw(run, "final", "a", None)
     Path("broken.json").write_text('{"samples": 4, ')
     Path("bytes.json").write_bytes(b"\xff\xfe")
+    Path("large.json").write_text(json.dumps({"samples": 3, "sw": 10**400}))
     Path("list.json").write_text("[1, 2]")
     Path("strange.json").write_text(json.dumps({"samples": 3, "about": [], "sw": {"a": 1}, "kid": True, "x": "y"}))
     result = cli("evaluate", *flags.split())

@@ -99,11 +99,15 @@ def test_features_that_a_figure_names_are_those_it_rests_on():
 
 
 def test_columns_are_figures_of_two_sets_without_details_and_classes():
-    of_one = {"rke": 3.0, "not_finite": 2, "sw_real": 0.1, "sw_real_low": 0, "sw_at": 0.2, "sw[3]": 0.5, "kid": None}
+    details = dict.fromkeys(
+        ("sw_real", "sw_real_low", "sw_at", "sw[3]", "kid_at", "spectrum_from_2", "moments_mean", "not_finite"), 1
+    )
+    undefined = dict.fromkeys(("kid", "spectrum", "moments"))
+    of_one = {**details, **undefined, "rke": 3.0, "sw_values": 2, "own": 1}
     comparison = Comparison(
         [entry("A", sw=(0, 1), fid=3, **of_one), entry("B", sw=(0, 1), **{**of_one, "rke": math.nan})]
     )
-    assert [column.name for column in comparison.columns] == ["sw"]
+    assert [column.name for column in comparison.columns] == ["sw", "sw_values", "own"]
     with pytest.raises(Refusal, match=r"no two of them have a figure in common \(A: fid; B: nearest\)"):
         Comparison([entry("A", fid=3), entry("B", nearest=3)])
     assert (
@@ -197,6 +201,12 @@ def test_the_terminal_shows_certain_digits(comparison):
     assert all(line.isascii() for line in lines)
 
 
+def test_a_figure_that_is_not_the_middle_of_its_interval_has_both_ends():
+    sets = [entry(name, c2st=0.98, c2st_low=0.952, c2st_high=0.991) for name in "AB"]
+    assert as_text(Comparison(sets))[1].split("  ")[-1] == "0.980 (0.952 to 0.991)"
+    assert "$0.980 [0.952, 0.991]$" in FORMATS[".tex"](Comparison(sets))
+
+
 def test_csv_is_read_back(comparison):
     first, *rest = csv.DictReader(io.StringIO(FORMATS[".csv"](comparison)))
     assert [row["samples of"] for row in (first, *rest)] == [*NAMES, "third"]
@@ -239,10 +249,17 @@ def test_markdown_has_as_many_cells_in_every_row(comparison):
     assert str(comparison.verdicts[0]) in text
 
 
-def test_a_name_with_line_breaks_stays_in_its_comment():
-    name = "x\n\\input{y}"
-    text = FORMATS[".tex"](Comparison([entry(name, sw=(0, 1)), entry("B", sw=(9, 1))]))
-    assert not any(line.startswith("\\input") for line in text.splitlines())
+def test_what_a_strange_file_says_stays_in_its_line(tmp_path):
+    """Names with line breaks run no LaTeX, and halves of letters can be written."""
+    strange = "x\n\\input{y}"
+    one = entry(strange, sw=(0, 1), identity=strange)
+    one.figures["about"]["samples"]["settings"]["solver"] = "\ud800\nz"
+    comparison = Comparison([one, entry("B", sw=(9, 1))])
+    for suffix in (".tex", ".md"):
+        write_table(tmp_path / f"t{suffix}", comparison)
+        lines = (tmp_path / f"t{suffix}").read_text().splitlines()
+        assert not any(line.startswith(("\\input", "z")) for line in lines)
+    assert "\\ud800 z" in lines[2]
 
 
 def test_files_are_whole_or_not_there(tmp_path, comparison, monkeypatch):
