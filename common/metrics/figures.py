@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from common.files import read_json
 from common.metrics.comparison import Comparison, Entry
@@ -16,6 +17,20 @@ PREFIX, SUFFIX = "metrics-", ".json"  # of figures about samples of another prog
 GENERATED = "generated_data"  # in a run, RUN/generated_data/VERSION/SET/metrics.json
 
 
+class Found(NamedTuple):
+    """A file of figures.
+
+    Attributes:
+        name: what its samples are called in a table.
+        path: where it is.
+        newer: name of newer samples of the same run, which have no figures; empty if there are none.
+    """
+
+    name: str
+    path: Path
+    newer: str = ""
+
+
 def compared(config: CompareConfig) -> list[str]:
     """Hold sets of samples against each other; writes the table if a file is wanted, and returns lines to print.
 
@@ -23,14 +38,13 @@ def compared(config: CompareConfig) -> list[str]:
         Refusal: if a run is unknown, figures are not there or damaged, or none is common to two sets.
     """
     found = [figures_at(word, config.output_dir) for word in config.compare or ()]
-    if twice := [path for path, times in Counter(path.resolve() for _, path in found).items() if times > 1]:
+    if twice := [path for path, times in Counter(one.path.resolve() for one in found).items() if times > 1]:
         raise Refusal(f"names the figures in {twice[0]} twice", "compare")
-    names = [name for name, _ in found]
-    if len(set(names)) < len(names):
-        names = [str(path) for _, path in found]
-    entries = [Entry(name, read_figures(path)) for name, (_, path) in zip(names, found, strict=True)]
-    comparison = Comparison(entries)
-    lines = [f"figures   {name}: {path}" for name, (_, path) in zip(names, found, strict=True)]
+    if len({one.name for one in found}) < len(found):
+        found = [one._replace(name=str(one.path)) for one in found]
+    comparison = Comparison([Entry(one.name, read_figures(one.path)) for one in found])
+    lines = [f"figures   {one.name}: {one.path}" for one in found]
+    lines += [f"note      {one.name}: newer samples, {one.newer}, have no figures yet" for one in found if one.newer]
     lines += as_text(comparison)
     if config.table is not None:
         write_table(config.table, comparison)
@@ -38,8 +52,8 @@ def compared(config: CompareConfig) -> list[str]:
     return lines
 
 
-def figures_at(word: str, output_dir: Path) -> tuple[str, Path]:
-    """The file of figures that a word names (a path, a run or ``RUN:SET``), after a name for a table.
+def figures_at(word: str, output_dir: Path) -> Found:
+    """The file of figures that a word names: a path, a run or ``RUN:SET``.
 
     Raises:
         Refusal: if there is none, with the command that makes one.
@@ -48,11 +62,12 @@ def figures_at(word: str, output_dir: Path) -> tuple[str, Path]:
         path = Path(word)
         if not path.is_file():
             raise Refusal(f"{word}: there is no such file; evaluate.py writes one", "compare")
-        return name_of(path), path
+        return Found(name_of(path), path)
     named, colon, wanted = word.partition(":")
     run = find(named, output_dir, "compare")
     name = named if run.name.startswith(f"{named}_") else run.name  # not a path, nor ``latest``
-    return name + colon + wanted, newest_figures(run, wanted)
+    path, newest = newest_figures(run, wanted)
+    return Found(name + colon + wanted, path, "" if path.parent == newest else newest.name)
 
 
 def name_of(path: Path) -> str:
@@ -63,8 +78,8 @@ def name_of(path: Path) -> str:
     return path.stem.removeprefix(PREFIX) if path.name.startswith(PREFIX) else str(path)
 
 
-def newest_figures(run: RunFolder, wanted: str = "") -> Path:
-    """The figures of a run's newest samples that have some.
+def newest_figures(run: RunFolder, wanted: str = "") -> tuple[Path, Path]:
+    """The figures of a run's newest samples that have some, and the folder of its newest samples.
 
     Args:
         run: the run.
@@ -79,12 +94,11 @@ def newest_figures(run: RunFolder, wanted: str = "") -> Path:
     if not fitting:
         there = f"; there are: {', '.join(sets)}" if sets else f"; {command} --n_samples 1000 draws and judges some"
         raise Refusal(f"{run.name}: no samples{f' {wanted}' * bool(wanted)}{there}", "compare")
-    found = [path for folder in fitting if (path := SampleFolder(folder).figures).is_file()]
+    newest, found = fitting[-1], [path for folder in fitting if (path := SampleFolder(folder).figures).is_file()]
     if not found:
-        newest = fitting[-1]
         which = f" --version {SampleFolder(newest).version} --samples {newest.name}" if wanted else ""
         raise Refusal(f"{run.name}: no figures of its samples yet; {command}{which} computes them", "compare")
-    return found[-1]
+    return found[-1], newest
 
 
 def read_figures(path: Path) -> Mapping[str, object]:

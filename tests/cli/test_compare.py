@@ -123,6 +123,9 @@ def test_the_newest_samples_with_figures_are_taken(cli, run):
     result = cli("evaluate", "--compare", "tiny", "tiny:model-v1/a")
     assert "verdict   tiny better than tiny:model-v1/a by sw" in result.out
     assert result.out.splitlines()[0].endswith("model-final/a/metrics.json")
+    assert [line for line in result.out.splitlines() if "newer" in line] == [
+        "note      tiny: newer samples, b, have no figures yet"
+    ]
     path = f"runs/{run.name}/generated_data/model-v1/a/metrics.json"
     result = cli("evaluate", "--compare", "latest", path)
     assert f"verdict   {run.name} better than {run.name}:a by sw" in result.out
