@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from common.metrics import METRICS, Compared, Metric
 from common.metrics.compared import AMONG
-from common.metrics.of_values import OfValues
 from common.metrics.verdict import Figure, apart, differ, figure_in
 from common.refusal import Refusal
 
@@ -84,19 +83,14 @@ class Column(NamedTuple):
         return cls(name, owners().get(name.partition(AMONG)[0]))
 
     @property
-    def compared(self) -> type[Compared] | None:
-        """What computes it, if that compares features."""
-        return self.metric if self.metric is not None and issubclass(self.metric, Compared) else None
-
-    @property
     def better(self) -> int:
         """1 if more is better, -1 if less is; 0 if neither, or that is not known."""
-        return self.metric.better if self.metric is not None and issubclass(self.metric, Compared | OfValues) else 0
+        return self.metric.better if self.metric else 0
 
     @property
     def judges(self) -> bool:
         """Whether a verdict may rest on it."""
-        return self.compared is not None and self.compared.judges
+        return self.metric is not None and self.metric.judges and self.name.partition(AMONG)[0] == self.metric.names[0]
 
     @property
     def place(self) -> int:
@@ -112,7 +106,7 @@ class Column(NamedTuple):
     def basis(self, entry: Entry) -> dict[str, str]:
         """What the figure of a set rests on, in words: equal ones may be compared. Empty if it does not say."""
         found = {COUNT: entry.count, "real data": real_data(entry)}
-        if self.compared is not None:
+        if self.metric is not None and issubclass(self.metric, Compared):
             asked = self.name.partition(AMONG)[2] or str(entry.about("default_features"))
             found["features"] = str(entry.about("features", asked, "identity") or "")
         return found
@@ -270,7 +264,7 @@ class Comparison:
 
     def _how_decided(self) -> list[str]:
         if not self.verdicts:
-            judges = ", ".join(name for name, kind in METRICS.items() if issubclass(kind, Compared) and kind.judges)
+            judges = ", ".join(kind.names[0] for kind in METRICS.values() if kind.judges)
             return [f"nothing is decided: that takes {judges} of two sets"]
         pairs = Counter(one.figure for one in self.verdicts if not one.hindrance)
         if max(pairs.values(), default=0) < 2:
@@ -283,8 +277,7 @@ def owners() -> dict[str, type[Metric]]:
     """The names of figures, with the metrics that compute them."""
     found = dict(METRICS)
     for kind in METRICS.values():
-        if issubclass(kind, Compared | OfValues):
-            found |= dict.fromkeys(kind.names, kind)
+        found |= dict.fromkeys(kind.names, kind)
     return found
 
 

@@ -45,13 +45,13 @@ def test_what_is_decided_and_what_is_not():
 
 
 def test_the_judges_come_in_the_order_of_the_register_and_others_decide_nothing():
-    one = entry("A", kid=(0, 1), fid=(1, 0.1), sw=(0, 1), precision=(0.9, 0.01), agreement=0.9)
-    two = entry("B", kid=(9, 1), fid=(9, 0.1), sw=(9, 1), precision=(0.1, 0.01), agreement=0.1)
+    one = entry("A", c2st=(0.5, 0.1), kid=(0, 1), fid=(1, 0.1), sw=(0, 1), precision=(0.9, 0.01), agreement=0.9)
+    two = entry("B", c2st=(0.9, 0.1), kid=(9, 1), fid=(9, 0.1), sw=(9, 1), precision=(0.1, 0.01), agreement=0.1)
     comparison = Comparison([one, two])
-    assert [column.name for column in comparison.columns] == ["agreement", "sw", "kid", "precision", "fid"]
-    assert told(one, two) == ["A better than B by sw", "A better than B by kid"]
+    assert [column.name for column in comparison.columns] == ["agreement", "sw", "kid", "precision", "fid", "c2st"]
+    assert told(one, two) == [f"A better than B by {name}" for name in ("sw", "kid", "c2st")]
     best = [column.name for column in comparison.columns if comparison.is_best(one, column)]
-    assert best == ["sw", "kid"]
+    assert best == ["sw", "kid", "c2st"]
     assert not any(comparison.is_best(two, column) for column in comparison.columns)
 
 
