@@ -90,7 +90,7 @@ class Column(NamedTuple):
     @property
     def judges(self) -> bool:
         """Whether a verdict may rest on it."""
-        return self.metric is not None and self.metric.judges and self.name.partition(AMONG)[0] == self.metric.names[0]
+        return self.metric is not None and self.metric.judges and self.name.partition(AMONG)[0] in self.metric.names[:1]
 
     @property
     def place(self) -> int:
@@ -270,7 +270,7 @@ class Comparison:
         if max(pairs.values(), default=0) < 2:
             return []
         counted = ", ".join(f"{count} by {figure}" for figure, count in pairs.items())
-        return [f"pairs compared: {counted}; chance decides any of a figure in at most 5 of 100 cases (Holm)"]
+        return [f"pairs compared: {counted}; chance decides any pair of a figure in 5 of 100 cases at most (Holm)"]
 
 
 def owners() -> dict[str, type[Metric]]:
