@@ -197,13 +197,16 @@ class Metric(ABC):
         names: names of its main figures.
         better: 1 if more is better, -1 if less is; 0 if neither.
         judges: whether a verdict may rest on the first of them: it is nearly without bias, and has an interval.
-        suffix: what its figures are told by from the same ones of other features.
     """
 
     names: tuple[str, ...] = ()
     better: int = 0
     judges: bool = False
-    suffix: str = ""
+
+    @property
+    def suffix(self) -> str:
+        """What its figures are told by from the same ones of other features."""
+        return ""
 
     def of_class(self, label: int, evidence: Evidence) -> dict[str, float]:
         """The figures of one class alone, after those of all samples were computed; none unless it has such.

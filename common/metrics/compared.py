@@ -57,6 +57,10 @@ class Compared(Metric):
     about = ""
     features: str | None = None
 
+    @property
+    def suffix(self) -> str:
+        return f"{AMONG}{self.features}" if self.features else ""
+
     @abstractmethod
     def figures(self, drawn: Tensor, real: Real) -> dict[str, float]:
         """Figures by name.

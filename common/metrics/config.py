@@ -278,5 +278,5 @@ class WantedMetric(NamedTuple):
         metric = METRICS[self.name](**arguments)
         if self.features is not None:
             assert isinstance(metric, Compared)  # looked at before
-            metric.features, metric.suffix = self.features, f"{AMONG}{self.features}"
+            metric.features = self.features
         return metric
