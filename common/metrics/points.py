@@ -57,7 +57,7 @@ def frechet(one: Moments, other: Moments, half: Tensor | None = None) -> float:
     """
     half = root(other.cov) if half is None else half
     mixed = torch.linalg.eigvalsh(half @ one.cov @ half).clamp_min(0).sqrt().sum()
-    return float((one.mean - other.mean).square().sum() + one.cov.trace() + other.cov.trace() - 2 * mixed)
+    return max(0.0, float((one.mean - other.mean).square().sum() + one.cov.trace() + other.cov.trace() - 2 * mixed))
 
 
 def frechet_to(points: Tensor, other: Moments, half: Tensor | None = None) -> float:
@@ -68,7 +68,7 @@ def frechet_to(points: Tensor, other: Moments, half: Tensor | None = None) -> fl
     mean = points.mean(0)
     off = (points - mean) / (len(points) - 1) ** 0.5  # S = off' off, so S'^1/2 S S'^1/2 has the values of off S' off'
     mixed = torch.linalg.eigvalsh(off @ other.cov @ off.T).clamp_min(0).sqrt().sum()
-    return float((mean - other.mean).square().sum() + off.square().sum() + other.cov.trace() - 2 * mixed)
+    return max(0.0, float((mean - other.mean).square().sum() + off.square().sum() + other.cov.trace() - 2 * mixed))
 
 
 def kid(points: Tensor, others: Tensor, among_others: float | None = None) -> float:
