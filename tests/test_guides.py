@@ -97,25 +97,13 @@ def test_metrics(folder, capsys):
     for name in ("first", "second"):
         run(["train.py", "--preset", "digits", "--wb_id", name, *UNET, *SHORT])
         run(["generate.py", "--run_id", name, "--n_samples", "20", "--steps", "2"])
-    run(
-        [
-            "evaluate.py",
-            "--run_id",
-            "second",
-            "--n_samples",
-            "20",
-            "--steps",
-            "2",
-            "--metrics",
-            "sw,fid",
-            "--features",
-            "pixels",
-        ]
-    )
+    drawn = ["--n_samples", "20", "--steps", "2"]
+    run(["evaluate.py", "--run_id", "second", *drawn, "--metrics", "sw,fid", "--features", "pixels"])
     shutil.copytree(folder / "DIR", folder / "REAL")
     for command in commands(GUIDES["metrics.md"]):
         words = ["20" if word == "1000" else word for word in command]
-        run(words, *([] if "--compare" in words else ["--features", "pixels"]))
+        small = ["--image_size", "8"] if "--reference" in words else []
+        run(words, *small, *([] if "--compare" in words else ["--features", "pixels"]))
     assert r"\begin{tabular}" in (folder / "table.tex").read_text()
     out = capsys.readouterr().out
     assert "verdict   " in out

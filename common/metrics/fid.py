@@ -15,7 +15,5 @@ class Frechet(Compared):
     about = "(0: equal moments; mostly bias below some 10,000 samples: compare with as many other real ones)"
 
     def figures(self, drawn: Tensor, real: Real) -> dict[str, float]:
-        half = (
-            real.root if len(drawn) > drawn.shape[1] else None
-        )  # which takes long, and is not needed for fewer samples
+        half = real.root if len(drawn) > drawn.shape[1] else None  # fewer samples do without
         return {"fid": frechet_to(drawn, real.moments, half)}
