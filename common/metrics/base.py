@@ -2,10 +2,11 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,6 +63,8 @@ class Evidence:
         part: which part of the real data features are compared with, a name in :data:`PARTS`.
         beside: folder of the samples, where their features are kept; None if they are not one's own.
         statistics: moments of features that are compared with in place of the real data's.
+        is_passing: whether the samples are looked at once, so that their features are not kept.
+        known: what was read and computed of the real data; evidence of other samples may share it.
     """
 
     drawn: Drawn
@@ -71,6 +74,8 @@ class Evidence:
     part: str = "train"
     beside: Path | None = None
     statistics: Moments | None = None
+    is_passing: bool = False
+    known: dict[Hashable, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.drawn.shape != self.spec.shape:
@@ -95,15 +100,17 @@ class Evidence:
         """Classes (N,) int64 that were asked for; None if the samples were drawn without."""
         return self.drawn.labels
 
-    @cached_property
+    @property
     def train(self) -> Labelled:
         """Real samples to learn from, evenly spaced over the set, at most 60,000 and 2 GiB."""
-        return self._read(self.data.train, TRAIN_LIMIT)
+        found: Labelled = self._once("train", lambda: self._read(self.data.train, TRAIN_LIMIT))
+        return found
 
-    @cached_property
+    @property
     def held_out(self) -> Labelled:
         """Real samples that no model has learned from, evenly spaced over the part, at most 2,000."""
-        return self._read(self.data.held_out, HELD_OUT_LIMIT)
+        found: Labelled = self._once("held out", lambda: self._read(self.data.held_out, HELD_OUT_LIMIT))
+        return found
 
     @property
     def features(self) -> dict[str, Features]:
@@ -135,7 +142,12 @@ class Evidence:
             raise ValueError("no features were chosen")
         if name not in self._points:
             drawn = self.extractor.points(
-                name, self.drawn.chunks(), len(self.drawn), "features of samples", folder=self.beside
+                name,
+                self.drawn.chunks(),
+                len(self.drawn),
+                "features of samples",
+                folder=self.beside,
+                keep=not self.is_passing,
             )
             if self.statistics is not None:
                 if len(self.statistics.mean) != drawn.shape[1]:
@@ -147,8 +159,7 @@ class Evidence:
                     )
                 self._points[name] = Points(drawn, OfMoments(self.statistics), torch.empty(0, drawn.shape[1]))
             else:
-                fresh = self._features(name, self.others, self.most_others, "features of other real samples")
-                self._points[name] = Points(drawn, self.real(name), fresh)
+                self._points[name] = Points(drawn, self.real(name), self._fresh(name))
         return self._points[name]
 
     def points_of(self, label: int, name: str | None = None) -> Points:
@@ -172,7 +183,23 @@ class Evidence:
         Args:
             name: of the features; None takes those of ``--features``.
         """
-        return Real(self._features(name, self.compared, self.reference, "features of real samples"))
+        found: Real = self._once(
+            ("real", name, self.part, self.reference),
+            lambda: Real(self._features(name, self.compared, self.reference, "features of real samples")),
+        )
+        return found
+
+    def _fresh(self, name: str | None) -> Tensor:
+        found: Tensor = self._once(
+            ("others", name, self.part, self.most_others),
+            lambda: self._features(name, self.others, self.most_others, "features of other real samples"),
+        )
+        return found
+
+    def _once(self, what: Hashable, make: Callable[[], Any]) -> Any:
+        if what not in self.known:
+            self.known[what] = make()
+        return self.known[what]
 
     @cached_property
     def _points(self) -> dict[str | None, Points]:

@@ -128,6 +128,11 @@ def is_detail(name: str) -> bool:
     return name.partition(AMONG)[0].endswith((LOW, HIGH, AT))
 
 
+def is_of_samples(name: str) -> bool:
+    """Whether a figure is one of all samples, and not of real ones or a detail of another."""
+    return not is_detail(name) and not name.partition(AMONG)[0].endswith(REAL)
+
+
 def between(figures: Figures, name: str, suffix: str = "") -> str:
     """The interval of a figure in brackets; nothing if it has none.
 

@@ -1,7 +1,7 @@
 """Several metrics of the same samples."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from common.metrics.base import Evidence, Metric
 from common.metrics.compared import is_detail
@@ -10,7 +10,9 @@ from common.refusal import Refusal
 from common.table import table
 
 
-def evaluate(evidence: Evidence, metrics: Sequence[Metric], *, per_class: bool = False) -> dict[str, float | None]:
+def evaluate(
+    evidence: Evidence, metrics: Sequence[Metric], *, per_class: bool = False, say: Callable[[str], object] = print
+) -> dict[str, float | None]:
     """Run metrics and print what they say.
 
     A figure that is NaN or infinite is undefined, whoever gives it: None takes its place, since JSON knows neither.
@@ -19,6 +21,7 @@ def evaluate(evidence: Evidence, metrics: Sequence[Metric], *, per_class: bool =
         evidence: the samples and the real data.
         metrics: the metrics, in this order.
         per_class: also of every class alone, by ``name[class]``.
+        say: what takes every line that is printed.
 
     Returns:
         All figures by name, after the number of samples that they are about (``samples``) and, if there are any, of
@@ -29,31 +32,31 @@ def evaluate(evidence: Evidence, metrics: Sequence[Metric], *, per_class: bool =
     """
     drawn, found = evidence.drawn, dict[str, float]()
     figures: dict[str, float | None] = {"samples": len(drawn)}
-    print(f"samples   {drawn.name}: {len(drawn)}")
+    say(f"samples   {drawn.name}: {len(drawn)}")
     if drawn.not_finite:
         figures["not_finite"] = drawn.not_finite
-        print(f"note      {drawn.not_finite} more hold NaN or infinite values; all figures are without them")
+        say(f"note      {drawn.not_finite} more hold NaN or infinite values; all figures are without them")
     told: set[str] = set()
     for metric in metrics:
         of_metric = metric(evidence)
         for name, features in evidence.features.items():
             if name not in told:
-                print(f"features  {features.account}")
+                say(f"features  {features.account}")
                 told.add(name)
         for line in metric.lines(of_metric, evidence):
-            print(line)
+            say(line)
         found |= of_metric
     if per_class:
-        found |= of_classes(evidence, metrics)
+        found |= of_classes(evidence, metrics, say)
     figures |= {name: defined(value) for name, value in found.items()}
     if undefined := [name for name, figure in figures.items() if figure is None]:
-        print(f"note      undefined, so null in the file of figures: {', '.join(undefined)}")
+        say(f"note      undefined, so null in the file of figures: {', '.join(undefined)}")
     if judged := verdict(found, metrics):
-        print(f"verdict   {judged}")
+        say(f"verdict   {judged}")
     return figures
 
 
-def of_classes(evidence: Evidence, metrics: Sequence[Metric]) -> dict[str, float]:
+def of_classes(evidence: Evidence, metrics: Sequence[Metric], say: Callable[[str], object] = print) -> dict[str, float]:
     """Figures of every class that samples were drawn of, printed as a table.
 
     Raises:
@@ -70,7 +73,7 @@ def of_classes(evidence: Evidence, metrics: Sequence[Metric]) -> dict[str, float
         count = int((labels == label).sum())
         rows.append([classes[label], str(count), *(f"{value:.4g}" for value in told.values())])
         found |= {f"{name}[{classes[label]}]": value for name, value in figures.items()}
-    print("\n".join(table(rows)))
+    say("\n".join(table(rows)))
     return found
 
 

@@ -61,7 +61,14 @@ class Extractor:
         return dict(self._chosen)
 
     def points(
-        self, name: str | None, samples: Iterable[Tensor], count: int, title: str, folder: Path | None = None
+        self,
+        name: str | None,
+        samples: Iterable[Tensor],
+        count: int,
+        title: str,
+        folder: Path | None = None,
+        *,
+        keep: bool = True,
     ) -> Tensor:
         """Features of samples.
 
@@ -71,13 +78,14 @@ class Extractor:
             count: how many samples there are, for the bar.
             title: what the bar says.
             folder: beside which they are kept; None keeps them with what is made of data.
+            keep: keep them at all.
 
         Returns:
             (N, D) float32.
         """
         features = self.features(name)
         known_by = hashlib.sha256(features.identity.encode()).hexdigest()[:16]
-        place = (folder or self._wanted.cache_dir) / FOLDER / known_by if features.costs else None
+        place = (folder or self._wanted.cache_dir) / FOLDER / known_by if features.costs and keep else None
         parts = self._here if place is None or self._processes == 1 else self._spread
         found = torch.empty(count, 0)
         with bar(count, title, " samples") as progress:
