@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from platform import python_version
@@ -42,9 +41,11 @@ class Judged:
 
 
 def about(judged: Judged, evidence: Evidence) -> dict[str, Any]:
-    """What figures rest on, for metrics.json: samples, real data, features with their weights, versions, date."""
+    """What figures rest on, for metrics.json: samples, real data, features with their weights, versions.
+
+    There is no date, so that the same command writes the same file.
+    """
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "samples": {"from": judged.drawn.name, "count": len(judged.drawn), **judged.origin},
         "real": of_real(judged.data, evidence),
         "features": {
