@@ -53,6 +53,7 @@ def test_images_and_arrays_of_another_program_give_the_same_figures(cli, files, 
     assert 3 * of_arrays["fid@pixels"] == pytest.approx(of_images["fid@pixels"])  # of three equal channels
     about = of_images["about"]
     assert about["samples"]["count"] == 60
+    assert len(about["real"].pop("sha256")) == 64
     assert about["real"] == {
         "shape": [3, 8, 8], "treatment": "8x8 as they are", "part": "train", "count": 54, "of": 54, "others": 6
     }  # fmt: skip
