@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from common.metrics.base import Evidence, Metric
+from common.metrics.extraction import Extractor
 from common.metrics.real import Points, Real
 
 SUBSETS = 20  # random parts of the samples from which the spread of a figure is told,
@@ -16,6 +17,14 @@ CERTAIN = 1.96  # standard deviations of a normal law that hold 95 % of it
 LOW, HIGH, REAL, AT = "_low", "_high", "_real", "_at"
 AMONG = "@"  # between the name of a metric and that of the features that it compares
 Figures = Mapping[str, float]
+
+
+def by_lot(points: Tensor, count: int) -> Tensor:
+    """So many of the points (N, D), the same ones always, in their order.
+
+    The first ones are no fair choice: folders are sorted by class, and other sets by whoever wrote or spoke.
+    """
+    return points[torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:count].sort().values]
 
 
 def spread_of(figures: Callable[[Tensor], Figures], points: Tensor, subsets: int = SUBSETS) -> dict[str, float]:
@@ -45,7 +54,7 @@ class Compared(Metric):
     Every figure ``name`` comes with ``name_low`` and ``name_high``, an interval of 95 % for other samples of the same
     model, and with ``name_real``, the same figure of as many real samples that are not among those compared with: what
     a perfect model would get. If there are fewer such real samples than drawn ones, m, then ``name_at`` is the figure
-    of m drawn samples, which may be held against it. A metric that ``judges`` has intervals of these two, too.
+    of m drawn samples, by lot, which may be held against it. A metric that ``judges`` has intervals of these two, too.
 
     Attributes:
         least: samples from which on it is defined.
@@ -70,6 +79,9 @@ class Compared(Metric):
             real: those of real data.
         """
 
+    def prepare(self, extractor: Extractor) -> None:
+        extractor.features(self.features)
+
     def __call__(self, evidence: Evidence) -> dict[str, float]:
         found = self.of_points(evidence.points(self.features))
         return {name + self.suffix: value for name, value in found.items()}
@@ -87,9 +99,9 @@ class Compared(Metric):
         count = min(len(drawn), len(fresh))
         if count >= self.least:
             judged = self._with_interval if self.judges else self._plain
-            result |= judged(fresh[:count], real, REAL)
+            result |= judged(by_lot(fresh, count), real, REAL)
             if count < len(drawn):
-                result |= judged(drawn[:count], real, AT)
+                result |= judged(by_lot(drawn, count), real, AT)
         return result
 
     def _plain(self, drawn: Tensor, real: Real, suffix: str) -> dict[str, float]:

@@ -100,7 +100,8 @@ class Drawn:
         for part in self._read():
             finite = self._finite[start : start + len(part)]
             start += len(part)
-            yield part if finite.all() else part[finite]
+            if finite.any():
+                yield part if finite.all() else part[finite]
 
     @cached_property
     def all(self) -> Tensor:

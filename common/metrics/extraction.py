@@ -125,7 +125,9 @@ class Extractor:
 
 
 def _path(place: Path, samples: Tensor) -> Path:
-    return place / f"{hashlib.sha256(samples.contiguous().numpy().tobytes()).hexdigest()[:32]}.npz"
+    digest = hashlib.sha256(repr(tuple(samples.shape)).encode())  # the same numbers may be images of other sides
+    digest.update(samples.contiguous().numpy().tobytes())
+    return place / f"{digest.hexdigest()[:32]}.npz"
 
 
 def _read(path: Path, count: int) -> Tensor | None:

@@ -14,6 +14,7 @@ from common.metrics.extraction import Extractor
 from common.metrics.features import FEATURES, Features, Wanted
 from common.metrics.points import frechet, moments
 from common.metrics.statistics import holds_statistics, read_statistics, write_statistics
+from common.metrics.verdict import verdict
 from common.refusal import Refusal
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -158,7 +159,7 @@ def test_statistics_are_those_of_numpy_and_take_the_place_of_real_data(tmp_path)
     evidence = Evidence(Drawn(lambda: iter([SAMPLES]), None, "x"), DATA, extractor(tmp_path, name="pixels"), part="all")
     path = tmp_path / "of" / "real.npz"
     assert not holds_statistics(path)
-    write_statistics(path, evidence.real().moments)
+    write_statistics(path, evidence.real().moments, "pixels 1x4x4")
     assert holds_statistics(path)
     pixels = DATA.spec.to_network(IMAGES).flatten(1).double().numpy()
     with np.load(path) as arrays:  # as pytorch-fid reads it
@@ -186,3 +187,33 @@ def test_statistics_that_are_none_are_refused(tmp_path, arrays, told):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(Refusal, match=told):
         read_statistics(tmp_path / "a.npz")
+
+
+def test_samples_of_other_sides_with_the_same_numbers_are_not_taken_for_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(Squares, "__call__", lambda self, samples: samples[..., 0].flatten(1))
+    black = torch.zeros(10, 1, 4, 4)
+    assert points(extractor(tmp_path), samples=black).shape == (10, 4)
+    assert points(extractor(tmp_path), samples=black.reshape(10, 1, 2, 8)).shape == (10, 2)
+
+
+def test_parts_without_a_finite_sample_are_left_out():
+    arrays = np.random.default_rng(0).random((600, 4, 4, 1)).astype(np.float32)
+    arrays[:300] = np.nan
+    sizes = [len(part) for part in Drawn.of(arrays, None, DATA.spec, "x").chunks()]
+    assert sizes == [212, 88]
+
+
+def test_figures_at_equal_numbers_are_of_samples_by_lot(tmp_path):
+    """Sorted by class, as folders are: the first ones are all of one class, and the verdict would be 'worse'."""
+    order = torch.cat([(DATA.train.labels == label).nonzero()[:, 0] for label in range(3)])
+    images = torch.cat([IMAGES[:500], IMAGES[500:]]).float() / 4
+    images += 60.0 * torch.cat([DATA.train.labels, DATA.held_out.labels]).reshape(-1, 1, 1, 1)
+    data = DataSet(
+        Split(images[:500].byte(), DATA.train.labels), Split(images[500:560].byte(), DATA.held_out.labels[:60]), 3
+    )
+    drawn = Drawn(lambda: iter([data.spec.to_network(data.train.images[order])]), None, "x")
+    evidence = Evidence(drawn, data, Extractor(Wanted(data, tmp_path, tmp_path), "pixels"))
+    metric = METRICS["sw"]()
+    found = metric(evidence)
+    assert found["sw_at"] < 0.05  # 0.3 of the first ones
+    assert "worse" not in verdict(found, [metric])

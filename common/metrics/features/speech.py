@@ -100,7 +100,9 @@ class Speech(Features):
 
     @property
     def identity(self) -> str:
-        return f"resemblyzer {self._sha256[:12]}, without a detector of voices, from {self._spec.sample_rate} Hz"
+        low, high = self._spec.value_range  # what is quiet is raised, so it matters how loud a sample is
+        units = f"from {self._spec.sample_rate} Hz and values of {low:g} to {high:g}"
+        return f"resemblyzer {self._sha256[:12]}, without a detector of voices, {units}"
 
     def __call__(self, samples: Tensor) -> Tensor:
         waves = self._spec.from_network(samples).mean(1)
