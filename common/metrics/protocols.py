@@ -21,6 +21,20 @@ class Protocol:
     n_reference: int
     ours: str
 
+    def departure(self, n_samples: int, part: str, n_reference: int) -> str:
+        """What is not as in the paper, in words; empty if numbers and part are.
+
+        Args:
+            n_samples: number of samples.
+            part: of the real data.
+            n_reference: real samples of it.
+        """
+        here, there = ((n_samples, part, n_reference), (self.n_samples, self.reference_part, self.n_reference))
+        if here == there:
+            return ""
+        told, paper = (f"{drawn:,} samples against {real:,} real ones ({name})" for drawn, name, real in (here, there))
+        return f"{told}; the paper's are {paper}, so figures must not be held against its own"
+
 
 PROTOCOLS = {
     "gfdm": Protocol(
