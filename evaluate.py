@@ -9,14 +9,11 @@ if __name__ == "__main__":
 
 import args
 from common import stopping
-from common.config.build import check_device
 from common.config.parser import reporting
 from common.files import write_json
 from common.generation.judged import EvaluateOrder, judged_by
 from common.metrics import Evidence, evaluate
 from common.metrics.config import CompareConfig
-from common.metrics.extraction import Extractor
-from common.metrics.features import Wanted
 from common.metrics.figures import compared
 from common.metrics.judged import about
 from common.metrics.statistics import read_statistics, write_statistics
@@ -35,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(order: EvaluateOrder) -> int:
     """Judge what a command line names; returns the exit code."""
-    config, judged = order.config, judged_by(order)
+    config = order.config
+    statistics = read_statistics(config.reference) if config.reference and config.knows_moments_only else None
+    judged = judged_by(order)
     for remark in judged.remarks:
         print(f"note      {remark}")
     for line in judged.lines:
@@ -43,24 +42,22 @@ def run(order: EvaluateOrder) -> int:
     evidence = Evidence(
         judged.drawn,
         judged.data,
-        Extractor(
-            Wanted(judged.data, config.weights_dir, config.cache),
-            config.features,
-            config.devices,
-            check_device(order.device),
-        ),
+        judged.extractor,
         reference=config.most_reference,
         part=config.part,
         beside=judged.beside,
-        statistics=read_statistics(config.reference) if config.reference and config.knows_moments_only else None,
+        statistics=statistics,
     )
     if config.save_statistics:
-        write_statistics(config.save_statistics, evidence.real().moments)
-        print(f"features  {next(iter(evidence.features.values())).account}\nstatistics {config.save_statistics}")
+        features = judged.extractor.features()
+        write_statistics(config.save_statistics, evidence.real().moments, features.identity)
+        print(f"features  {features.account}\nstatistics {config.save_statistics}")
         if config.only_statistics:
             return 0
     if config.paper:
         print(f"protocol  {config.protocol}; not in the paper, so our choice: {config.paper.ours}")
+        if other := config.paper.departure(len(judged.drawn), evidence.part, evidence.count):
+            print(f"note      {other}")
     figures = evaluate(evidence, order.metrics, per_class=config.per_class)
     write_json(judged.figures, {**figures, "about": about(judged, evidence)})
     print(f"figures   {judged.figures}")

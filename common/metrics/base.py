@@ -123,6 +123,12 @@ class Evidence:
         return [getattr(self.data, name) for name in PARTS[self.part].compared]
 
     @property
+    def count(self) -> int:
+        """How many real samples features are compared with."""
+        there = sum(len(part.labels) for part in self.compared)
+        return there if self.reference is None else min(self.reference, there)
+
+    @property
     def others(self) -> list[Split]:
         """The real data that is not."""
         return [getattr(self.data, name) for name in PARTS[self.part].others]
@@ -234,6 +240,16 @@ class Metric(ABC):
     def suffix(self) -> str:
         """What its figures are told by from the same ones of other features."""
         return ""
+
+    def prepare(self, extractor: Extractor) -> None:  # noqa: B027 - most metrics have nothing to prepare
+        """Make sure of the features that it compares, before samples are drawn for it; nothing unless it has some.
+
+        Args:
+            extractor: has them.
+
+        Raises:
+            Refusal: if they cannot be had, or are none that it can use.
+        """
 
     def of_class(self, label: int, evidence: Evidence) -> dict[str, float]:
         """The figures of one class alone, after those of all samples were computed; none unless it has such.

@@ -102,6 +102,9 @@ class EvaluateConfig(Checked):
                 raise Refusal(f"{self.reference} holds mu and sigma alone: enough for --metrics fid", "metrics")
         if self.save_statistics is not None and self.save_statistics.suffix != SUFFIX:
             raise Refusal(f"{self.save_statistics}: the name must end in {SUFFIX}", "save_statistics")
+        for name in ("save_statistics", "save_figures"):
+            if (path := getattr(self, name)) is not None and path.is_dir():
+                raise Refusal(f"{path} is a folder; name a file", name)
 
     def _refuse(self, why: str, *names: str) -> None:
         for name in names:

@@ -28,21 +28,22 @@ def evaluate(
         those that are left out (``not_finite``).
 
     Raises:
-        Refusal: if the real data cannot be read, or features cannot be had.
+        Refusal: if the real data cannot be read, or features cannot be had; if samples without labels are to be told
+            apart by class.
     """
     drawn, found = evidence.drawn, dict[str, float]()
+    if per_class and (evidence.spec.classes is None or evidence.labels is None):
+        raise Refusal("needs samples that were drawn by class; leave it out", "per_class")
     figures: dict[str, float | None] = {"samples": len(drawn)}
     say(f"samples   {drawn.name}: {len(drawn)}")
     if drawn.not_finite:
         figures["not_finite"] = drawn.not_finite
         say(f"note      {drawn.not_finite} more hold NaN or infinite values; all figures are without them")
     told: set[str] = set()
+    tell_features(evidence, told, say)  # those that were made sure of before samples were drawn
     for metric in metrics:
         of_metric = metric(evidence)
-        for name, features in evidence.features.items():
-            if name not in told:
-                say(f"features  {features.account}")
-                told.add(name)
+        tell_features(evidence, told, say)
         for line in metric.lines(of_metric, evidence):
             say(line)
         found |= of_metric
@@ -56,25 +57,36 @@ def evaluate(
     return figures
 
 
-def of_classes(evidence: Evidence, metrics: Sequence[Metric], say: Callable[[str], object] = print) -> dict[str, float]:
-    """Figures of every class that samples were drawn of, printed as a table.
+def tell_features(evidence: Evidence, told: set[str], say: Callable[[str], object]) -> None:
+    """Say what a user should know of features that are in use, unless that was told."""
+    for name, features in evidence.features.items():
+        if name not in told:
+            say(f"features  {features.account}")
+            told.add(name)
 
-    Raises:
-        Refusal: for samples without labels.
-    """
+
+def of_classes(evidence: Evidence, metrics: Sequence[Metric], say: Callable[[str], object] = print) -> dict[str, float]:
+    """Figures of every class that samples were drawn of, told as a table; ``-`` for one that it has too few for."""
     classes, labels = evidence.spec.classes, evidence.labels
-    if classes is None or labels is None:
-        raise Refusal("needs samples that were drawn by class; leave it out", "per_class")
-    found, rows = dict[str, float](), list[list[str]]()
+    assert classes is not None  # looked at before
+    assert labels is not None
+    found, rows, counts = dict[str, float](), dict[str, dict[str, float]](), list[str]()
     for label in labels.unique().tolist():
         figures = {name: value for metric in metrics for name, value in metric.of_class(label, evidence).items()}
-        told = {name: value for name, value in figures.items() if not is_detail(name)}
-        rows = rows or [["class", "samples", *told]]
-        count = int((labels == label).sum())
-        rows.append([classes[label], str(count), *(f"{value:.4g}" for value in told.values())])
+        rows[classes[label]] = {name: value for name, value in figures.items() if not is_detail(name)}
+        counts.append(str(int((labels == label).sum())))
         found |= {f"{name}[{classes[label]}]": value for name, value in figures.items()}
-    say("\n".join(table(rows)))
+    # of a class with few real samples some figures are missing: the names come from the one that has most
+    names = list(dict.fromkeys(name for row in sorted(rows.values(), key=len, reverse=True) for name in row))
+    cells = [[in_cell(row.get(name, math.nan)) for name in names] for row in rows.values()]
+    lines = [[name, count, *row] for name, count, row in zip(rows, counts, cells, strict=True)]
+    say("\n".join(table([["class", "samples", *names], *lines])))
     return found
+
+
+def in_cell(figure: float) -> str:
+    """A figure in a table."""
+    return f"{figure:.4g}" if math.isfinite(figure) else "-"
 
 
 def defined(figure: float) -> float | None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from common.metrics.base import Evidence
 from common.metrics.compared import Compared
+from common.metrics.extraction import Extractor
 from common.metrics.features.base import Classifying
 from common.metrics.real import Real
 from common.refusal import Refusal
@@ -54,8 +55,15 @@ class InceptionScore(Compared):
     def figures(self, drawn: Tensor, real: Real) -> dict[str, float]:
         return {"is": inception_score(self._logits(drawn))}
 
+    def prepare(self, extractor: Extractor) -> None:
+        self._classifier(extractor)
+
     def _answers(self, evidence: Evidence) -> Callable[[Tensor], Tensor]:
-        features = None if evidence.extractor is None else evidence.extractor.features(self.features)
+        assert evidence.extractor is not None  # points are asked for, too
+        return self._classifier(evidence.extractor).logits
+
+    def _classifier(self, extractor: Extractor) -> Classifying:
+        features = extractor.features(self.features)
         if not isinstance(features, Classifying):
             raise Refusal("is needs the answers of a classifier of ImageNet: give --features inception", "metrics")
-        return features.logits
+        return features

@@ -10,6 +10,7 @@ from typing import Any
 from common.data.source import DataSet
 from common.metrics.base import Evidence
 from common.metrics.drawn import Drawn, read_over
+from common.metrics.extraction import Extractor
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "torchmetrics")
 KNOWN_BY = 64  # samples, evenly spaced, by which real data is told from other data
@@ -22,6 +23,7 @@ class Judged:
     Attributes:
         drawn: the samples.
         data: the real data.
+        extractor: gives the features that metrics compare.
         figures: the file that figures are written to.
         beside: folder of one's own samples, where their features are kept; None if they are another program's.
         remarks: what a user should know before any figure.
@@ -32,6 +34,7 @@ class Judged:
 
     drawn: Drawn
     data: DataSet
+    extractor: Extractor
     figures: Path
     beside: Path | None = None
     remarks: list[str] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,70 @@ def test_statistics_are_written_once_and_stand_for_the_images(cli, files, run):
     assert found["fid"] == pytest.approx(whole["fid"], rel=1e-6)
 
 
+def test_other_features_than_those_of_statistics_are_refused(cli, files, run):
+    """Both have 128 numbers, of two networks."""
+    for name in ("a", "b"):
+        for index in range(40):
+            Path(name, str(index % 2)).mkdir(parents=True, exist_ok=True)
+            shutil.copy(files / ("real" if name == "a" else "fake") / f"{index:03}.png", Path(name, str(index % 2)))
+    words = ("evaluate", "--features", "classifier")
+    assert cli(*words, "--reference", "a", "--save_statistics", "a.npz").code == 0
+    result = cli(*words, "--samples", "b", "--reference", "a.npz")
+    assert result.code == 2
+    assert re.search(r"--reference a.npz was made with classifier \w+-\w+, samples have classifier", result.err)
+
+
+def test_statistics_of_one_sample_are_not_written(cli, run):
+    grey(2, 4, Path("two"))
+    result = cli("evaluate", "--reference", "two", "--reference_part", "train", "--save_statistics", "a.npz")
+    assert (result.code, result.written) == (2, [])
+    assert "--save_statistics needs two real samples" in result.err
+
+
+def test_units_that_are_others_are_told(cli, files, run):
+    levels = np.load(files / "fake.npy").astype(np.float32)
+    words = ("evaluate", "--metrics", "sw@pixels", "--samples")
+    found = {}
+    for name, array in (("u", levels / 255), ("pm", levels / 127.5 - 1), ("b", levels)):
+        np.save(f"{name}.npy", array)
+        result = cli(*words, f"{name}.npy", "--reference", files / "real")
+        assert result.code == 0, result.err
+        assert ("if these are not the same units" in result.out) == (name != "u"), result.out
+        found[name] = figures_in(f"runs/metrics-{name}.json")["sw@pixels"]
+    # numbers in [0, 1] are levels, whatever the brightest of them is
+    np.save("dim.npy", levels / 255 * 0.9)
+    assert cli(*words, files / "fake.npy", "--reference", "dim.npy").code == 0
+    assert cli(*words, files / "fake.npy", "--reference", "u.npy").code == 0
+    result = cli(*words, files / "fake.npy", "--reference", "b.npy")
+    assert result.code == 2
+    assert re.search(r"--reference b.npy holds numbers from 0 to \d+, .* levels from 0 to 255", result.err)
+
+
+def test_numbers_in_the_unit_range_are_levels(cli, files, run):
+    """As statistics of the same images say, which know nothing of the brightest pixel of samples."""
+    words = ("evaluate", "--features", "pixels", "--reference")
+    np.save("dim.npy", np.load(files / "fake.npy").astype(np.float32) / 255 * 0.9)
+    assert cli(*words, files / "fake.npy", "--save_statistics", "a.npz").code == 0
+    assert cli(*words, "a.npz", "--samples", "dim.npy").code == 0
+    assert figures_in("runs/metrics-dim.json")["fid"] > 0.01  # not the 0 of images that were made brighter
+    result = cli(*words, "a.npz", "--samples", "dim.npy")
+    assert "real      a.npz: mean and covariance alone" in result.out
+
+
+def test_folders_with_dots_in_their_names_have_figures_of_their_own(cli, files, run):
+    for name in ("v0.5", "v0.9"):
+        shutil.copytree(files / "fake", name)
+        assert cli("evaluate", "--samples", name, "--reference", files / "real", "--metrics", "rke@pixels").code == 0
+        assert Path(f"runs/metrics-{name}.json").is_file()
+
+
+def test_a_protocol_says_that_its_numbers_are_not_kept(cli, files, run):
+    here = ("--samples", files / "fake", "--reference", files / "real")
+    result = cli("evaluate", *here, "--protocol", "gfdm", "--metrics", "fid@pixels")
+    assert result.code == 0, result.err
+    assert "60 samples against 54 real ones (train); the paper's are 50,000 samples against 50,000" in result.out
+
+
 # -- samples of a run -------------------------------------------------------------------------------------------------
 
 
@@ -99,6 +164,44 @@ def test_samples_are_drawn_on_the_way_and_not_again(cli, run):
     fewer = cli("evaluate", "--run_id", "tiny", "--samples", "exp2-2-ema", "--n_samples", 20, "--metrics", "sw@pixels")
     assert fewer.code == 0, fewer.err
     assert figures_in(folder / "metrics.json")["samples"] == 20
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--metrics nearest,fid@lenet", "lenet reads 28x28"),
+        ("--metrics is@pixels", "is needs the answers of a classifier"),
+        ("--protocol fdp-mnist", "lenet reads 28x28"),
+        ("--reference bad.npz", "bad.npz"),
+        ("--metrics sw --save_figures .", "--save_figures . is a folder"),
+    ],
+)
+def test_nothing_is_drawn_before_all_else_is_there(cli, run, flags, told):
+    np.savez("bad.npz", mu=np.zeros(3), sigma=np.zeros((3, 2)))
+    result = cli("evaluate", *SHORT, "--n_samples", 20, *flags.split())
+    assert result.code == 2
+    assert told in result.err
+    assert not [name for name in result.written if "generated_data" in name]
+
+
+def test_classes_with_few_real_samples_have_a_line_too(cli, run):
+    """Ten other real samples, as many as drawn ones, are not one of each class."""
+    words = ("evaluate", *SHORT, "--n_samples", 50, "--per_class", True, "--metrics", "agreement,sw@pixels,kid@pixels")
+    result = cli(*words)
+    assert (result.code, result.err) == (0, "")
+    lines = result.out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("class "))
+    names = lines[start].split()
+    assert names == ["class", "samples", "agreement", "sw@pixels", "sw_real@pixels", "kid@pixels", "kid_real@pixels"]
+    figures = figures_in(run / "generated_data/model-final/exp2-2-ema/metrics.json")
+    lacking = 0
+    for line in lines[start + 1 : start + 11]:
+        row = dict(zip(names, line.split(), strict=True))
+        for name in names[2:]:
+            value = figures.get(f"{name}[{row['class']}]")
+            assert row[name] == ("-" if value is None else f"{value:.4g}")
+            lacking += value is None
+    assert lacking
 
 
 # -- wrong input ------------------------------------------------------------------------------------------------------
@@ -141,6 +244,7 @@ WRONG = {
     "more than there are": ("--run_id tiny --steps 2 --n_samples 0", "--n_samples"),
     "a part that is none": ("{here} --reference_part test", "--reference_part"),
     "no real ones": ("{here} --n_reference 0", "--n_reference"),
+    "more than there are of another program": ("{here} --n_samples 61", "--n_samples 61: there are 60"),
     "no processes": ("{here} --devices 0", "--devices"),
     "another ending": ("--reference {files}/real --save_statistics a.npy", "--save_statistics a.npy.*[.]npz"),
     "statistics of text": ("--samples {files}/fake --reference bad.npz", "bad.npz"),
