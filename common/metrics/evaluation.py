@@ -59,10 +59,10 @@ def evaluate(
 
 def tell_features(evidence: Evidence, told: set[str], say: Callable[[str], object]) -> None:
     """Say what a user should know of features that are in use, unless that was told."""
-    for name, features in evidence.features.items():
-        if name not in told:
+    for features in evidence.features.values():
+        if features.identity not in told:
             say(f"features  {features.account}")
-            told.add(name)
+            told.add(features.identity)
 
 
 def of_classes(evidence: Evidence, metrics: Sequence[Metric], say: Callable[[str], object] = print) -> dict[str, float]:

@@ -3,7 +3,9 @@
 import hashlib
 import io
 import multiprocessing
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.files import UNREADABLE, atomic_write
+from common.files import UNREADABLE, atomic_write, remove_leftovers
 from common.metrics.features import Features, Wanted, choose
 from common.progress import bar
 
@@ -50,7 +52,9 @@ class Extractor:
         """
         name = name or self.default
         if name not in self._chosen:
-            self._chosen[name] = choose(name, self._wanted)
+            found = choose(name, self._wanted)
+            # those that auto took may be asked for by their name too: one network is enough
+            self._chosen[name] = next((other for other in self._chosen.values() if other.name == found.name), found)
             if self._processes == 1:
                 self._chosen[name].to(self._device)
         return self._chosen[name]
@@ -86,6 +90,7 @@ class Extractor:
         features = self.features(name)
         known_by = hashlib.sha256(features.identity.encode()).hexdigest()[:16]
         place = (folder or self._wanted.cache_dir) / FOLDER / known_by if features.costs and keep else None
+        remove_leftovers(self._wanted.cache_dir, *([place] if place else []))
         parts = self._here if place is None or self._processes == 1 else self._spread
         found = torch.empty(count, 0)
         with bar(count, title, " samples") as progress:
@@ -156,12 +161,21 @@ _mine: list[tuple[Features, torch.device]] = []  # what this process computes, a
 
 def _begin(features: Features, device_type: str, begun: "Synchronized[int]") -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process hears it, and ends the others
+    threading.Thread(target=_end_with_first, daemon=True).start()
     torch.set_num_threads(1)
     with begun.get_lock():
         number, begun.value = begun.value, begun.value + 1
     device = torch.device("cuda", number % torch.cuda.device_count()) if device_type == "cuda" else CPU
     features.to(device)
     _mine.append((features, device))
+
+
+def _end_with_first() -> None:
+    """If the first process is killed, it tells nobody: this one would wait for work, with all its memory, for ever."""
+    first = multiprocessing.parent_process()
+    assert first is not None  # this is another one
+    first.join()
+    os._exit(1)
 
 
 def _work(samples: np.ndarray) -> np.ndarray:

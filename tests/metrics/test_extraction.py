@@ -1,6 +1,11 @@
 """Features of many samples: in blocks of any size, in any number of processes, kept, and gone on with."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +13,8 @@ import pytest
 import torch
 
 from common.data import DataSet, Split
-from common.metrics import METRICS, Evidence
+from common.files.writing import host_name, is_alive
+from common.metrics import METRICS, Evidence, evaluate
 from common.metrics.drawn import Drawn, labels_over, read_over, spread_over
 from common.metrics.extraction import Extractor
 from common.metrics.features import FEATURES, Features, Wanted
@@ -217,3 +223,61 @@ def test_figures_at_equal_numbers_are_of_samples_by_lot(tmp_path):
     found = metric(evidence)
     assert found["sw_at"] < 0.05  # 0.3 of the first ones
     assert "worse" not in verdict(found, [metric])
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    points(extractor(tmp_path), folder=tmp_path / "set")
+    (place,) = (tmp_path / "set" / "features").iterdir()
+    left = [folder / f".a.npz.{host_name()}.{2**22 + 1}.0123abcd.tmp" for folder in (place, tmp_path / "cache")]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    points(extractor(tmp_path), folder=tmp_path / "set")
+    assert not [path for path in left if path.exists()]
+
+
+def test_features_that_auto_took_are_not_made_again_by_their_name(tmp_path, capsys):
+    drawn = Drawn(lambda: iter([SAMPLES[:20]]), None, "x")
+    evidence = Evidence(drawn, DATA, extractor(tmp_path, name="auto"))
+    name = evidence.extractor.features().name
+    assert evidence.extractor.features(name) is evidence.extractor.features()
+    evaluate(evidence, [METRICS["rke"]()])
+    assert capsys.readouterr().out.count("features ") == 1
+
+
+FIRST = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+
+from common.metrics import extraction
+
+
+class Nothing:
+    def to(self, device): ...
+
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    given = (Nothing(), "cpu", context.Value("i", 0))
+    with ProcessPoolExecutor(1, context, extraction._begin, given) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(100)
+"""
+
+
+def test_no_process_outlives_the_first(tmp_path):
+    path = tmp_path / "first.py"
+    path.write_text(FIRST)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([sys.executable, path], stdout=subprocess.PIPE, text=True, env=environment) as first:
+        worker = int(first.stdout.readline())
+        assert is_alive(worker)
+        first.kill()
+    end = time.monotonic() + 10
+    while is_alive(worker) and time.monotonic() < end:
+        time.sleep(0.05)
+    try:
+        assert not is_alive(worker)
+    finally:
+        if is_alive(worker):
+            os.kill(worker, signal.SIGKILL)

@@ -184,3 +184,19 @@ def test_figures_tell_good_samples_from_bad_ones(tmp_path, digits, name):
     few = metric(evidence(real[:3]))
     assert all(np.isnan(few[figure]) for figure in metric.names)
     assert any("undefined" in line for line in metric.lines(few, evidence(real[:3])))
+
+
+def test_auto_takes_none_that_leaves_a_channel_out(tmp_path):
+    """Figures would be the same whatever the second one holds."""
+    part = Split(torch.rand(20, 2, 32, 32), torch.zeros(20, dtype=torch.int64))
+    assert choose("auto", wanted(tmp_path, DataSet(part, part))).name == "pixels"
+
+
+def test_the_accuracy_of_a_classifier_is_that_of_the_held_out_part_at_hand(tmp_path):
+    images = torch.cat([torch.zeros(40, 1, 8, 8, dtype=torch.uint8), torch.full((40, 1, 8, 8), 255, dtype=torch.uint8)])
+    labels = torch.arange(80) // 40
+    right, wrong = (
+        FEATURES["classifier"](wanted(tmp_path, DataSet(Split(images, labels), Split(images, truth), num_classes=2)))
+        for truth in (labels, 1 - labels)
+    )
+    assert (right.accuracy, wrong.accuracy) == (1, 0)

@@ -87,12 +87,13 @@ class Classifier(Features):
 
 
 def signature(data: DataSet) -> str:
-    """Twelve digits that tell a data set from another: of a thousand of its samples, their labels and the settings."""
-    rows = spread(len(data.train.labels), SIGNATURE)
-    samples = data.train.images[rows] if isinstance(data.train.images, Tensor) else gather(data.train.images, rows)
+    """Twelve digits that tell a data set from another: of a thousand samples of each part, labels and settings."""
     digest = sha256(repr((data.spec, STEPS, EPOCHS, BATCH, RATE, WIDTH, FEATURES)).encode())
-    digest.update(samples.contiguous().numpy().tobytes())
-    digest.update(data.train.labels.numpy().tobytes())
+    for part in (data.train, data.held_out):  # the latter since its accuracy is kept, too
+        rows = spread(len(part.labels), SIGNATURE)
+        samples = part.images[rows] if isinstance(part.images, Tensor) else gather(part.images, rows)
+        digest.update(samples.contiguous().numpy().tobytes())
+        digest.update(part.labels.numpy().tobytes())
     return digest.hexdigest()[:12]
 
 

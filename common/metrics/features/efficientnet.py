@@ -18,6 +18,7 @@ WEIGHTS = PinnedWeights(
     inside=(PACKAGES[1], f"models/{FILE}"),
 )
 LEAST = 16  # pixels on the shorter side from which on images show what it has learned to see
+SEEN = (1, 3)  # channels: of two it looks at the first alone, of more at three
 SIDE = 112  # half of what it was trained on: a quarter of the time, and enough for images of up to 64 x 64
 
 
@@ -38,7 +39,8 @@ class EfficientNet(Features):
 
     def __init__(self, wanted: Wanted) -> None:
         file, path = self.file(wanted)
-        self._is_large = min(wanted.data.spec.grid) >= LEAST
+        spec = wanted.data.spec
+        self._suits = min(spec.grid) >= LEAST and spec.channels in SEEN
         from efficientnet_lite_pytorch import EfficientNet as Network
 
         self._sha256 = file.sha256
@@ -52,7 +54,7 @@ class EfficientNet(Features):
 
     @property
     def suits(self) -> bool:
-        return self._is_large
+        return self._suits
 
     def __call__(self, samples: Tensor) -> Tensor:
         levels = in_unit_range(samples, 3)
