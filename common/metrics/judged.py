@@ -77,7 +77,7 @@ def of_real(data: DataSet, evidence: Evidence) -> dict[str, Any]:
         "shape": list(data.shape),
         "treatment": data.treatment,
         "part": evidence.part,
-        "count": compared if evidence.reference is None else min(evidence.reference, compared),
+        "count": evidence.count,
         "of": compared,
         "others": min(evidence.most_others, others),
         "sha256": digest.hexdigest(),
