@@ -13,7 +13,8 @@ from common.metrics.real import Points, Real
 
 SUBSETS = 20  # random parts of the samples from which the spread of a figure is told,
 LARGEST = 1000  # of at most so many samples: the time does not grow with their number
-CERTAIN = 1.96  # standard deviations of a normal law that hold 95 % of it
+CERTAIN = 1.96  # standard deviations of a normal law that hold 95 % of it,
+REACH = 2.093  # and how many if they are known from 20 parts alone (Student's t with 19 degrees of freedom)
 LOW, HIGH, REAL, AT = "_low", "_high", "_real", "_at"
 AMONG = "@"  # between the name of a metric and that of the features that it compares
 Figures = Mapping[str, float]
@@ -112,7 +113,7 @@ class Compared(Metric):
         result = dict(found)
         if len(drawn) >= 2 * self.least:
             for name, deviation in spread_of(lambda some: self._plain(some, real, suffix), drawn).items():
-                reach = CERTAIN * deviation
+                reach = REACH * deviation
                 result |= {name + LOW: found[name] - reach, name + HIGH: found[name] + reach}
         return result
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from common.metrics.base import Evidence, Metric
-from common.metrics.compared import CERTAIN, HIGH, LOW, REAL, Figures, between, spread_of
+from common.metrics.compared import HIGH, LOW, REACH, REAL, Figures, between, spread_of
 from common.metrics.drawn import Drawn
 
 LEAST = 8  # samples on either side
@@ -123,6 +123,6 @@ def with_spread(figures: Callable[[Tensor], Figures], drawn: Tensor, fresh: Tens
     for rows, of_what in ((drawn, ""), (fresh, REAL)):
         deviations = spread_of(figures, rows)
         for name, value in figures(rows).items():
-            reach, told = CERTAIN * deviations[name], name + of_what
+            reach, told = REACH * deviations[name], name + of_what
             result |= {told: value, told + LOW: value - reach, told + HIGH: value + reach}
     return result
