@@ -6,6 +6,7 @@ Every version of the weights needs samples (generate.py --version V --n_samples 
 that which all their samples give, if the intervals of 95 % of the judging metric (sw, on which the verdict of
 evaluate.py rests) do not overlap; other pairs are left out, and named. Then a thousand of each are drawn a hundred
 times without replacement; it is counted how often each pair comes in that order, and how often all do, by each metric.
+With --same_seeds --in_turn 10 a draw is what two evaluations of a thousand samples are: the same seeds, classes in turn.
 """
 
 import argparse
@@ -47,6 +48,13 @@ def features_of(given: argparse.Namespace) -> dict[str, Points]:
     return found
 
 
+def chosen(points: dict[str, Points], count: int, generator: torch.Generator, in_turn: int) -> torch.Tensor:
+    """Rows of some of the samples, by lot: whole groups of ``in_turn`` consecutive ones."""
+    groups = min(len(found.drawn) for found in points.values()) // in_turn
+    first = torch.randperm(groups, generator=generator)[: count // in_turn] * in_turn
+    return (first.unsqueeze(1) + torch.arange(in_turn)).flatten()
+
+
 def main() -> None:
     """Print what all samples say, and how often a thousand of them say the same."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -58,6 +66,10 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, help="where the data lies")
     parser.add_argument("--count", type=int, default=1000, help="samples of a draw")
     parser.add_argument("--draws", type=int, default=100, help="how often they are drawn")
+    parser.add_argument(
+        "--in_turn", type=int, default=1, help="draw groups of so many consecutive samples: of all classes"
+    )
+    parser.add_argument("--same_seeds", action="store_true", help="of every version the samples of the same seeds")
     given = parser.parse_args()
     metrics = {name: METRICS[name]() for name in NAMES}
     assert all(isinstance(metric, Compared) for metric in metrics.values())
@@ -82,8 +94,9 @@ def main() -> None:
     for draw in range(given.draws):
         generator = torch.Generator().manual_seed(draw)
         figures_of = {}
+        rows = chosen(points, given.count, generator, given.in_turn)
         for version, found in points.items():
-            rows = torch.randperm(len(found.drawn), generator=generator)[: given.count]
+            rows = rows if given.same_seeds else chosen(points, given.count, generator, given.in_turn)
             for name, metric in metrics.items():
                 figures_of[name, version] = metric.figures(found.drawn[rows], found.real)[name]  # type: ignore[attr-defined]
         for name in NAMES:
