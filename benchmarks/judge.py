@@ -5,8 +5,9 @@ usage: python benchmarks/judge.py --run_id ID --versions v0,v1,v2 --features len
 Every version of the weights needs samples (generate.py --version V --n_samples 10000). The order of two versions is
 that which all their samples give, if the intervals of 95 % of the judging metric (sw, on which the verdict of
 evaluate.py rests) do not overlap; other pairs are left out, and named. Then a thousand of each are drawn a hundred
-times without replacement; it is counted how often each pair comes in that order, and how often all do, by each metric.
-With --same_seeds --in_turn 10 a draw is what two evaluations of a thousand samples are: the same seeds, classes in turn.
+times without replacement; it is counted how often each pair comes in that order, and how often all do, by each
+metric. With --same_seeds --in_turn 10 a draw is what two evaluations of a thousand samples are: the same seeds, classes
+in turn.
 """
 
 import argparse

@@ -17,7 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-ROWS = 1024  # points that are held in float64 at once, so that memory does not grow with their number
+# points that are held in float64 at once, so that memory does not grow with their number; sums over them are kept in
+# place: small results between large ones that are freed would leave holes that nothing fits
+ROWS = 1024
 NEIGHBOURS = 5  # of precision, recall, density and coverage
 DIRECTIONS = 512  # of sliced W2
 QUANTILES = 2048  # at which two sets of different sizes are compared
@@ -32,7 +34,10 @@ class Moments(NamedTuple):
 
 def moments(points: Tensor) -> Moments:
     """Mean and covariance of points (N, D), N at least 2."""
-    mean = torch.stack([rows.double().sum(0) for rows in points.split(ROWS)]).sum(0) / len(points)
+    mean = torch.zeros(points.shape[1], dtype=torch.float64)
+    for rows in points.split(ROWS):
+        mean += rows.double().sum(0)
+    mean /= len(points)
     cov = torch.zeros(points.shape[1], points.shape[1], dtype=torch.float64)
     for rows in points.split(ROWS):
         off = rows.double() - mean
@@ -91,12 +96,11 @@ def kernel_mean(points: Tensor) -> float:
 
 
 def _kernel_sum(points: Tensor, others: Tensor) -> Tensor:
-    parts = [
-        ((rows.double() @ columns.double().T / points.shape[1] + 1) ** 3).sum()
-        for rows in points.split(ROWS)
-        for columns in others.split(ROWS)
-    ]
-    return torch.stack(parts).sum()
+    total = torch.zeros((), dtype=torch.float64)
+    for rows in points.split(ROWS):
+        for columns in others.split(ROWS):
+            total += ((rows.double() @ columns.double().T / points.shape[1] + 1) ** 3).sum()
+    return total
 
 
 def directions(dim: int, count: int, seed: int) -> Tensor:
