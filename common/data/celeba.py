@@ -47,7 +47,8 @@ class CelebA(Source):
             if not options.download:
                 raise DataUnavailable(
                     f"--data_name {self.name}: no images in {options.data_dir}, nor {PLACES[0]} or {PLACES[1]} below "
-                    f"it. Fetch the set with --download True, or point --data_dir at a folder or zip file of images"
+                    "it. Fetch the set with train.py --download True, or point --data_dir at a folder or zip file of "
+                    "images"
                 )
             fetch(options.data_dir)
             return self.load(replace(options, download=False))

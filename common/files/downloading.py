@@ -1,5 +1,6 @@
 """Downloads: with a bar, a bound on their size, and an end to the wait for a silent server."""
 
+import re
 from pathlib import Path
 
 from common.progress import bar
@@ -34,6 +35,6 @@ def download(url: str, path: Path, silence: float = SILENCE, limit: int | None =
             # without the cookie file, which would lie elsewhere
             gdown.download(url, str(path), quiet=True, use_cookies=False, timeout=silence, progress=told)
     except Exception as error:  # gdown's versions differ in what they raise
-        # further lines speak of parts that were kept
-        reason = str(error).split("\n")[0][:300]
+        # further lines speak of parts that were kept; before the cause stands the address again
+        reason = re.sub(r".*\(Caused by (.*)\)$", r"\1", str(error).split("\n")[0])[:300]
         raise OSError(f"{type(error).__name__}: {reason}" if reason else type(error).__name__) from error

@@ -146,6 +146,18 @@ def is_of_samples(name: str) -> bool:
     return not is_detail(name) and not name.partition(AMONG)[0].endswith(REAL)
 
 
+def beside_real(figures: Figures, name: str) -> str:
+    """The figure of real samples beside one of drawn ones, in brackets; nothing if there is none.
+
+    Args:
+        figures: all figures.
+        name: of the one of drawn samples, with that of its features.
+    """
+    plain, among, features = name.partition(AMONG)
+    real = figures.get(plain + REAL + among + features)
+    return "" if real is None else f" (real {real:.4g})"
+
+
 def between(figures: Figures, name: str, suffix: str = "") -> str:
     """The interval of a figure in brackets; nothing if it has none.
 

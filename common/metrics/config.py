@@ -170,7 +170,8 @@ class EvaluateConfig(Checked):
         if not fitting:
             known = ", ".join(f"{folder.parent.name}/{folder.name}" for folder in folders) or "none"
             raise Refusal(
-                f"no such samples in {run.path}; there are: {known}. Draw some with generate.py --run_id {run.name}"
+                f"no such samples in {run.path}; there are: {known}. Draw some with generate.py --run_id {run.name}, "
+                "or give --n_samples here: so many are drawn and judged"
             )
         chosen = fitting[-1]
         undated = [folder.name for folder in fitting if folder != chosen and not SampleFolder(folder).manifest.made]

@@ -39,6 +39,8 @@ def evaluate(
     if drawn.not_finite:
         figures["not_finite"] = drawn.not_finite
         say(f"note      {drawn.not_finite} more hold NaN or infinite values; all figures are without them")
+    if few := few_classes(evidence):
+        say(f"note      {few}")
     told: set[str] = set()
     tell_features(evidence, told, say)  # those that were made sure of before samples were drawn
     for metric in metrics:
@@ -55,6 +57,20 @@ def evaluate(
     if judged := verdict(found, metrics):
         say(f"verdict   {judged}")
     return figures
+
+
+def few_classes(evidence: Evidence) -> str:
+    """That samples were drawn of some classes alone, in words; empty if they are not, or are too few for all."""
+    classes, labels = evidence.spec.classes, evidence.labels
+    if classes is None or labels is None or len(labels) < len(classes):
+        return ""
+    drawn = len(labels.unique())
+    if drawn == len(classes):
+        return ""
+    return (
+        f"samples are of {drawn} of {len(classes)} classes, real ones of all: that alone makes figures worse, but for "
+        "agreement and nearest; --per_class True compares each class with its own"
+    )
 
 
 def tell_features(evidence: Evidence, told: set[str], say: Callable[[str], object]) -> None:

@@ -37,10 +37,12 @@ def read_files(path: Path, flag: str, image_size: ImageSize, channels: int | Non
     """
     if not path.exists():
         raise Refusal(f"{path}: there is no such file or folder", flag)
+    source = source_of(path)
     try:
-        data = load_data(DataConfig(data_name=source_of(path), data_dir=path, image_size=image_size, channels=channels))
+        data = load_data(DataConfig(data_name=source, data_dir=path, image_size=image_size, channels=channels))
     except Refusal as refusal:
-        raise Refusal(f"{path}: {refusal}", flag) from refusal
+        problem = str(refusal).removeprefix(f"--data_name {source}: ").removeprefix(f"{path}: ")  # not a flag of ours
+        raise Refusal(f"{path}: {problem}", flag) from refusal
     low, high = data.value_range
     is_levels = data.is_image and low >= 0 and BRIGHT < high <= 1
     return replace(data, value_range=UNIT) if is_levels else data  # else its brightest pixel would count as white
@@ -64,9 +66,10 @@ def of_one_kind(drawn: DataSet, real: DataSet, samples: Path, reference: Path) -
         Refusal: if they certainly are not, or are of other shapes.
     """
     if drawn.shape != real.shape:
+        mend = "--image_size brings both to one" if drawn.is_image and real.is_image else "name real data like them"
         raise Refusal(
-            f"{samples} holds samples of shape {drawn.shape}, {reference} real ones of {real.shape}; "
-            "for images, --image_size brings both to one",
+            f"{samples} holds samples of shape {drawn.shape}, but --reference {reference} those of {real.shape}; "
+            f"{mend}",
             "samples",
         )
     if drawn.sample_rate != real.sample_rate and None not in (drawn.sample_rate, real.sample_rate):

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from common.config.schema import RunConfig
 from common.data.source import DataSet
 from common.metrics import Compared, Evidence, evaluate
-from common.metrics.compared import is_of_samples
+from common.metrics.compared import beside_real, is_of_samples
 from common.metrics.config import CACHE, WantedMetric
 from common.metrics.drawn import AT_ONCE, Drawn
 from common.metrics.extraction import Extractor
@@ -135,7 +135,9 @@ class Judging(Callback):
         is_best = not drawn.not_finite and self._is_best(found.get(self.figure), step)
         if is_best:
             write_weights(self.folder, module, BEST)
-        told = [f"{name} {value:.4g}" for name, value in found.items() if is_of_samples(name)] or ["nothing is defined"]
+        told = [
+            f"{name} {value:.4g}{beside_real(found, name)}" for name, value in found.items() if is_of_samples(name)
+        ] or ["nothing is defined"]
         tell(f"judged    step {step:,}: {', '.join([*told, *['the best so far'] * is_best])}")
 
     def _is_best(self, value: float | None, step: int) -> bool:

@@ -166,6 +166,16 @@ def test_samples_are_drawn_on_the_way_and_not_again(cli, run):
     assert figures_in(folder / "metrics.json")["samples"] == 20
 
 
+@pytest.mark.parametrize(("labels", "note"), [("3,3,7", "samples are of 2 of 10 classes"), (None, "")])
+def test_samples_of_some_classes_are_not_silently_worse(cli, run, labels, note):
+    flags = ("--labels", labels) if labels else ()
+    result = cli("evaluate", *SHORT, "--n_samples", 12, "--metrics", "sw@pixels", *flags)
+    assert (result.code, result.err) == (0, "")
+    told = [line for line in result.out.splitlines() if "classes, real ones of all" in line]
+    assert len(told) == bool(note)
+    assert all(line.startswith(f"note      {note}") and "--per_class" in line for line in told)
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
@@ -218,10 +228,14 @@ WRONG = {
     "samples alone": ("--samples {files}/fake", "--run_id is required.*--reference"),
     "no such samples": ("--samples {files}/none --reference {files}/real", "--samples.*no such file"),
     "no such reference": ("--samples {files}/fake --reference {files}/none", "--reference.*no such file"),
-    "an empty folder": ("--samples empty --reference {files}/real", "--samples empty"),
+    "an empty folder": ("--samples empty --reference {files}/real", "--samples empty: no images in it"),
     "an empty reference": ("--samples {files}/fake --reference empty", "--reference empty"),
     "one real image": ("--samples {files}/fake --reference one", "--reference one.*at least two"),
     "other sizes": ("--samples big --reference {files}/real", r"--samples big.*\(3, 9, 9\).*\(3, 8, 8\).*--image_size"),
+    "images against series": (
+        "--samples {files}/fake --reference series.npy",
+        r"--samples.*\(1, 8, 8\).*--reference series.npy.*\(1, 9\); name real",
+    ),
     "a damaged array": ("--samples cut.npy --reference {files}/real", "--samples cut.npy"),
     "a text": ("--samples notes.txt --reference {files}/real", "--samples notes.txt"),
     "a run and other samples": ("--run_id tiny --reference {files}/real", "--reference.*no .npz file"),
@@ -232,7 +246,7 @@ WRONG = {
     "a size for a run": ("--run_id tiny --image_size 4", "--image_size is for --samples"),
     "drawing without a run": ("--samples {files}/fake --reference {files}/real --steps 3", "--steps.*no effect"),
     "drawing a set": ("--run_id tiny --samples exp2-20-ema --steps 3", "--steps.*no effect"),
-    "no such set": ("--run_id tiny --samples sde7", "no such samples.*none"),
+    "no such set": ("--run_id tiny --samples sde7", "no such samples.*none.*--n_samples"),
     "an unknown metric": ("--run_id tiny --metrics fidd", "--metrics 'fidd' is unknown; there are agreement"),
     "unknown features": ("--run_id tiny --metrics fid@vgg", "--metrics 'vgg' is unknown"),
     "features of none": ("--run_id tiny --metrics nearest@pixels", "--metrics nearest compares no features"),
@@ -267,6 +281,7 @@ def test_wrong_input_is_told_in_a_line(cli, files, run, flags, pattern):
     Path("notes.txt").write_text("no image")
     Path("bad.npz").write_bytes(b"no zip")
     np.savez("moments.npz", mu=np.zeros(3), sigma=np.eye(3))
+    np.save("series.npy", np.random.default_rng(0).normal(size=(20, 9)))
     here = f"--samples {files}/fake --reference {files}/real"
     result = cli("evaluate", *flags.format(files=files, here=here).split())
     assert result.code == 2, result.out

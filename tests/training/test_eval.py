@@ -63,7 +63,7 @@ def same(one: Path, other: Path) -> bool:
     return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_a_training_knows_nothing_of_it(tmp_path, monkeypatch):
+def test_a_training_knows_nothing_of_it(tmp_path, monkeypatch, capsys):
     """Weights and all other log lines bit for bit; figures are those of evaluate.py, and real data is read once."""
     plain, read, points = trained(tmp_path / "plain"), [], Extractor.points
 
@@ -75,6 +75,8 @@ def test_a_training_knows_nothing_of_it(tmp_path, monkeypatch):
         patch.setattr(Extractor, "points", counted)
         run = trained(tmp_path / "runs", **JUDGED)
     drawn = "features of samples"
+    told = capsys.readouterr().out
+    assert f"sw {float(column(run, 'eval/sw')[13]):.4g} (real {float(column(run, 'eval/sw_real')[13]):.4g})" in told
     assert read == [drawn, "features of real samples", "features of other real samples", *[drawn] * len(STEPS)]
     known, judged = tiny.weights(plain), tiny.weights(run)
     assert judged.keys() - known.keys() == {"model-best.pth", "ema_model-best.pth"}
