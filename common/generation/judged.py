@@ -105,6 +105,7 @@ def of_run(order: EvaluateOrder) -> Judged:
     opened = open_job(order.drawing) if order.drawing else None
     if opened is None:
         folder, remarks = config.samples_folder(run)
+        kept_samples(folder)  # damaged ones are told before features are made, which may take a training
         trained = config_of(order, run, folder)
     else:
         trained = opened[0].config

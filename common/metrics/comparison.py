@@ -243,7 +243,7 @@ class Comparison:
             for what, bases in self._bases(column).items():
                 if len(bases) > 1 or "" in bases:
                     whose = "; ".join(f"{basis or 'unknown'} ({', '.join(names)})" for basis, names in bases.items())
-                    whose += "; give each the same --n_samples" * (what == COUNT)
+                    whose += " (give each the same --n_samples)" * (what == COUNT)
                     told.setdefault((f"not comparable, {what}", whose), []).append(column.name)
                 elif what != COUNT:  # which stands in the table
                     told.setdefault((what, next(iter(bases))), []).append(column.name)
