@@ -15,7 +15,7 @@ from common.generation.judged import EvaluateOrder, judged_by
 from common.metrics import Evidence, evaluate
 from common.metrics.config import CompareConfig
 from common.metrics.figures import compared
-from common.metrics.judged import about
+from common.metrics.judged import about, together
 from common.metrics.statistics import read_statistics, write_statistics
 
 
@@ -59,7 +59,7 @@ def run(order: EvaluateOrder) -> int:
         if other := config.paper.departure(len(judged.drawn), evidence.part, evidence.count):
             print(f"note      {other}")
     figures = evaluate(evidence, order.metrics, per_class=config.per_class)
-    write_json(judged.figures, {**figures, "about": about(judged, evidence)})
+    write_json(judged.figures, together(judged.figures, figures, about(judged, evidence)))
     print(f"figures   {judged.figures}")
     if judged.grid:
         print(f"grid      {judged.grid}")

@@ -59,11 +59,13 @@ class Compared(Metric):
 
     Attributes:
         least: samples from which on it is defined.
+        bounds: what a figure cannot pass, by name, nor can its interval; none of a figure that judges.
         about: what it says, and what it cannot see, in a line.
         features: name of the features that it compares; None takes those of ``--features``.
     """
 
     least = 4
+    bounds: Mapping[str, tuple[float, float]] = {}  # read alone
     about = ""
     features: str | None = None
 
@@ -114,7 +116,11 @@ class Compared(Metric):
         if len(drawn) >= 2 * self.least:
             for name, deviation in spread_of(lambda some: self._plain(some, real, suffix), drawn).items():
                 reach = REACH * deviation
-                result |= {name + LOW: found[name] - reach, name + HIGH: found[name] + reach}
+                least, most = self.bounds.get(name.removesuffix(suffix), (-math.inf, math.inf))
+                result |= {
+                    name + LOW: max(least, found[name] - reach),
+                    name + HIGH: min(most, found[name] + reach),
+                }
         return result
 
     def lines(self, figures: dict[str, float], evidence: Evidence) -> list[str]:

@@ -1,6 +1,8 @@
 """What evaluate.py judges: samples, the real data, and what a reader of the figures must know of both."""
 
 import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -8,6 +10,7 @@ from platform import python_version
 from typing import Any
 
 from common.data.source import DataSet
+from common.files import read_json
 from common.metrics.base import Evidence
 from common.metrics.drawn import Drawn, read_over
 from common.metrics.extraction import Extractor
@@ -58,6 +61,32 @@ def about(judged: Judged, evidence: Evidence) -> dict[str, Any]:
         "default_features": None if evidence.extractor is None else evidence.extractor.default,
         "versions": {"python": python_version(), **{name: metadata.version(name) for name in PACKAGES}},
     }
+
+
+def together(path: Path, figures: Mapping[str, float | None], basis: dict[str, Any]) -> dict[str, Any]:
+    """Figures with those that a file holds already, if they rest on the same samples, real data, features and versions.
+
+    Args:
+        path: the file of figures, which may not be there.
+        figures: the new ones, which win.
+        basis: what they rest on, as :func:`about` gives it.
+    """
+    try:
+        kept = read_json(path)
+        earlier = dict(kept.pop("about"))
+        features = {**earlier["features"], **basis["features"]}
+        is_same = earlier | {"features": 0} == json.loads(json.dumps(basis | {"features": 0})) and all(
+            features[name] == known for name, known in earlier["features"].items()
+        )
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ):  # none, or of an earlier version
+        is_same = False
+    return {**kept, **figures, "about": basis | {"features": features}} if is_same else {**figures, "about": basis}
 
 
 def of_real(data: DataSet, evidence: Evidence) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Precision, recall, density and coverage of features of samples among those of real data."""
 
+import math
+
 from torch import Tensor
 
 from common.metrics.compared import Compared
@@ -12,6 +14,7 @@ class Prdc(Compared):
 
     names = Manifolds._fields
     least = NEIGHBOURS + 1
+    bounds = {"precision": (0, 1), "recall": (0, 1), "density": (0, math.inf), "coverage": (0, 1)}  # noqa: RUF012
     better = 1
     about = "(precision, density: as good as real ones; recall, coverage: as varied; compare at equal numbers only)"
 

@@ -62,6 +62,23 @@ def test_images_and_arrays_of_another_program_give_the_same_figures(cli, files, 
     assert about["versions"]["torch"] == torch.__version__.partition("+")[0]
 
 
+def test_figures_of_the_same_samples_are_kept_together(cli, files, run):
+    words = ("evaluate", "--reference", files / "real", "--samples", files / "fake")
+    assert cli(*words, "--metrics", "sw@pixels").code == 0
+    first = figures_in("runs/metrics-fake.json")
+    assert cli(*words, "--metrics", "prdc@pixels,nearest").code == 0
+    both = figures_in("runs/metrics-fake.json")
+    assert {*first, "nearest", "precision@pixels"} <= set(both)
+    assert both["sw@pixels"] == first["sw@pixels"]
+    bounded = [both[f"{name}_{end}@pixels"] for name in ("precision", "recall", "coverage") for end in ("low", "high")]
+    assert 0 <= min(bounded) <= max(bounded) <= 1
+    assert cli(*words, "--metrics", "nearest", "--n_samples", 30).code == 0  # other samples
+    assert "sw@pixels" not in figures_in("runs/metrics-fake.json")
+    Path("runs/metrics-fake.json").write_text("[]")
+    assert cli(*words, "--metrics", "nearest").code == 0
+    assert set(figures_in("runs/metrics-fake.json")) == {"samples", "nearest", "about"}
+
+
 def test_sizes_are_brought_to_one_if_asked_for(cli, files, run):
     words = ("evaluate", "--reference", files / "real", "--samples", files / "fake", "--metrics", "sw@pixels")
     assert cli(*words, "--image_size", 4).code == 0

@@ -19,7 +19,7 @@ STEPS, EPOCHS = 1200, 30  # at most of either, but a hundred steps at least
 BATCH, RATE = 128, 2e-3
 SEEN, TESTED = 50_000, 2_000  # samples to learn from and to test on, at most
 SIGNATURE = 1000  # samples that tell one data set from another
-ACCURACY = "accuracy"
+ACCURACY, GOOD = "accuracy", 0.8
 
 
 def network(shape: tuple[int, ...], classes: int) -> nn.Sequential:
@@ -79,7 +79,8 @@ class Classifier(Features):
     @property
     def account(self) -> str:
         share = "nothing is held out" if math.isnan(self.accuracy) else f"{self.accuracy:.1%} of held-out samples right"
-        return f"{self.identity}, trained on this data; {share}"
+        low = f" (below {GOOD:.0%}: they tell little; name others by --features)" if self.accuracy < GOOD else ""
+        return f"{self.identity}, trained on this data; {share}{low}"
 
     def __call__(self, samples: Tensor) -> Tensor:
         features: Tensor = self.network[:-1](samples.float())
