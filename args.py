@@ -31,12 +31,12 @@ from common.data import SOURCES
 from common.denoiser import PREDICTIONS
 from common.dynamics import CLD, EDM, VE, VP, Flow, LinearDynamics, SubVP
 from common.generation.config import GenerateOrder, Opening, SampleConfig, all_members, members_of, sample_config
+from common.generation.judged import EvaluateOrder
 from common.guidance import GUIDANCE
 from common.meta import MetaLearned
-from common.metrics import METRICS, Metric
-from common.metrics.config import EvaluateConfig, chosen_metrics, metric_member
+from common.metrics import METRICS
+from common.metrics.config import CompareConfig, EvaluateConfig, chosen_metrics, metric_member
 from common.refusal import Refusal
-from common.runs import ExportConfig
 from common.runs.pretrained import PRETRAINED
 from common.samplers import SOLVERS
 from common.training.loggers import LOGGERS
@@ -272,49 +272,49 @@ def generate_order(values: Values, sample: SampleConfig) -> GenerateOrder:
 
 # -- evaluate.py -------------------------------------------------------------------------------------------------------
 
+EVALUATE_HELP = """Figures about samples: those of a run that lie there, or, with any flag of generate.py, those that it
+draws now; or those of another program (--samples DIR --reference DIR). --compare RUN RUN .. sets them side by side."""
+TAKEN = frozenset(flag.name for flag in section_flags(SampleConfig))
 
-def evaluate_groups() -> Groups:
-    """Flags of evaluate.py: its own, then those of every metric."""
-    own = {f"metric {name}": metric_member(name).flags for name in METRICS}
-    return without_repeats({"what": (*section_flags(EvaluateConfig), PLUGIN), **own})
+
+def evaluate_groups(members: Iterable[Member] = ()) -> Groups:
+    """Flags of evaluate.py: its own, those of every metric, and those that samples are drawn by."""
+    own = {f"metric {name}": metric_member(name, TAKEN).flags for name in METRICS}
+    what = {"what": (*section_flags(EvaluateConfig), PLUGIN), "comparison": section_flags(CompareConfig)}
+    return without_repeats({**what, **own, f"{DRAWING}, as generate.py": generate_groups(members)[DRAWING]})
 
 
 def evaluate_flag_names() -> dict[str, str]:
     """Names of arguments to flags of evaluate.py."""
-    return flag_names(evaluate_groups(), METRICS.values())
+    return flag_names(evaluate_groups(all_members()), METRICS.values())
 
 
-def parse_evaluate(argv: Sequence[str] | None) -> tuple[EvaluateConfig, list[Metric]]:
-    """What a command line of evaluate.py asks for, and the metrics.
+def parse_evaluate(argv: Sequence[str] | None) -> EvaluateOrder | CompareConfig:
+    """What a command line of evaluate.py asks for.
 
     Raises:
-        Refusal: for an unknown metric, or a wrong argument of one.
+        Refusal: for an unknown metric, a wrong argument of one, or flags that contradict each other.
     """
     words = read_words("evaluate.py", argv)
-    parser = make_parser("evaluate.py", "--run_id ID [flags]", "Figures about drawn samples.", evaluate_groups())
-    values = parse(parser, words, ())
+    solver, wrapper = members_of(peek(words, section_flags(SampleConfig)))
+    members = all_members() if wants_all_help(words) else [member for member in (solver, wrapper) if member.name]
+    parser = make_parser("evaluate.py", "--run_id ID [flags]", EVALUATE_HELP, evaluate_groups(members))
+    values = parse(parser, words, ((solver, SOLVERS), (wrapper, GUIDANCE)))
+    if comparison := CompareConfig.asked(values):
+        return comparison
     config: EvaluateConfig = section(EvaluateConfig, values)
-    return config, chosen_metrics(config, values)
-
-
-# -- scripts/export.py -------------------------------------------------------------------------------------------------
-
-EXPORT_HELP = "Write the weights of a run as .safetensors, or a copy of the run to sample from."
-
-
-def export_groups() -> Groups:
-    """Flags of export.py."""
-    kept = {title: flags for title, flags in generate_groups(()).items() if title != DRAWING}
-    return {"how": section_flags(ExportConfig), **kept}
-
-
-def export_flag_names() -> dict[str, str]:
-    """Names of arguments to flags of export.py."""
-    return generate_flag_names() | flag_names(export_groups(), (ExportConfig,))
-
-
-def parse_export(argv: Sequence[str] | None) -> tuple[GenerateOrder, ExportConfig]:
-    """Which weights a command line of export.py names, and how; how samples are drawn stays at its defaults."""
-    words = read_words("export.py", argv)
-    values = parse(make_parser("export.py", "--run_id ID [flags]", EXPORT_HELP, export_groups()), words, ())
-    return generate_order(values, SampleConfig()), section(ExportConfig, values)
+    if config.paper and config.samples is None:
+        values.setdefault("n_samples", config.paper.n_samples)
+    given = sorted(TAKEN & values.keys() - {"n_samples", "device"})
+    if given and (config.samples is not None or config.run_id is None):
+        raise Refusal("has no effect on samples that lie there; leave it or --samples out", given[0])
+    sample = sample_config(values, solver, wrapper)
+    draws = config.samples is None and config.run_id is not None and bool(TAKEN & values.keys() - {"device"})
+    return EvaluateOrder(
+        config=config,
+        metrics=chosen_metrics(config, values, TAKEN),
+        n_samples=sample.n_samples,
+        drawing=generate_order(values, sample) if draws else None,
+        device=sample.device,
+        describe=lambda folder, shape: released_config(folder, {**shape, **values}),
+    )

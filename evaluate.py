@@ -1,4 +1,4 @@
-"""Figures about generated samples: ``python evaluate.py --run_id ID``; see ``--help``."""
+"""Figures about samples: ``python evaluate.py --run_id ID``; see ``--help``."""
 
 from collections.abc import Sequence
 
@@ -10,43 +10,60 @@ if __name__ == "__main__":
 import args
 from common import stopping
 from common.config.parser import reporting
-from common.config.stored import read_config
-from common.files import refuse_links, remove_leftovers, write_json
-from common.generation.blocks import read_samples
-from common.generation.opening import drawn_from
-from common.generation.sets import check_labels, check_set
+from common.files import write_json
+from common.generation.judged import EvaluateOrder, judged_by
 from common.metrics import Evidence, evaluate
-from common.metrics.reference import real_data
-from common.runs import SampleFolder, find
-from gfdm.released import released_config
+from common.metrics.config import CompareConfig
+from common.metrics.figures import compared
+from common.metrics.judged import about, together
+from common.metrics.statistics import read_statistics, write_statistics
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run evaluate.py; returns the exit code."""
     with reporting("evaluate.py", args.evaluate_flag_names):
-        config, metrics = args.parse_evaluate(argv)
+        order = args.parse_evaluate(argv)
         stopping.begin_work()
-        run = find(str(config.run_id), config.output_dir)
-        folder, remarks = config.samples_folder(run)
-        refuse_links(run.path, folder)  # beside the samples the figures are written
-        remove_leftovers(folder)
-        for remark in [*remarks, *check_set(folder)]:
-            print(f"note      {remark}")
-        arrays, labels = read_samples(folder)
-        shape = {"channels": arrays.shape[-1], "image_size": arrays.shape[1:-1]}  # a released folder may not say
-        trained = released_config(run, shape) if run.is_released else read_config(run.path)
-        check_labels(folder, labels, trained.sample.num_classes)
-        dataset, remarks = real_data(run.name, trained, config.data_dir)
-        for remark in remarks:
-            print(f"note      {remark}")
-        if dataset.is_image:
-            print(f"images    {dataset.treatment}")
-        for line in drawn_from(folder, () if run.is_released else trained.recipe.averages):
-            print(line)
-        figures = evaluate(Evidence.of(arrays, labels, dataset, folder), metrics)
-        write_json(SampleFolder(folder).figures, figures)
-        print(f"figures   {SampleFolder(folder).figures}\ngrid      {SampleFolder(folder).grid}")
-        return 0
+        if isinstance(order, CompareConfig):
+            print("\n".join(compared(order)))
+            return 0
+        return run(order)
+
+
+def run(order: EvaluateOrder) -> int:
+    """Judge what a command line names; returns the exit code."""
+    config = order.config
+    statistics = read_statistics(config.reference) if config.reference and config.knows_moments_only else None
+    judged = judged_by(order)
+    for remark in judged.remarks:
+        print(f"note      {remark}")
+    for line in judged.lines:
+        print(line)
+    evidence = Evidence(
+        judged.drawn,
+        judged.data,
+        judged.extractor,
+        reference=config.most_reference,
+        part=config.part,
+        beside=judged.beside,
+        statistics=statistics,
+    )
+    if config.save_statistics:
+        features = judged.extractor.features()
+        write_statistics(config.save_statistics, evidence.real().moments, features.identity)
+        print(f"features  {features.account}\nstatistics {config.save_statistics}")
+        if config.only_statistics:
+            return 0
+    if config.paper:
+        print(f"protocol  {config.protocol}; not in the paper, so our choice: {config.paper.ours}")
+        if other := config.paper.departure(len(judged.drawn), evidence.part, evidence.count):
+            print(f"note      {other}")
+    figures = evaluate(evidence, order.metrics, per_class=config.per_class)
+    write_json(judged.figures, together(judged.figures, figures, about(judged, evidence)))
+    print(f"figures   {judged.figures}")
+    if judged.grid:
+        print(f"grid      {judged.grid}")
+    return 0
 
 
 if __name__ == "__main__":

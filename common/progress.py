@@ -32,3 +32,11 @@ def bar(total: int, title: str, unit: str, *, initial: int = 0, lasting: bool = 
         disable=silent or not (seen or lasting),
         dynamic_ncols=on_screen,
     )
+
+
+def tell(line: str) -> None:
+    """Print a line above the bars that are shown, if there are any."""
+    from tqdm.auto import tqdm
+
+    tqdm.write(line)
+    sys.stdout.flush()

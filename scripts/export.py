@@ -12,15 +12,37 @@ if __name__ == "__main__":
 
 import args
 from common import stopping
-from common.config.parser import reporting
+from common.config.parser import Groups, flag_names, make_parser, parse, read_words, reporting
+from common.config.resolve import section
+from common.generation.config import GenerateOrder, SampleConfig
 from common.generation.opening import open_run
-from common.runs import copy_to_sample, export_safetensors
+from common.runs import ExportConfig, copy_to_sample, export_safetensors
+
+HELP = "Write the weights of a run as .safetensors, or a copy of the run to sample from."
+
+
+def groups() -> Groups:
+    """Flags of export.py."""
+    kept = {title: flags for title, flags in args.generate_groups(()).items() if title != args.DRAWING}
+    return {"how": args.section_flags(ExportConfig), **kept}
+
+
+def flags() -> dict[str, str]:
+    """Names of arguments to flags of export.py."""
+    return args.generate_flag_names() | flag_names(groups(), (ExportConfig,))
+
+
+def parsed(argv: Sequence[str] | None) -> tuple[GenerateOrder, ExportConfig]:
+    """Which weights a command line of export.py names, and how; how samples are drawn stays at its defaults."""
+    words = read_words("export.py", argv)
+    values = parse(make_parser("export.py", "--run_id ID [flags]", HELP, groups()), words, ())
+    return args.generate_order(values, SampleConfig()), section(ExportConfig, values)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run export.py; returns the exit code."""
-    with reporting("export.py", args.export_flag_names):
-        order, config = args.parse_export(argv)
+    with reporting("export.py", flags):
+        order, config = parsed(argv)
         stopping.begin_work()
         run = open_run(order.opening, order.describe, order.describing)
         for remark in run.remarks:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from common.metrics.features import classifier
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips tests marked `gpu` where there is no CUDA device."""
@@ -15,6 +17,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _short_classifier(monkeypatch: pytest.MonkeyPatch):
+    """The classifier whose features are compared learns for a second: only its own tests need it to be good."""
+    monkeypatch.setattr(classifier, "STEPS", 10)
 
 
 @pytest.fixture(autouse=True)

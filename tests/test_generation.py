@@ -11,7 +11,7 @@ from torch import Tensor
 from common.data.spec import DataSpec
 from common.dynamics import CLD, VP
 from common.generation.blocks import Job, blocks, generate, missing, not_finite, read_samples
-from common.generation.config import SampleConfig
+from common.generation.config import SampleConfig, evaluations_of
 from common.generation.pictures import shown_level
 from common.refusal import Refusal
 from common.samplers import SOLVERS
@@ -266,3 +266,23 @@ def test_the_noise_level_of_a_trajectory_is_that_of_what_it_shows(dynamics):
     x0, t = torch.ones(200_000, 1, 1), torch.full((200_000,), 0.5)
     x = dynamics.sample_state(x0, t, torch.randn(len(t), dynamics.num_components, 1, 1))[:, 0]
     assert shown_level(dynamics, 0.5) == pytest.approx(float(x.std() / x.mean()), rel=0.05)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_set_says_how_many_evaluations_it_takes(tmp_path, solver):
+    denoiser = Point()
+    draw(tmp_path, denoiser, solver=solver, seeds=range(2))
+    most = evaluations_of({"solver": solver, "steps": 4, "denoise_last": False})
+    assert most is not None
+    assert len(denoiser.calls) <= most < 2 * len(denoiser.calls)
+    assert evaluations_of({"solver": solver, "steps": 4, "denoise_last": True}) == most + 1
+
+
+@pytest.mark.parametrize(
+    "identity", [{}, {"solver": "exp2"}, {"solver": "gone", "steps": 3}, {"solver": "exp2", "steps": "x"},
+                 {"solver": "exp2", "steps": 3, "solver_arguments": {"no": 1}},
+                 {"solver": "pc", "steps": 3, "solver_arguments": {"snr": -1}},
+                 {"solver": ["exp2"], "steps": None}, {"solver": "exp2", "steps": 3, "solver_arguments": 4}],
+)  # fmt: skip
+def test_a_set_that_does_not_say_how_many_evaluations_it_takes(identity):
+    assert evaluations_of(identity) is None

@@ -19,7 +19,10 @@ from benchmarks.quality_functions import damped_sines
 from common import runs
 from common.data.trees import LARGEST_MEMBER
 from common.media.grids import visible_scale
+from common.metrics import DEFAULTS, METRICS
 from common.metrics.agreement import PixelClassifier
+from common.metrics.features import FEATURES
+from common.metrics.protocols import PROTOCOLS
 from tests.documents import ROOT, blocks, commands, run
 from tests.training import tiny
 
@@ -27,6 +30,7 @@ LENGTHS = {
     "quickstart.md": 120,
     "functions.md": 120,
     "images.md": 80,
+    "metrics.md": 120,
     "python.md": 120,
     "sounds.md": 60,
     "cluster.md": 90,
@@ -87,6 +91,27 @@ def test_quickstart(folder, capsys):
     for block in python("quickstart.md"):
         exec(compile(block, "quickstart.md", "exec"), {})
     assert "(4, 8, 8, 1) 20" in capsys.readouterr().out
+
+
+def test_metrics(folder, capsys):
+    for name in ("first", "second"):
+        run(["train.py", "--preset", "digits", "--wb_id", name, *UNET, *SHORT])
+        run(["generate.py", "--run_id", name, "--n_samples", "20", "--steps", "2"])
+    drawn = ["--n_samples", "20", "--steps", "2"]
+    run(["evaluate.py", "--run_id", "second", *drawn, "--metrics", "sw,fid", "--features", "pixels"])
+    shutil.copytree(folder / "DIR", folder / "REAL")
+    for command in commands(GUIDES["metrics.md"]):
+        words = ["20" if word == "1000" else word for word in command]
+        small = ["--image_size", "8"] if "--reference" in words else []
+        run(words, *small, *([] if "--compare" in words else ["--features", "pixels"]))
+    assert r"\begin{tabular}" in (folder / "table.tex").read_text()
+    out = capsys.readouterr().out
+    assert "verdict   " in out
+    told = [name for name in (*METRICS, *FEATURES, *PROTOCOLS) if f"`{name}`" not in GUIDES["metrics.md"]]
+    assert told == []
+    assert f"`{'`, `'.join(DEFAULTS)}` are the default" in " ".join(GUIDES["metrics.md"].split())
+    names = [features.name for features in FEATURES.values() if features.automatic]
+    assert f"the first of `{'`, `'.join(names)}` that is there" in GUIDES["metrics.md"]
 
 
 def test_images(folder, capsys):

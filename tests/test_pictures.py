@@ -113,6 +113,13 @@ def test_curves_are_the_log_lines(tmp_path):
     assert read(tmp_path / "loss.png").shape[0] > 200
 
 
+def test_figures_about_samples_have_a_panel():
+    rows = [{"step": 5, "train/loss": 0.5}, {"step": 6, "eval/sw": 3.0}, {"step": 12, "eval/sw": 2.0}]
+    _, _, panel = loss_figure(rows, [], judged="eval/sw").axes
+    assert panel.get_ylabel() == "eval/sw"
+    assert [line.get_xydata().tolist() for line in panel.get_lines()] == [[[6, 3], [12, 2]]]
+
+
 @pytest.mark.parametrize(("lines", "marked"), [(1, True), (20, True), (21, False)])
 def test_few_log_lines_are_marked(lines, marked):
     """A line through one point shows nothing."""

@@ -269,6 +269,7 @@ class Flag:
         choices: what may be chosen (looked up when the parser is made); None if anything may.
         argument: the constructor's argument or dataclass's field that it sets; by default the flag's own name.
         alone: its value if it is given without one; None if it needs one.
+        many: whether its values, a tuple each, may be given as several words.
     """
 
     name: str
@@ -278,6 +279,7 @@ class Flag:
     choices: Collection[str] | None = None
     argument: str = ""
     alone: Any = None
+    many: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "argument", self.argument or self.name)
@@ -349,10 +351,9 @@ def flags_of(
         if found is None or name in skip or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         chosen = (choices or {}).get(argument, found[1])
-        extras = getattr(hints.get(argument), "__metadata__", ())
+        extras, text = getattr(hints.get(argument), "__metadata__", ()), texts.get(argument, "see its documentation")
         alone = next((extra.value for extra in extras if isinstance(extra, Alone)), None)
-        text = texts.get(argument, "see its documentation")
-        flags.append(Flag(name, found[0], default, text, chosen, argument, alone))
+        flags.append(Flag(name, found[0], default, text, chosen, argument, alone, MANY in extras))
     return tuple(flags)
 
 
@@ -395,6 +396,9 @@ class Mark:
     """
 
     meaning: str
+
+
+MANY = Mark("may be given as several words")
 
 
 def marked(kind: type, mark: Mark) -> frozenset[str]:

@@ -195,11 +195,21 @@ def choose(flag: Flag, choices: Sequence[Any], text: str) -> Any:
     )
 
 
+class Joined(argparse.Action):
+    """Joins the tuples that several words stand for."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Keep one tuple."""
+        setattr(namespace, self.dest, tuple(itertools.chain.from_iterable(values)))
+
+
 def add_flag(group: Any, flag: Flag) -> None:
     """Add a flag to a parser or a group of one."""
     default = "" if flag.default is None or "(default" in flag.help else f" (default: {written(flag.default)})"
     words = "True|False" if flag.read is boolean else flag.name.upper()
     switch: dict[str, Any] = {} if flag.alone is None else {"nargs": "?", "const": flag.alone}
+    if flag.many:
+        switch = {"nargs": "+", "action": Joined}
     choices = None if flag.choices is None else tuple(flag.choices)
     group.add_argument(
         f"--{flag.name}",

@@ -240,6 +240,13 @@ class Keeping(Checked):
         val_check_interval: optimiser steps between validations, each with a sample grid
         num_sanity_val_steps: validation batches that are tried before training starts
         log_model_every_n: optimiser steps between kept weights (model-v0.pth, ..)
+        eval_every: optimiser steps between evaluations, one more after the last step: samples are drawn as for the
+            sample grids and judged as evaluate.py judges them; figures go to metrics.csv, and the weights that are best
+            by the first of --eval_metrics that can tell are kept as version best (0: never)
+        eval_metrics: metrics of --eval_every, as --metrics of evaluate.py takes them
+        eval_samples: samples that are drawn for --eval_every, always from the same seeds
+        eval_features: features that --eval_metrics compare, as --features of evaluate.py takes them
+        weights_dir: folder for files of weights of --eval_features
         checkpoint_every: optimiser steps between checkpoints
         keep: number of checkpoints kept beside last.ckpt
         logger: where figures go besides metrics.csv; csv adds nothing
@@ -254,6 +261,11 @@ class Keeping(Checked):
     val_check_interval: Annotated[int, at_least(1), FREE] = 10000
     num_sanity_val_steps: Annotated[int, at_least(0), FREE] = 0
     log_model_every_n: Annotated[int, at_least(1), FREE] = 100000
+    eval_every: Annotated[int, at_least(0), FREE] = 0
+    eval_metrics: Annotated[tuple[str, ...], several(str), FREE] = ("sw", "kid")
+    eval_samples: Annotated[int, at_least(1), FREE] = 256
+    eval_features: Annotated[str, FREE] = "auto"
+    weights_dir: Annotated[Path, FREE] = Path("weights")
     checkpoint_every: Annotated[int, at_least(1), FREE] = 1000
     keep: Annotated[int, at_least(1), FREE] = 2
     logger: Annotated[str, FREE] = "csv"

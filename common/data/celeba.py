@@ -22,6 +22,7 @@ from torch import Tensor
 from common.data.pictures import Form, picture_set
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source, hold_out
 from common.data.trees import Files, Paths, Tree, open_tree
+from common.files import download
 from common.sides import Sides
 
 SIZE = Sides(64, 64)
@@ -32,7 +33,6 @@ TRAIN, VALIDATION, TEST = range(3)  # the numbers of the parts in that list
 BASE = "celeba"  # torchvision's folder
 PLACES = tuple(Path(base, name) for base in (BASE, ".") for name in (IMAGES, f"{IMAGES}.zip"))
 SERVER = "https://drive.google.com/uc?id={}"
-SILENCE = 60.0  # seconds without a byte after which the server counts as gone
 
 
 class CelebA(Source):
@@ -47,7 +47,8 @@ class CelebA(Source):
             if not options.download:
                 raise DataUnavailable(
                     f"--data_name {self.name}: no images in {options.data_dir}, nor {PLACES[0]} or {PLACES[1]} below "
-                    f"it. Fetch the set with --download True, or point --data_dir at a folder or zip file of images"
+                    "it. Fetch the set with train.py --download True, or point --data_dir at a folder or zip file of "
+                    "images"
                 )
             fetch(options.data_dir)
             return self.load(replace(options, download=False))
@@ -164,18 +165,10 @@ def fetch(data_dir: Path) -> None:
             (data_dir / BASE).mkdir(exist_ok=True)
             for _, _, name in reversed(wanted):  # the images last: they make the set count as there
                 Path(scratch, name).replace(data_dir / BASE / name)
-    except Exception as error:  # gdown's versions differ in what they raise
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+    except OSError as error:
+        reason = " ".join(str(error).split())
         raise DataUnavailable(
             f"--data_name {CelebA.name}: the download from {SERVER.format(wanted[0][0])} failed: {reason}. Try again, "
             f"or bring {' and '.join(name for *_, name in wanted)} into {data_dir / BASE} from a machine with network "
             "access (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html)"
         ) from error
-
-
-def download(url: str, path: Path) -> None:
-    """Download a file with a progress bar."""
-    import gdown  # only here: it takes a while to import
-
-    # without the cookie file, which would lie outside of data_dir
-    gdown.download(url, str(path), use_cookies=False, timeout=SILENCE)

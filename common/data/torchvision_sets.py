@@ -103,8 +103,8 @@ class TorchvisionSet(Source):
         else:
             problem = f"the files in {(root / self.files()[0]).parent} do not belong together ({error})"
         return DataUnavailable(
-            f"--data_name {self.name}: {problem}. Fetch the set with --download True, or point --data_dir at a folder "
-            f"that holds it {self.layouts}"
+            f"--data_name {self.name}: {problem}. Fetch the set with train.py --download True, or point --data_dir at "
+            f"a folder that holds it {self.layouts}"
         )
 
     def _fetch(self, root: Path) -> None:

@@ -1,16 +1,27 @@
 """Files: written whole or not at all, checked when they are read, never unpickled; one writer to a folder."""
 
+from common.files.downloading import download
 from common.files.links import refuse_links
 from common.files.lock import Owner, locked, owner_of
 from common.files.manifest import Manifest
 from common.files.reading import UNREADABLE, load_checkpoint, load_state, open_array, read_array, read_json, sha256
-from common.files.writing import atomic_write, naming, remove_leftovers, replacing, save, save_safetensors, write_json
+from common.files.writing import (
+    atomic_write,
+    naming,
+    remove_leftovers,
+    replacing,
+    save,
+    save_safetensors,
+    sync,
+    write_json,
+)
 
 __all__ = [
     "UNREADABLE",
     "Manifest",
     "Owner",
     "atomic_write",
+    "download",
     "load_checkpoint",
     "load_state",
     "locked",
@@ -25,5 +36,6 @@ __all__ = [
     "save",
     "save_safetensors",
     "sha256",
+    "sync",
     "write_json",
 ]

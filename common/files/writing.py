@@ -69,8 +69,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary = path.with_name(f".{path.name}.{host_name()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
         try:
             yield temporary
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
+            sync(temporary)
             temporary.chmod(0o666 & ~umask())  # some writers make files that nobody else may read
             temporary.replace(path)
         finally:
@@ -83,6 +82,12 @@ def umask() -> int:
     mask = os.umask(0o077)  # it is only told by setting another: one that gives nothing away meanwhile
     os.umask(mask)
     return mask
+
+
+def sync(path: Path) -> None:
+    """Bring the content of a file to the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -26,8 +26,12 @@ from common.generation.opening import job_of
 from common.generation.pictures import pictured, pictured_count, show
 from common.generation.sets import claimed, findings
 from common.media.pictures import png_of_samples
-from common.metrics import METRICS, Evidence, Metric
+from common.metrics import DEFAULTS, Evidence, Metric
 from common.metrics import evaluate as figures_of
+from common.metrics.config import CACHE, WantedMetric
+from common.metrics.drawn import Drawn
+from common.metrics.extraction import Extractor
+from common.metrics.features import AUTO, Wanted
 from common.metrics.reference import real_data
 from common.progress import bar
 from common.refusal import Refusal
@@ -164,14 +168,22 @@ def generate(
 
 
 def evaluate(
-    samples: Samples, metrics: Sequence[str | Metric] | None = None, *, data_dir: str | Path | None = None
+    samples: Samples,
+    metrics: Sequence[str | Metric] | None = None,
+    *,
+    features: str = AUTO,
+    data_dir: str | Path | None = None,
+    weights_dir: str | Path = "weights",
 ) -> dict[str, float | None]:
     """Figures about samples, which are also printed: what evaluate.py says of them.
 
     Args:
         samples: as :func:`generate` gave them.
-        metrics: names of ``common.metrics.METRICS``, or metrics with arguments of one's own; None takes all.
+        metrics: names of ``common.metrics.METRICS``, as ``fid`` or ``fid@inception``, or metrics with arguments of
+            one's own; None takes those of evaluate.py.
+        features: a name of ``common.metrics.features.FEATURES``, or ``auto``.
         data_dir: where the data lies now; None takes the place where the run found it.
+        weights_dir: folder for files of weights of features.
 
     Returns:
         Figures by name; None for one that is undefined.
@@ -181,16 +193,17 @@ def evaluate(
     """
     run = samples.run
     for metric in metrics or ():
-        if isinstance(metric, str) and metric not in METRICS:
-            raise Refusal(f"{metric!r} is unknown; there are {', '.join(METRICS)}", "metrics")
+        if isinstance(metric, str):
+            WantedMetric.read(metric).check()
     with by_argument():
         place = None if data_dir is None else Path(data_dir).expanduser()
         dataset, remarks = real_data(run.folder.name, run.config, place)
         for remark in remarks:
             warnings.warn(remark, stacklevel=2)
-        evidence = Evidence.of(samples.x, samples.labels, dataset, samples.folder or run.folder.path)
-        chosen = tuple(METRICS) if metrics is None else metrics
-        return figures_of(evidence, [METRICS[metric]() if isinstance(metric, str) else metric for metric in chosen])
+        chosen = [WantedMetric.read(one).metric({}) if isinstance(one, str) else one for one in metrics or DEFAULTS]
+        drawn = Drawn.of(samples.x, samples.labels, dataset.spec, str(samples.folder or run.folder.path))
+        wanted = Wanted(dataset, Path(weights_dir).expanduser(), run.folder.path.parent / CACHE)
+        return figures_of(Evidence(drawn, dataset, Extractor(wanted, features)), chosen)
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
@@ -306,6 +319,24 @@ def written(run: Run, job: Job, progress: bool) -> tuple[Samples, list[str]]:
     """
     if not is_as_stored(run):
         raise Refusal(f"has no place for these samples: the network is not that of {run.weights} any more", "save")
+    folder, calls, remarks = write_set(run, job, progress)
+    return Samples(*read_samples(folder), run, calls, folder), remarks
+
+
+def write_set(run: Run, job: Job, progress: bool) -> tuple[Path, int, list[str]]:
+    """Draw what is missing of the set of samples of a job, and its pictures.
+
+    Args:
+        run: what draws them.
+        job: what they are drawn with.
+        progress: show a bar.
+
+    Returns:
+        The folder, network evaluations per sample (0 if all were there) and what a user should know.
+
+    Raises:
+        Refusal: if somebody else draws the same.
+    """
     real = read_real(run.folder.real, job.spec)
     with claimed(run, job) as claim:
         todo = missing(claim.folder, job)
@@ -313,7 +344,7 @@ def written(run: Run, job: Job, progress: bool) -> tuple[Samples, list[str]]:
         with bar(job.steps * len(todo), "sampling", "step", silent=not (todo and progress)) as shown:
             calls = write_blocks(claim.folder, job, todo, on_step=lambda _, __: shown.update())
         show(claim.folder, job.spec, real)
-        return Samples(*read_samples(claim.folder), run, calls, claim.folder), remarks
+        return claim.folder, calls, remarks
 
 
 def is_as_stored(run: Run) -> bool:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -36,6 +37,47 @@ def write_array(path: Path, array: np.ndarray) -> None:
     atomic_write(path, buffer.getvalue())
 
 
+class Kept(NamedTuple):
+    """Samples on disk, of which only the sizes were looked at.
+
+    Attributes:
+        files: arrays (B, *S, C) float32 in the units of the data, in order of index.
+        shape: (N, *S, C) of all of them together.
+        labels: (N,) int64, or None if they have none.
+    """
+
+    files: list[Path]
+    shape: tuple[int, ...]
+    labels: np.ndarray | None
+
+
+def kept_samples(folder: Path, limit: int | None = None) -> Kept:
+    """The samples of a folder, without reading them.
+
+    Args:
+        folder: as :func:`generate` left it.
+        limit: no more files than hold so many.
+
+    Raises:
+        Refusal: if there are none, or an array is cut short, of another kind than the rest, or without its labels.
+    """
+    place = SampleFolder(folder)
+    files = place.blocks()
+    if not files:
+        raise Refusal(f"no samples in {place.data}; draw some with generate.py")
+    shape, counts = open_array(files[0]).shape[1:], list[int]()
+    for file in files:
+        counts.append(len(_fitting(file, (None, *shape), np.float32)))
+        if limit is not None and sum(counts) >= limit:
+            break
+    files = files[: len(counts)]
+    names, labels = [place.labels_of(file) for file in files], None
+    if any(name.exists() for name in names):
+        of_blocks = [_fitting(name, (count,), np.int64) for name, count in zip(names, counts, strict=True)]
+        labels = np.concatenate(of_blocks)
+    return Kept(files, (sum(counts), *shape), labels)
+
+
 def read_samples(folder: Path, limit: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
     """Samples of a folder in order of index.
 
@@ -49,22 +91,9 @@ def read_samples(folder: Path, limit: int | None = None) -> tuple[np.ndarray, np
     Raises:
         Refusal: if there are none, or an array is cut short, of another kind than the rest, or without its labels.
     """
-    place = SampleFolder(folder)
-    files = place.blocks()
-    if not files:
-        raise Refusal(f"no samples in {place.data}; draw some with generate.py")
-    arrays: list[np.ndarray] = []
-    first = open_array(files[0])
-    for file in files:
-        arrays.append(np.array(_fitting(file, (None, *first.shape[1:]), np.float32)))
-        if limit is not None and sum(map(len, arrays)) >= limit:
-            break
-    images = np.concatenate(arrays)[:limit]
-    names = [place.labels_of(file) for file in files[: len(arrays)]]
-    if not any(name.exists() for name in names):
-        return images, None
-    labels = [_fitting(name, (len(array),), np.int64) for name, array in zip(names, arrays, strict=True)]
-    return images, np.concatenate(labels)[:limit]
+    kept = kept_samples(folder, limit)
+    images = np.concatenate([read_array(file) for file in kept.files])[:limit]
+    return images, None if kept.labels is None else kept.labels[:limit]
 
 
 def _fitting(path: Path, shape: tuple[int | None, ...], kind: type[np.generic]) -> np.ndarray:

@@ -249,6 +249,19 @@ def samples_of(identity: Mapping[str, Any]) -> int | None:
         return None
 
 
+def evaluations_of(identity: Mapping[str, Any]) -> int | None:
+    """Denoiser calls per sample that an identity names, at most; None if it does not say, or by a solver of a plugin.
+
+    Args:
+        identity: as in :func:`samples_of`; it may be anybody's.
+    """
+    try:
+        solver = SOLVERS[str(identity["solver"])](**identity.get("solver_arguments", {}))
+        return solver.calls(int(identity["steps"]), denoise_last=bool(identity.get("denoise_last")))
+    except (LookupError, ValueError, TypeError):
+        return None
+
+
 @dataclass(frozen=True)
 class GenerateOrder:
     """A command line of generate.py.

@@ -228,16 +228,23 @@ def spectrograms(waves: Tensor, sample_rate: int) -> tuple[Tensor, float]:
     return levels, float(levels.max())
 
 
-def loss_figure(rows: list[dict[str, float]], by_level: list[tuple[float, float]], averaged: bool = False) -> "Figure":
+def loss_figure(
+    rows: list[dict[str, float]],
+    by_level: list[tuple[float, float]],
+    averaged: bool = False,
+    judged: str | None = None,
+) -> "Figure":
     """Training and validation loss against the step, and the recent loss against the noise level.
 
     Args:
         rows: log lines with ``step`` and any of ``train/loss``, ``val/loss``.
         by_level: (log sigma, mean loss) pairs.
         averaged: whether validation is that of an average of the weights, which the legend then says.
+        judged: name of a figure about samples, which gets a panel of its own; None if there is none.
     """
-    figure = new_figure(figsize=(11, 4))
-    curve, levels = figure.subplots(1, 2)
+    panels = 2 if judged is None else 3
+    figure = new_figure(figsize=(5.5 * panels, 4))
+    curve, levels, *more = figure.subplots(1, panels)
     whose = (" (weights)", " (average of the weights)") if averaged else ("", "")
     for name, label, marked in (
         ("train/loss", f"training{whose[0]}", FEW),
@@ -255,8 +262,13 @@ def loss_figure(rows: list[dict[str, float]], by_level: list[tuple[float, float]
         level, value = zip(*by_level, strict=True)
         levels.plot([x / math.log(10) for x in level], value, "o-", markersize=3)
     levels.set(xlabel="log10 of the noise level sigma", ylabel="recent training loss", title="loss by noise level")
-    for plot in (curve, levels):
+    for plot in more:
+        points = [(row["step"], row[judged]) for row in rows if judged in row]
+        plot.plot(*zip(*points, strict=True), "o-", linewidth=1, markersize=3)
+        plot.set(xlabel="optimiser step", ylabel=judged, title="samples")
+    for plot in (curve, levels, *more):
         few_ticks(plot.xaxis, 6)
         few_ticks(plot.yaxis, 8)
-    curve.xaxis.set_major_formatter("{x:,.0f}")
+    for plot in (curve, *more):
+        plot.xaxis.set_major_formatter("{x:,.0f}")
     return figure

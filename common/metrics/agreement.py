@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from common.data.reading import spread
+from common.data.source import DataSet
 from common.metrics.base import Evidence, Metric
+from common.progress import tell
 
 FIT_LIMIT = 10000  # real samples the classifier learns from: all of a small set, seconds instead of minutes on MNIST,
 FIT_NUMBERS = 8_000_000  # and numbers in them: 2,604 images of CIFAR-10
@@ -16,6 +18,10 @@ FIT_NUMBERS = 8_000_000  # and numbers in them: 2,604 images of CIFAR-10
 class Agreement(Metric):
     """Share of samples that :class:`PixelClassifier` reads as the class asked for, beside its share on real data."""
 
+    def __init__(self) -> None:
+        self._classifier: PixelClassifier | None = None
+        self._data: DataSet | None = None  # what it was fitted on
+
     def __call__(self, evidence: Evidence) -> dict[str, float]:
         from common.metrics.accumulated import ClassAgreement  # only here: torchmetrics takes a while to import
 
@@ -23,12 +29,23 @@ class Agreement(Metric):
             return {}
         if len(_learned_labels(evidence).unique()) < 2:
             return dict.fromkeys(("agreement", "agreement_real"), math.nan)
-        print("classifier being fitted on training pixels ..", flush=True)
-        classifier = PixelClassifier(*evidence.train)
+        if self._classifier is None or self._data is not evidence.data:
+            tell("classifier being fitted on training pixels ..")
+            self._classifier, self._data = PixelClassifier(*evidence.train), evidence.data
+        classifier = self._classifier
         real, drawn = ClassAgreement(classifier), ClassAgreement(classifier)
         real.update(*evidence.held_out)
         drawn.update(evidence.samples, evidence.labels)
         return {"agreement": float(drawn.compute()), "agreement_real": float(real.compute())}
+
+    def of_class(self, label: int, evidence: Evidence) -> dict[str, float]:
+        from common.metrics.accumulated import ClassAgreement
+
+        if self._classifier is None or evidence.labels is None:
+            return {}
+        share = ClassAgreement(self._classifier)
+        share.update(evidence.samples[evidence.labels == label], evidence.labels[evidence.labels == label])
+        return {"agreement": float(share.compute())}
 
     def lines(self, figures: dict[str, float], evidence: Evidence) -> list[str]:
         if not figures:

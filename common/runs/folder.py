@@ -16,7 +16,7 @@ from common.runs.drawn import SampleFolder
 
 WEIGHTS = re.compile(r"(model|ema[\d.e-]*_model)-(.+)\.(?:pth|safetensors)")
 STEP = re.compile(r"step-(\d+)\.ckpt")
-FINAL, LATEST = "final", "latest"
+FINAL, BEST, LATEST = "final", "best", "latest"
 SHIPPED = "SHIPPED.md"  # says that a run is a copy to sample from
 
 
@@ -175,7 +175,9 @@ class RunFolder:
             return ""
 
     def weight_files(self) -> dict[str, dict[str, Path]]:
-        """Files of weights by version and kind, versions in the order that training writes them: v9, v10, final.
+        """Files of weights by version and kind, versions in the order that training writes them: best, v9, v10, final.
+
+        ``best`` is of any step, and so counts as older than the others.
 
         A kind is ``model``, ``ema_model`` or, for further averages, ``ema{decay:g}_model``; an exported .safetensors
         counts if there is no .pth.
@@ -185,7 +187,7 @@ class RunFolder:
             match = WEIGHTS.fullmatch(path.name)
             assert match  # that is how they were chosen
             files.setdefault(match[2], {}).setdefault(match[1], path)
-        return dict(sorted(files.items(), key=lambda item: (item[0] == FINAL, natural(item[0]))))
+        return dict(sorted(files.items(), key=lambda item: (item[0] == FINAL, item[0] != BEST, natural(item[0]))))
 
     def lost_weights(self) -> list[Path]:
         """Final weights that were written, and are not there any more.

@@ -12,7 +12,7 @@ from common.files.writing import host_name
 from common.progress import bar
 from common.refusal import Refusal
 from common.runs.drawn import SampleFolder
-from common.runs.folder import FINAL, RunFolder, lack_of, run_folders
+from common.runs.folder import BEST, FINAL, RunFolder, lack_of, run_folders
 from common.table import table
 from common.units import in_bytes
 
@@ -102,8 +102,9 @@ def state_of(folder: RunFolder, config: RunConfig | None, step: int | None, dama
         return "damaged"
     if folder.is_released or folder.is_shipped:
         return "to sample from"
-    finished = FINAL in folder.versions() or (config and step is not None and step >= config.recipe.train_steps)
-    return "finished" if finished else "stopped"
+    versions = folder.versions()
+    finished = FINAL in versions or (config and step is not None and step >= config.recipe.train_steps)
+    return ("finished" if finished else "stopped") + (", best kept" if BEST in versions else "")
 
 
 def newest_step(folder: RunFolder, wrong: list[str]) -> int | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from common.files import write_json
+from common.files import download, write_json
 from common.refusal import Refusal
 from common.runs.folder import RunFolder, run_folders
 
@@ -109,18 +109,15 @@ def _present(wanted: Pretrained, output_dir: Path) -> RunFolder | None:
 
 
 def _download(url: str, path: Path) -> None:
-    """Download a file with a progress bar.
+    """Download an archive with a progress bar.
 
     Raises:
         Refusal: if that fails, or what came is no zip archive.
     """
-    import gdown  # only here: it takes a while to import
-
     try:
-        # without the cookie file, which would lie outside of output_dir
-        gdown.download(url, str(path), use_cookies=False, timeout=DOWNLOAD_TIMEOUT)
-    except Exception as error:  # gdown's versions differ in what they raise
-        raise Refusal(f"the download failed ({type(error).__name__}: {str(error)[:300]})") from error
+        download(url, path, DOWNLOAD_TIMEOUT)
+    except OSError as error:
+        raise Refusal(f"the download failed ({error})") from error
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
             page = file.read(200).lstrip().startswith(b"<")

@@ -1,10 +1,12 @@
 """From a run's configuration to what trains it: module, data module, trainer."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
@@ -171,8 +173,9 @@ def build_trainer(
     module: DiffusionModule,
     resume_step: int,
     deadline: float | None,
+    callbacks: Sequence[Callback] = (),
 ) -> pl.Trainer:
-    """Lightning's trainer for the run folder; writes nothing yet.
+    """Lightning's trainer for the run folder, with further callbacks; writes nothing yet.
 
     Raises:
         Refusal: for hardware that is not there, or a magnification of what is no image.
@@ -183,6 +186,6 @@ def build_trainer(
     grids = SampleGrid(folder, config.sample, solver, at_once, scale)
     log = CsvLog(folder.metrics, resume_step)
     try:
-        return make_trainer(folder, log, config, device=device, deadline=deadline, callbacks=[grids])
+        return make_trainer(folder, log, config, device=device, deadline=deadline, callbacks=[*callbacks, grids])
     except MisconfigurationException as error:
         raise Refusal(str(error)) from error

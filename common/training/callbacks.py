@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
+from torch import Tensor
 
 from common.data.spec import DataSpec
 from common.denoiser import Clipped
@@ -13,6 +14,7 @@ from common.files import save
 from common.media.figures import loss_figure, save_figure
 from common.media.layout import Labelled
 from common.media.pictures import save_samples
+from common.metrics.compared import is_of_samples
 from common.progress import bar
 from common.runs import RunFolder
 from common.runs.real import read_real
@@ -21,7 +23,7 @@ from common.samplers import SOLVERS, path_of, sample
 from common.training.checkpoints import Stopped
 from common.training.csv_log import CsvLog
 from common.training.loggers import log_picture
-from common.training.module import LOSS, VALIDATION, DiffusionModule
+from common.training.module import EVALUATION, LOSS, VALIDATION, DiffusionModule
 
 GRID_STEPS, GRID_SAMPLES, GRID_SOUNDS = 20, 50, 8  # of the grids; sounds are long
 GRID_COLUMNS = 10  # of samples without classes
@@ -88,6 +90,42 @@ class StepProgress(ProgressBar):
         self._close()
 
 
+def draw(
+    module: DiffusionModule, spec: DataSpec, solver: str, count: int, at_once: int
+) -> tuple[Tensor, Tensor | None]:
+    """Samples of a run's best weights from the seeds 0, 1, .., of its classes in turn; no random state is touched.
+
+    Args:
+        module: what is trained.
+        spec: what a sample is.
+        solver: name of a solver.
+        count: how many samples.
+        at_once: samples drawn together.
+
+    Returns:
+        Samples (N, C, *S) on the network's scale, and their classes (N,) int64 or None, on the device.
+    """
+    denoiser = module.best_denoiser()
+    was_training = denoiser.backbone.training
+    denoiser.backbone.eval()
+    labels = spec.labels_for(range(count))
+    labels = None if labels is None else labels.to(module.device)
+    parts = [
+        sample(
+            path_of(SOLVERS[solver], module.dynamics),
+            Clipped(denoiser) if spec.is_image else denoiser,
+            (len(seeds), *spec.shape),
+            solver=solver,
+            steps=GRID_STEPS,
+            seeds=seeds.tolist(),
+            labels=None if labels is None else labels[seeds],
+        ).x
+        for seeds in torch.arange(count).split(at_once)
+    ]
+    denoiser.backbone.train(was_training)
+    return torch.cat(parts), labels
+
+
 class SampleGrid(Callback):
     """After each validation: samples from the same seeds by the run's best weights, as a picture.
 
@@ -110,28 +148,11 @@ class SampleGrid(Callback):
         """Draw and write the grid (first process only; the samples do not depend on it)."""
         if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, DiffusionModule):
             return
-        denoiser = pl_module.best_denoiser()
-        was_training = denoiser.backbone.training
-        denoiser.backbone.eval()
-        labels = self.spec.labels_for(range(self.count))
-        labels = None if labels is None else labels.to(pl_module.device)
-        parts = [
-            sample(
-                path_of(SOLVERS[self.solver], pl_module.dynamics),
-                Clipped(denoiser) if self.spec.is_image else denoiser,
-                (len(seeds), *self.spec.shape),
-                solver=self.solver,
-                steps=GRID_STEPS,
-                seeds=seeds.tolist(),
-                labels=None if labels is None else labels[seeds],
-            ).x
-            for seeds in torch.arange(self.count).split(self.at_once)
-        ]
-        denoiser.backbone.train(was_training)
+        x, labels = draw(pl_module, self.spec, self.solver, self.count, self.at_once)
         picture = self.folder.samples / f"step-{trainer.global_step:07d}.png"
         save_samples(
             picture,
-            Labelled(self.spec.pictured(self.spec.from_network(torch.cat(parts))), self.spec.names_of(labels)),
+            Labelled(self.spec.pictured(self.spec.from_network(x)), self.spec.names_of(labels)),
             read_real(self.folder.real, self.spec),
             columns=GRID_COLUMNS if labels is None else None,
             sample_rate=self.spec.sample_rate,
@@ -206,14 +227,15 @@ class KeepWeights(Callback):
 
 
 def draw_losses(path: Path, rows: list[dict[str, float]], module: DiffusionModule) -> None:
-    """Write the loss curve and the loss by noise level.
+    """Write the loss curve, the loss by noise level and, if samples were judged, the first figure about them.
 
     Args:
         path: the picture.
         rows: the run's log lines.
         module: what is trained.
     """
-    save_figure(path, loss_figure(rows, module.loss_by_level(), module.is_averaged))
+    judged = next((name for row in rows for name in row if name.startswith(EVALUATION) and is_of_samples(name)), None)
+    save_figure(path, loss_figure(rows, module.loss_by_level(), module.is_averaged, judged))
 
 
 class LossPicture(Callback):

@@ -18,7 +18,7 @@ from common.training.memory import available, bytes_of
 from common.training.module import DiffusionModule
 from common.training.session import is_first_process, say
 from common.training.trainer import device_count, run_trainer, trial_trainer
-from common.training.trial import SECOND, Estimate, Trial, estimate
+from common.training.trial import SECOND, Estimate, Trial, estimate, evaluations
 from common.units import in_bytes, in_time
 
 SAMPLES = 100  # that generate.py draws unless told otherwise
@@ -77,9 +77,10 @@ def report(found: Estimate, module: DiffusionModule, data: DataModule, device: t
         f"{in_bytes(free + found.base_bytes)} of {place} can be had"
     )
     validations = recipe.train_steps // keeping.val_check_interval
+    judged = f", samples for {count:,} evaluations (without judging them)" if (count := evaluations(config)) else ""
     say(
         f"time      about {in_time(found.step_seconds)} a step, {in_time(found.seconds(data.val_samples))} to the end: "
-        f"{recipe.train_steps:,} steps, {validations:,} validations with a sample grid"
+        f"{recipe.train_steps:,} steps, {validations:,} validations with a sample grid{judged}"
     )
     name = default_solver(module.dynamics)
     calls = SOLVERS[name]().calls(SOLVERS[name].default_steps)
@@ -138,7 +139,7 @@ def disk_bytes(found: Estimate, module: DiffusionModule) -> float:
     weights, whole = bytes_of(module.network.state_dict().values()), bytes_of(module.state_dict().values())
     # gradients and the state of the optimiser stay of a step; a checkpoint has the latter
     checkpoint = whole + found.largest.kept_bytes - bytes_of(module.network.parameters())
-    versions = recipe.train_steps // keeping.log_model_every_n + 1
+    versions = recipe.train_steps // keeping.log_model_every_n + 1 + bool(keeping.eval_every)
     kinds = 1 + len(recipe.averages)
     return (keeping.keep + 1) * checkpoint + versions * kinds * weights
 

@@ -26,7 +26,7 @@ from common.data.source import DataSet
 from common.files import atomic_write, locked, remove_leftovers, replacing, save_safetensors
 from common.refusal import Refusal
 from common.runs import RunFolder, read_prior
-from common.runs.folder import FINAL
+from common.runs.folder import BEST, FINAL
 from common.runs.log import read_metrics
 from common.runs.real import write_real
 from common.runs.versions import PLAIN, Checkpoint, average_kinds
@@ -45,6 +45,7 @@ from common.training.checkpoints import Checkpoints, Stopped
 from common.training.csv_log import keep_aside
 from common.training.data_told import paragraph, table_of_classes
 from common.training.dry_run import dry_run, require_memory
+from common.training.judging import Judging, check_judging
 from common.training.loggers import ask_before_sending, close_loggers, make_loggers
 from common.training.module import LOSS, VALIDATION, DiffusionModule, NonFiniteLoss
 from common.training.restored import Restored
@@ -99,6 +100,7 @@ def claim(found: Plan) -> None:
 
 def _train(order: TrainOrder, found: Plan, started: float) -> int:
     config, folder, checkpoint = found.config, found.folder, found.checkpoint()
+    check_judging(config, order.given)
     for remark in checkpoint.remarks if checkpoint else ():
         say(f"note      {remark}")
     if not found.is_new and "logger" not in order.given and is_first_process():
@@ -154,13 +156,17 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
     if is_first_process():
         require_memory(config, dataset, module, device)
     deadline = None if order.command.max_time is None else started + order.command.max_time
-    trainer = build_trainer(config, folder, device, module, resume_step, deadline)
+    judges = [Judging(folder, config, dataset)] if config.keeping.eval_every else []
+    trainer = build_trainer(config, folder, device, module, resume_step, deadline, judges)
     if data.val_samples < trainer.world_size:
         raise Refusal(
             f"leaves {data.val_samples} held-out samples for {trainer.world_size} processes, and each needs one: give "
             "more, or lower --devices",
             "val_samples",
         )
+    for judge in judges if is_first_process() else ():
+        for line in judge.prepare():
+            say(line)
     loggers = make_loggers(
         config.keeping.logger,
         folder.path,
@@ -376,6 +382,9 @@ def fit(
     drawn_from = " (drawn from the average of the weights)" if module.is_averaged else ""
     for line in last_losses(read_metrics(folder.metrics), module.is_averaged):
         say(line)
+    for judge in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(judge, Judging) and judge.best:
+            say(f"best      step {judge.best.step:,}, by {judge.figure} {judge.best.value:.4g}, is --version {BEST}")
     grids = f", {folder.samples}{drawn_from}" if folder.samples.exists() else ""
     say(f"weights   {folder.model}\npictures  {folder.loss_picture}{grids}")
     say(f"next      python generate.py {folder.words('run_id')}{plugin}")

@@ -1,7 +1,9 @@
 """One LightningModule for every dynamics, network and prediction."""
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import lightning.pytorch as pl
@@ -20,7 +22,8 @@ from common.training.optimizers import OPTIMIZERS, SCHEDULERS, Schedule
 from common.training.times import TIME_SAMPLINGS, growth
 from common.training.weights import LOSS_WEIGHTS, REDUCTIONS
 
-LOSS, VALIDATION = "train/loss", "val/loss"  # names in the log
+LOSS, VALIDATION = "train/loss", "val/loss"  # names in the log,
+EVALUATION = "eval/"  # and what those of figures about samples begin with
 LEVELS = 24  # bins of the noise level in the loss-by-level picture
 LEVEL_MEMORY = 0.999  # share of the past that the picture keeps per step
 
@@ -163,6 +166,15 @@ class DiffusionModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Start the clock of the images-per-second figure."""
         self._timed, self._clock = 0, time.perf_counter()
+
+    @contextlib.contextmanager
+    def off_the_clock(self) -> Iterator[None]:
+        """Leave what is done meanwhile out of the images-per-second figure."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._clock += time.perf_counter() - began
 
     def log_line(self, batch: Batch) -> None:
         """After a micro-step, at log steps only: read loss and flags from the device and write the log line."""

@@ -93,7 +93,8 @@ class Estimate:
     def peak_bytes(self, batch: int) -> float:
         """Most memory of a training with so many samples in a micro-step, its sample grids among it."""
         step = self._of(lambda trial: trial.step_bytes - trial.kept_bytes, batch)
-        grid = self._of(lambda trial: trial.call_bytes, min(batch, self.grid_samples))
+        drawn = max(self.grid_samples, self.config.keeping.eval_samples if evaluations(self.config) else 0)
+        grid = self._of(lambda trial: trial.call_bytes, min(batch, drawn))
         return self.base_bytes + self.largest.kept_bytes + max(step, grid)
 
     @property
@@ -130,12 +131,13 @@ class Estimate:
         return self._of(lambda trial: trial.call_seconds, samples)
 
     def seconds(self, val_samples: int) -> float:
-        """Seconds of the whole training, with its validations and grids."""
+        """Seconds of the whole training, with its validations, grids and samples that are judged."""
         recipe, keeping = self.config.recipe, self.config.keeping
         validations = recipe.train_steps // keeping.val_check_interval
         batches = -(-val_samples // recipe.batch_size)
         each = batches * self.call_seconds(recipe.batch_size) + GRID_STEPS * self.call_seconds(self.grid_samples)
-        return recipe.train_steps * self.step_seconds + validations * each
+        judged = evaluations(self.config) * GRID_STEPS * self.call_seconds(keeping.eval_samples)
+        return recipe.train_steps * self.step_seconds + validations * each + judged
 
     def largest_batch(self, free: int) -> int:
         """Most samples of a micro-step that fit into so much memory; 0 if none does."""
@@ -143,6 +145,12 @@ class Estimate:
         while batch and not self.fits(batch, free):
             batch //= 2
         return batch
+
+
+def evaluations(config: RunConfig) -> int:
+    """How often samples of a training are judged: every few steps, and after the last."""
+    every = config.keeping.eval_every
+    return -(-config.recipe.train_steps // every) if every else 0
 
 
 class _Stopwatch(Callback):

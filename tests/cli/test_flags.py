@@ -145,6 +145,7 @@ def test_help_all_lists_every_flag_with_its_default(cli, monkeypatch, program):
         if flag.read is boolean:
             value = "True|False"
         value = value if flag.alone is None else f"[{value}]"
+        value += f" [{value} ...]" * flag.many
         default = ",".join(map(str, flag.default)) if isinstance(flag.default, tuple) else str(flag.default)
         given = flag.default is None or "(default" in flag.help
         assert f" --{flag.name} {value} {flag.help}" + ("" if given else f" (default: {default})") in shown, flag

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +9,13 @@ import torch
 import torchmetrics
 
 from common.data.source import DataSet, Split
-from common.metrics import METRICS, Evidence, Metric, evaluate
+from common.metrics import METRICS, Compared, Evidence, Metric, evaluate
+from common.metrics.compared import is_detail
+from common.metrics.of_values import OfValues
 from common.refusal import Refusal
+from tests.evidence import evidence_of
 
+KINDS = [kind for name, kind in METRICS.items() if name != "is"]  # which needs answers, that pixels do not give
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = torch.randint(0, 256, (60, 1, 8, 8), generator=GENERATOR, dtype=torch.uint8)
 FRESH = torch.randint(0, 256, (20, 1, 8, 8), generator=GENERATOR, dtype=torch.uint8)
@@ -79,14 +82,20 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_what_is_undefined_is_null_and_the_others_come(case, capsys):
     drawn, labels = DRAWN[: case.count] * case.scale, np.arange(case.count) % (case.data.num_classes or 1)
-    evidence = Evidence.of(drawn.astype(np.float32), labels, case.data, Path("x"))
-    found = evaluate(evidence, [kind() for kind in METRICS.values()])
-    assert {*found} == {"samples", "agreement", "agreement_real", "nearest"}
-    assert {name for name, figure in found.items() if figure is None} == case.undefined
+    evidence = evidence_of(drawn.astype(np.float32), labels, case.data)
+    # figures of samples themselves have tests of their own, in test_functions.py
+    found = evaluate(evidence, [kind() for kind in KINDS if not issubclass(kind, OfValues)])
+    plain = {name for name in found if not is_detail(name)}
+    compared = {name for kind in KINDS if issubclass(kind, Compared) for name in kind.names}
+    known = {"samples", "agreement", "agreement_real", "nearest", *compared, *(f"{name}_real" for name in compared)}
+    assert known >= plain >= {"samples", "agreement", "agreement_real", "nearest", *compared}
+    undefined = {name for name, figure in found.items() if figure is None}
+    assert undefined - compared == case.undefined
+    assert compared.isdisjoint(undefined) or min(case.count, len(case.data.train.labels)) < 6
     json.dumps(found, allow_nan=False)
     out = capsys.readouterr().out
     assert case.said in out
-    assert ("null in the file of figures" in out) == bool(case.undefined)
+    assert ("null in the file of figures" in out) == bool(undefined)
     assert "nan" not in out
     assert "inf" not in out
 
@@ -94,7 +103,7 @@ def test_what_is_undefined_is_null_and_the_others_come(case, capsys):
 def test_a_copy_is_no_distance_away():
     """Also with the rounding of a distance that is computed from products: it came out 6,500 times the reference."""
     copies = (IMAGES[:9].float() / 255).movedim(1, -1).numpy()
-    assert evaluate(Evidence.of(copies, None, PLAIN, Path("x")), [METRICS["nearest"]()])["nearest"] == 0
+    assert evaluate(evidence_of(copies, None, PLAIN), [METRICS["nearest"]()])["nearest"] == 0
 
 
 def test_samples_that_are_not_finite_are_left_out_and_counted(capsys):
@@ -102,12 +111,12 @@ def test_samples_that_are_not_finite_are_left_out_and_counted(capsys):
     drawn = DRAWN.copy()
     drawn[1, 2, 3], drawn[4, 0, 0] = np.nan, np.inf
     kept = [0, 2, 3, 5, 6, 7, 8]
-    metrics = [kind() for kind in METRICS.values()]
-    found = evaluate(Evidence.of(drawn, LABELS, PLAIN, Path("x")), metrics)
+    metrics = [kind() for kind in KINDS]
+    found = evaluate(evidence_of(drawn, LABELS, PLAIN), metrics)
     assert "note      2 more hold NaN or infinite values; all figures are without them" in capsys.readouterr().out
-    assert found == evaluate(Evidence.of(DRAWN[kept], LABELS[kept], PLAIN, Path("x")), metrics) | {"not_finite": 2}
+    assert found == evaluate(evidence_of(DRAWN[kept], LABELS[kept], PLAIN), metrics) | {"not_finite": 2}
     with pytest.raises(Refusal, match="no sample there is finite"):
-        Evidence.of(drawn[1:2], None, PLAIN, Path("x"))
+        evidence_of(drawn[1:2], None, PLAIN)
 
 
 class Odd(Metric):
@@ -126,7 +135,7 @@ class Odd(Metric):
 
 @pytest.mark.filterwarnings("ignore:.*compute.*was called before.*update")
 def test_a_metric_of_ones_own_may_be_undefined(capsys):
-    found = evaluate(Evidence.of(DRAWN, None, PLAIN, Path("x")), [Odd(), METRICS["nearest"]()])
+    found = evaluate(evidence_of(DRAWN, None, PLAIN), [Odd(), METRICS["nearest"]()])
     assert isinstance(found["nearest"], float)
     assert {**found, "nearest": 0} == {
         "samples": 9, "ratio": None, "count": 3, "mean": 0.5, "single": 0.25, "empty": None, "below": None, "nearest": 0

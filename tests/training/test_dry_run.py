@@ -14,7 +14,7 @@ from common.memory import left_in_control_groups
 from common.training import trial
 from common.training.build import build_module
 from common.training.memory import TensorMemory
-from common.training.trial import Estimate, Trial, estimate, try_size
+from common.training.trial import Estimate, Trial, estimate, evaluations, try_size
 from common.units import in_bytes, in_time
 from tests.training import tiny
 
@@ -88,6 +88,18 @@ def test_the_line_through_two_sizes():
     assert found.largest_batch(10**9) == 64
     assert found.largest_batch(10**8) == 32  # 95 % of 100 MB hold 4 + 2 * 32, not 4 + 2 * 64
     assert found.largest_batch(10**6) == 0
+
+
+def test_samples_that_are_judged_take_time():
+    """20 evaluations of the network each, at steps 300, 600, 900 and 1,000."""
+    steps = ("--train_steps", "1000", "--batch_size", "500")
+    plain, judged = (
+        Estimate(a_trial(8), a_trial(2), 10**8, made(*steps, *more)[0])
+        for more in ((), ("--eval_every", "300", "--eval_samples", "400"))
+    )
+    assert judged.seconds(64) - plain.seconds(64) == pytest.approx(4 * 20 * judged.call_seconds(400))
+    assert evaluations(plain.config) == 0
+    assert evaluations(judged.config) == 4
 
 
 def test_sizes_grow_as_far_as_memory_and_time_allow(monkeypatch):

@@ -1,0 +1,164 @@
+"""Samples of a run for evaluate.py: those that lie there, or those that are drawn now."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from common.config.build import check_device
+from common.config.schema import RunConfig
+from common.config.stored import read_config
+from common.data.source import DataSet
+from common.files import refuse_links, remove_leftovers
+from common.generation.arrays import write_set
+from common.generation.blocks import Job, kept_samples
+from common.generation.config import GenerateOrder, evaluations_of
+from common.generation.opening import drawn_from, open_job
+from common.generation.sets import check_labels, check_set
+from common.metrics import Metric
+from common.metrics.config import EvaluateConfig
+from common.metrics.drawn import Drawn
+from common.metrics.extraction import Extractor
+from common.metrics.features import Wanted
+from common.metrics.foreign import of_files
+from common.metrics.judged import Judged
+from common.metrics.reference import real_data
+from common.metrics.statistics import check_features
+from common.refusal import Refusal
+from common.runs import Run, RunFolder, SampleFolder, find
+
+
+@dataclass(frozen=True)
+class EvaluateOrder:
+    """A command line of evaluate.py.
+
+    Attributes:
+        config: which samples, and which figures.
+        metrics: these.
+        n_samples: how many samples, the first ones; None takes all.
+        drawing: how samples are drawn; None judges those that lie there.
+        device: where features are computed.
+        describe: what a run of the published code is, from its folder and the shape of its samples.
+    """
+
+    config: EvaluateConfig
+    metrics: list[Metric]
+    n_samples: int | None
+    drawing: GenerateOrder | None
+    device: str
+    describe: Callable[[RunFolder, Mapping[str, object]], RunConfig]
+
+    def extractor(self, data: DataSet) -> Extractor:
+        """The features that the metrics compare, all of which are there.
+
+        Args:
+            data: the real data.
+
+        Raises:
+            Refusal: if some cannot be had, or are not those that a file of statistics was made with.
+        """
+        config = self.config
+        wanted = Wanted(data, config.weights_dir, config.cache)
+        extractor = Extractor(wanted, config.features, config.devices, check_device(self.device))
+        if config.save_statistics:
+            extractor.features()
+        for metric in self.metrics if not config.only_statistics else ():
+            metric.prepare(extractor)
+        if config.reference is not None and config.knows_moments_only:
+            for features in extractor.used.values():
+                check_features(config.reference, features.identity)
+        return extractor
+
+
+def judged_by(order: EvaluateOrder) -> Judged:
+    """The samples and real data that a command line names.
+
+    Raises:
+        Refusal: if they are not there, damaged, or do not belong together; if features that are wanted cannot be had.
+    """
+    config = order.config
+    if config.run_id is not None:
+        judged = of_run(order)
+    else:
+        assert config.reference is not None  # EvaluateConfig looks at it
+        samples = Path(config.samples) if config.samples else None
+        figures = config.output_dir / f"metrics-{name_of(samples or config.reference)}.json"
+        judged = of_files(samples, config.reference, config.image_size, order.n_samples, figures, order.extractor)
+    return replace(judged, figures=config.save_figures or judged.figures)
+
+
+def name_of(path: Path) -> str:
+    """What a file of figures is called after a folder, or a file without its ending."""
+    path = path.resolve()
+    return path.name if path.is_dir() else path.stem
+
+
+def of_run(order: EvaluateOrder) -> Judged:
+    """Samples of a run: those that lie there, or those that are drawn now, after all else was made sure of.
+
+    Raises:
+        Refusal: if there are none, or they are damaged, or the real data or features are not there.
+    """
+    config, count = order.config, order.n_samples
+    run = find(str(config.run_id), config.output_dir)
+    opened = open_job(order.drawing) if order.drawing else None
+    if opened is None:
+        folder, remarks = config.samples_folder(run)
+        kept_samples(folder)  # damaged ones are told before features are made, which may take a training
+        trained = config_of(order, run, folder)
+    else:
+        trained = opened[0].config
+    data, of_data = real_data(run.name, trained, config.data_dir)
+    if config.per_class and trained.sample.classes is None:
+        raise Refusal(f"needs classes, and {run.name} was trained without; leave it out", "per_class")
+    extractor = order.extractor(data)
+    if opened is not None:
+        folder, remarks = draw(*opened)
+    refuse_links(run.path, folder)  # beside the samples the figures are written
+    remove_leftovers(folder)
+    remarks += check_set(folder)
+    place, kept = SampleFolder(folder), kept_samples(folder)
+    there = kept.shape[0]
+    if count is not None and count > there:
+        raise Refusal(f"{count}: there are {there} in {folder}; leave --samples out to draw the others", "n_samples")
+    check_labels(folder, kept.labels, trained.sample.num_classes)
+    labels = None if kept.labels is None else torch.from_numpy(kept.labels)
+    return Judged(
+        Drawn.in_files(kept.files, labels, data.spec, str(folder), count or there),
+        data,
+        extractor,
+        place.figures,
+        beside=folder,
+        remarks=[*remarks, *of_data],
+        lines=[
+            *([f"images    {data.treatment}"] if data.is_image else []),
+            *drawn_from(folder, () if run.is_released else trained.recipe.averages),
+        ],
+        origin={
+            "run": run.name,
+            "version": place.version,
+            "settings": place.kept(),
+            "evaluations": evaluations_of(place.kept() or {}),
+            "data": trained.data.data_name,
+        },
+        grid=place.grid,
+    )
+
+
+def config_of(order: EvaluateOrder, run: RunFolder, folder: Path) -> RunConfig:
+    """What a run is; one of the published code does not say of what shape its data is, but its samples do.
+
+    Raises:
+        Refusal: if that cannot be read.
+    """
+    if not run.is_released:
+        return read_config(run.path)
+    shape = kept_samples(folder).shape
+    return order.describe(run, {"channels": shape[-1], "image_size": shape[1:-1]})
+
+
+def draw(run: Run, job: Job) -> tuple[Path, list[str]]:
+    """Draw samples, and their pictures, as generate.py does; their folder, and what to know of it."""
+    folder, _, remarks = write_set(run, job, progress=True)
+    return folder, [*run.remarks, *remarks, *job.remarks]
