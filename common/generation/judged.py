@@ -105,7 +105,7 @@ def of_run(order: EvaluateOrder) -> Judged:
     opened = open_job(order.drawing) if order.drawing else None
     if opened is None:
         folder, remarks = config.samples_folder(run)
-        kept_samples(folder)  # damaged ones are told before features are made, which may take a training
+        remarks += looked_at(run, folder)  # damage is told before features are made, which may take a training
         trained = config_of(order, run, folder)
     else:
         trained = opened[0].config
@@ -115,9 +115,7 @@ def of_run(order: EvaluateOrder) -> Judged:
     extractor = order.extractor(data)
     if opened is not None:
         folder, remarks = draw(*opened)
-    refuse_links(run.path, folder)  # beside the samples the figures are written
-    remove_leftovers(folder)
-    remarks += check_set(folder)
+        remarks += looked_at(run, folder)
     place, kept = SampleFolder(folder), kept_samples(folder)
     there = kept.shape[0]
     if count is not None and count > there:
@@ -144,6 +142,19 @@ def of_run(order: EvaluateOrder) -> Judged:
         },
         grid=place.grid,
     )
+
+
+def looked_at(run: RunFolder, folder: Path) -> list[str]:
+    """Make sure that a set of samples is whole, and a place to write figures to; what a user should know of it.
+
+    Raises:
+        Refusal: if it is damaged, or leads elsewhere.
+    """
+    refuse_links(run.path, folder)  # beside the samples the figures are written
+    remove_leftovers(folder)
+    remarks = check_set(folder)
+    kept_samples(folder)
+    return remarks
 
 
 def config_of(order: EvaluateOrder, run: RunFolder, folder: Path) -> RunConfig:
