@@ -72,11 +72,10 @@ def main() -> None:
     )
     parser.add_argument("--same_seeds", action="store_true", help="of every version the samples of the same seeds")
     given = parser.parse_args()
-    metrics = {name: METRICS[name]() for name in NAMES}
-    assert all(isinstance(metric, Compared) for metric in metrics.values())
+    metrics = {name: metric for name in NAMES if isinstance(metric := METRICS[name](), Compared)}
     points = features_of(given)
     whole = {
-        name: {version: metric.of_points(found) for version, found in points.items()}  # type: ignore[attr-defined]
+        name: {version: metric.of_points(found) for version, found in points.items()}
         for name, metric in metrics.items()
     }
     print("\nversion     " + "".join(f"{name:<32}" for name in NAMES))
@@ -99,7 +98,7 @@ def main() -> None:
         for version, found in points.items():
             rows = rows if given.same_seeds else chosen(points, given.count, generator, given.in_turn)
             for name, metric in metrics.items():
-                figures_of[name, version] = metric.figures(found.drawn[rows], found.real)[name]  # type: ignore[attr-defined]
+                figures_of[name, version] = metric.figures(found.drawn[rows], found.real)[name]
         for name in NAMES:
             agreed = [
                 (figures_of[name, one] < figures_of[name, other]) == (whole[name][one][name] < whole[name][other][name])

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from common.data import SOURCES, DataOptions
-from common.metrics.features import FEATURES, Wanted
+from common.metrics.features import Wanted
+from common.metrics.features.lenet import LeNet
 from common.metrics.points import Moments, frechet, moments
 
 PART = 500
@@ -27,8 +28,8 @@ def main() -> None:
     parser.add_argument("--weights_dir", type=Path, default=Path("weights"), help="as in evaluate.py")
     given = parser.parse_args()
     data = SOURCES["mnist"]().load(DataOptions(given.data_dir))
-    lenet = FEATURES["lenet"](Wanted(data, given.weights_dir, given.weights_dir))
-    last = next(reversed(list(lenet.network)))  # type: ignore[attr-defined]
+    lenet = LeNet(Wanted(data, given.weights_dir, given.weights_dir))
+    last = lenet.network[-1]
 
     def features(images: Tensor) -> Tensor:
         return torch.cat([lenet(data.spec.to_network(part)) for part in images.split(PART)])
