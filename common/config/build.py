@@ -21,6 +21,8 @@ from common.refusal import Refusal
 def build_dynamics(config: RunConfig) -> LinearDynamics:
     """The dynamics of a run, with the published prior."""
     dynamics: LinearDynamics = build(config.dynamics, LinearDynamics)
+    if config.data_std is not None:
+        dynamics.data_std = config.data_std
     return dynamics
 
 

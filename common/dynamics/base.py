@@ -30,6 +30,7 @@ from common.refusal import Refusal
 BISECTIONS = 64  # halvings of log t: past double precision for any interval of times
 ADMISSION_TIMES = 9  # at which a law is looked at when a dynamics is made
 LAW_TIMES, LAW_TOLERANCE = 8, 1e-6  # at which two laws are compared, and how closely
+DATA_STD = 0.5  # of data on [-1, 1], unless it is known (sigma_data of EDM, arXiv 2206.00364)
 VANISHING_SCALE = 1e-3  # below this share of the data left at T, dividing by the scale amplifies a network's error
 
 
@@ -101,6 +102,8 @@ class LinearDynamics(nn.Module, ABC):
         t_min: the smallest time at which the law is known; smaller times are read as this one.
         horizon: T.
         rate: fastest rate of F, which sets in how many steps transitions are solved.
+        data_std: deviation of the data, root mean square over its entries, as far as it is known: where time grids
+            put their steps.
         default_t_end: where sampling ends unless one says otherwise.
         default_time_sampling: law of training times that suits the process.
         default_prediction: what a network predicts by default; None is eps, or x0 if the scale vanishes at T.
@@ -117,6 +120,7 @@ class LinearDynamics(nn.Module, ABC):
     t_min: float = 1e-6
     horizon: float = 1.0
     rate: float = RATE
+    data_std: float = DATA_STD
     default_t_end: ClassVar[float] = 1e-3
     default_time_sampling: ClassVar[str] = "uniform"
     default_prediction: ClassVar[str | None] = None

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from common.denoiser import X0Denoiser
 from common.dynamics import LinearDynamics
+from common.refusal import Refusal
 from common.samplers.grids import Grid
 
 
@@ -56,6 +57,20 @@ class Solver(ABC):
     def calls(self, steps: int, *, denoise_last: bool | None = None) -> int:
         """Denoiser calls of so many steps, at most; one more gives x0_hat at the end, if that is wanted."""
         return self.evaluations * steps + (self.denoise_last if denoise_last is None else denoise_last)
+
+    def steps_for(self, nfe: int, *, denoise_last: bool | None = None) -> int:
+        """Steps that take so many denoiser calls.
+
+        Raises:
+            Refusal: if no number of steps takes just as many, with the nearest ones that can be had.
+        """
+        fixed = self.calls(0, denoise_last=denoise_last)
+        steps, rest = divmod(nfe - fixed, self.evaluations)
+        if steps >= 1 and not rest:
+            return steps
+        near = sorted({self.calls(max(n, 1), denoise_last=denoise_last) for n in (steps, steps + 1)})
+        more, choices = f" and {fixed} more" if fixed else "", " or ".join(map(str, near))
+        raise Refusal(f"{nfe}: the solver takes {self.evaluations} a step{more}; give {choices}", "nfe")
 
     def draws(self, components: int) -> int:
         """White-noise fields (B, C, *S) that a step uses on a state of so many components; most use one."""

@@ -9,6 +9,8 @@ from torch import Tensor
 from common.dynamics import LinearDynamics
 
 Grid = Callable[[LinearDynamics, float, int], Tensor]
+FINE = 4000  # cells in which a density of nodes is summed up
+FLOOR, BUMP, WIDTH = 0.35, 2.0, 1.6  # of the density of nodes around the scale of the data
 
 
 def _exact_ends(times: Tensor, dynamics: LinearDynamics, t_end: float) -> Tensor:
@@ -38,4 +40,54 @@ def log_sigma(dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
     return _exact_ends(dynamics.time_at(levels), dynamics, t_end)
 
 
-GRIDS: dict[str, Grid] = {"uniform": uniform, "log_time": log_time, "log_sigma": log_sigma}
+def rho3(dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
+    """Equal steps in t^(1/3): few evaluations where every mode has its own noise level."""
+    start, end = dynamics.horizon ** (1 / 3), t_end ** (1 / 3)
+    times = torch.linspace(start, end, steps + 1, dtype=torch.float64, device=dynamics.device) ** 3
+    return _exact_ends(times, dynamics, t_end)
+
+
+def by_density(density: Callable[[Tensor], Tensor]) -> Grid:
+    """A grid whose nodes have a density in the log noise level of the dynamics.
+
+    Args:
+        density: from log sigma (N,) to numbers (N,) above 0; a factor on all of them has no effect.
+    """
+
+    def grid(dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
+        ends = dynamics.log_sigma(torch.tensor([dynamics.horizon, t_end], dtype=torch.float64, device=dynamics.device))
+        fractions = torch.linspace(0, 1, FINE + 1, dtype=torch.float64, device=dynamics.device)
+        fine = torch.lerp(ends[0], ends[1], fractions)
+        share = torch.cumulative_trapezoid(density(fine), fractions)
+        share = torch.cat([share.new_zeros(1), share]) / share[-1]
+        wanted = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=dynamics.device)
+        return _exact_ends(dynamics.time_at(interpolate(wanted, share, fine)), dynamics, t_end)
+
+    return grid
+
+
+def interpolate(x: Tensor, nodes: Tensor, values: Tensor) -> Tensor:
+    """Piecewise linear: values at ``nodes`` (N,), which rise, read at x (M,); constant beyond the ends."""
+    right = torch.searchsorted(nodes, x.contiguous()).clamp(1, len(nodes) - 1)
+    width = nodes[right] - nodes[right - 1]
+    return torch.lerp(values[right - 1], values[right], ((x - nodes[right - 1]) / width).clamp(0, 1))
+
+
+def data(dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
+    """Steps in log sigma that are short where noise is as large as the data.
+
+    Density ``FLOOR + BUMP exp(-(log sigma - log s)^2 / (2 WIDTH^2))``, s the deviation of the data.
+    """
+    centre = math.log(dynamics.data_std)
+    return by_density(lambda level: FLOOR + BUMP * (-((level - centre) ** 2) / (2 * WIDTH**2)).exp())(
+        dynamics, t_end, steps
+    )
+
+
+GRIDS: dict[str, Grid] = {
+    "uniform": uniform,
+    "log_time": log_time,
+    "log_sigma": log_sigma,
+    "rho3": rho3,
+    "data": data,
+}

@@ -111,8 +111,10 @@ def build_data(config: RunConfig, dataset: DataSet) -> DataModule:
     )
 
 
-def with_prior(config: RunConfig, dataset: DataSet, file: str) -> tuple[RunConfig, dict[str, Tensor] | None]:
-    """Put what sampling starts from into the configuration: numbers, or the name of the file the functions go to.
+def with_statistics(config: RunConfig, dataset: DataSet, file: str) -> tuple[RunConfig, dict[str, Tensor] | None]:
+    """Put what sampling needs of the data into the configuration: its deviation, and what sampling starts from.
+
+    That is numbers, or the name of the file the functions go to.
 
     Args:
         config: what the run is.
@@ -122,6 +124,7 @@ def with_prior(config: RunConfig, dataset: DataSet, file: str) -> tuple[RunConfi
     Returns:
         The configuration, and mean function and spectrum if the dynamics has modes, else None.
     """
+    config = replace(config, data_std=dataset.deviation())
     if config.model.prior != "data":
         return config, None
     basis = build_dynamics(config).basis

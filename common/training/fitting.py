@@ -37,7 +37,7 @@ from common.training.build import (
     check_compiler,
     check_output,
     initial_weights,
-    with_prior,
+    with_statistics,
 )
 from common.training.callbacks import draw_losses, write_weights
 from common.training.check_data import check_data
@@ -117,7 +117,7 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
         return check_data(config, dataset) if is_first_process() else 0
     fitted = fit_to_data(config, dataset.spec, class_of(config.dynamics), class_of(config.network))
     if found.is_new:
-        config, prior = with_prior(fitted, dataset, folder.prior.name)
+        config, prior = with_statistics(fitted, dataset, folder.prior.name)
     else:  # the stored classes and arguments stay, even if defaults have changed since
         check_same_data(config.sample, fitted.sample, folder)
         config, prior = _stored_prior(config, folder, dataset)
@@ -236,7 +236,7 @@ def _stored_prior(config: RunConfig, folder: RunFolder, dataset: DataSet) -> tup
     """What a run that goes on starts sampling from; a file of it that was lost or damaged is made again."""
     names_file = dict(config.prior_values) == {"file": folder.prior.name}
     if names_file and not (folder.prior.is_file() and (is_whole(folder, folder.prior) or not folder.begun)):
-        return with_prior(config, dataset, folder.prior.name)
+        return with_statistics(config, dataset, folder.prior.name)
     return config, read_prior(folder, config)
 
 
