@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from common.dynamics import LinearDynamics
 
 Grid = Callable[[LinearDynamics, float, int], Tensor]
 FINE = 4000  # cells in which a density of nodes is summed up
-FLOOR, BUMP, WIDTH = 0.35, 2.0, 1.6  # of the density of nodes around the scale of the data
+FLOOR, BUMP, WIDTH, REACH = 0.35, 2.0, 1.6, 10.0  # of the density of nodes around the scale of the data
 
 
 def _exact_ends(times: Tensor, dynamics: LinearDynamics, t_end: float) -> Tensor:
@@ -47,23 +48,33 @@ def rho3(dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
     return _exact_ends(times, dynamics, t_end)
 
 
-def by_density(density: Callable[[Tensor], Tensor]) -> Grid:
-    """A grid whose nodes have a density in the log noise level of the dynamics.
+def position(dynamics: LinearDynamics, t: Tensor) -> Tensor:
+    """x at times (B,), the variable that densities of nodes are in: log sigma; log t where modes have levels apart."""
+    return t.log() if dynamics.basis.modes else dynamics.log_sigma(t)
 
-    Args:
-        density: from log sigma (N,) to numbers (N,) above 0; a factor on all of them has no effect.
+
+@dataclass(frozen=True)
+class Density:
+    """A grid whose nodes have a density in :func:`position`.
+
+    Attributes:
+        nodes: x, rising.
+        values: the density there, above 0; a factor on all of them has no effect. It is linear between nodes, and
+            constant beyond them.
     """
 
-    def grid(dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
-        ends = dynamics.log_sigma(torch.tensor([dynamics.horizon, t_end], dtype=torch.float64, device=dynamics.device))
-        fractions = torch.linspace(0, 1, FINE + 1, dtype=torch.float64, device=dynamics.device)
-        fine = torch.lerp(ends[0], ends[1], fractions)
-        share = torch.cumulative_trapezoid(density(fine), fractions)
-        share = torch.cat([share.new_zeros(1), share]) / share[-1]
-        wanted = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=dynamics.device)
-        return _exact_ends(dynamics.time_at(interpolate(wanted, share, fine)), dynamics, t_end)
+    nodes: tuple[float, ...]
+    values: tuple[float, ...]
 
-    return grid
+    def __call__(self, dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
+        """Times (steps + 1,) from T to ``t_end``."""
+        there = {"dtype": torch.float64, "device": dynamics.device}
+        first, last = position(dynamics, torch.tensor([dynamics.horizon, t_end], **there))
+        fine = torch.lerp(first, last, torch.linspace(0, 1, FINE + 1, **there))
+        density = interpolate(fine, torch.tensor(self.nodes, **there), torch.tensor(self.values, **there))
+        share = torch.nn.functional.pad(torch.cumulative_trapezoid(density), (1, 0))
+        x = interpolate(torch.linspace(0, 1, steps + 1, **there), share / share[-1], fine)
+        return _exact_ends(x.exp() if dynamics.basis.modes else dynamics.time_at(x), dynamics, t_end)
 
 
 def interpolate(x: Tensor, nodes: Tensor, values: Tensor) -> Tensor:
@@ -79,9 +90,9 @@ def data(dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
     Density ``FLOOR + BUMP exp(-(log sigma - log s)^2 / (2 WIDTH^2))``, s the deviation of the data.
     """
     centre = math.log(dynamics.data_std)
-    return by_density(lambda level: FLOOR + BUMP * (-((level - centre) ** 2) / (2 * WIDTH**2)).exp())(
-        dynamics, t_end, steps
-    )
+    away = torch.linspace(-REACH, REACH, 101, dtype=torch.float64)
+    bump = FLOOR + BUMP * (-away.square() / (2 * WIDTH**2)).exp()
+    return Density(tuple((centre + away).tolist()), tuple(bump.tolist()))(dynamics, t_end, steps)
 
 
 GRIDS: dict[str, Grid] = {
