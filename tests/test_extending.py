@@ -26,7 +26,7 @@ SMALL = ("--model_channels", "16", "--channel_mult", "1,1")
 REGISTERS = (args.DYNAMICS, args.BACKBONES, args.PRESETS, SOURCES, SOLVERS, GUIDANCE, METRICS, LOSS_WEIGHTS)
 # an extension is at most as long as what was there before it was easy; what was impossible, at most 30 lines
 LENGTHS = {
-    "ou.py": 32, "heun.py": 29, "sharpness.py": 30, "waves.py": 25, "conv1d.py": 37, "inpaint.py": 30,
+    "ou.py": 32, "ralston.py": 38, "sharpness.py": 30, "waves.py": 25, "conv1d.py": 37, "inpaint.py": 30,
     "truncated.py": 16,
 }  # fmt: skip
 
@@ -68,7 +68,7 @@ def test_commands_run_in_order(plugins):
     assert np.load(waves).shape == (100, 64, 1)
     assert list(plugins.glob("runs/waves_*/samples/step-*.png"))
     generated = plugins / "runs" / "ou_digits_ou_unet" / "generated_data" / "model-final"
-    assert {path.name for path in generated.iterdir()} == {"sde3-ema", "heun-3-ema", "exp2-3-ema"}
+    assert {path.name for path in generated.iterdir()} == {"sde3-ema", "ralston-3-ema", "exp2-3-ema"}
     assert "sharpness" in json.loads(next(generated.glob("*/metrics.json")).read_text())
     known = Digits().load(DataOptions(Path())).train.images[3, 0, :, :4] / 255
     drawn = np.load(generated / "exp2-3-ema" / "data" / "data_000000.npy")

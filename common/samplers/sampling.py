@@ -12,8 +12,10 @@ from common.refusal import Refusal
 from common.samplers.adams import AdamsBashforth2, AdamsBashforth3
 from common.samplers.base import Posterior, Solver
 from common.samplers.euler import Euler, EulerMaruyama
-from common.samplers.exponential import Exponential1, Exponential2
+from common.samplers.exponential import Exponential1, Exponential2, Exponential3
+from common.samplers.exponential_sde import ExponentialSDE1, ExponentialSDE2
 from common.samplers.grids import Grid
+from common.samplers.heun import Heun
 from common.samplers.noise import NoiseSource, fresh_seeds
 from common.samplers.predictor_corrector import PredictorCorrector
 
@@ -26,6 +28,10 @@ SOLVERS: dict[str, type[Solver]] = {
     "euler": Euler,
     "exp1": Exponential1,
     "exp2": Exponential2,
+    "exp3": Exponential3,
+    "exp-sde": ExponentialSDE1,
+    "exp-sde2": ExponentialSDE2,
+    "heun": Heun,
     "pc": PredictorCorrector,
 }
 MODES = {"sde": "em", "ode": "euler"}  # published names of samplers (GFDM): what --mode chooses
