@@ -48,10 +48,7 @@ def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
     for remark in (*opened.remarks, *claim.remarks, *findings(folder, job, todo)):
         print(f"note      {remark}")
     print(f"weights   {opened.account}")
-    print(
-        f"{len(job.seeds)} samples from {opened.folder.name} ({opened.version}): {job.how}, on "
-        f"{job.dynamics.device}"
-    )
+    print(f"{len(job.seeds)} samples from {opened.folder.name} ({opened.version}): {job.how}, on {job.dynamics.device}")
     if job.told_classes:
         print(f"classes   in turn: {job.told_classes}")
     for remark in job.remarks:

@@ -336,7 +336,8 @@ def write_set(run: Run, job: Job, progress: bool) -> tuple[Path, int, list[str]]
         progress: show a bar.
 
     Returns:
-        The folder, network evaluations per sample, the most of any block (0 if all were there), and what a user should know.
+        The folder, network evaluations per sample (the most of any block; 0 if all were there), and what a user should
+        know.
 
     Raises:
         Refusal: if somebody else draws the same.

@@ -205,11 +205,10 @@ class SampleConfig(Checked):
 
     @property
     def folder_name(self) -> str:
-        """``{mode}{steps}`` for the published samplers, ``{solver}-{steps}`` for others, ``{solver}-{rtol}`` if adaptive."""
+        """``{mode}{steps}`` for the published samplers, ``{solver}-{steps}`` for others; a tolerance if adaptive."""
+        name = str(self.solver)
         modes = {solver: mode for mode, solver in MODES.items()}
-        if self.steps is None:
-            return f"{self.solver}-{self.solver_arguments.get('rtol', 'adaptive')}"
-        return f"{modes[self.solver]}{self.steps}" if self.solver in modes else f"{self.solver}-{self.steps}"
+        return modes.get(name, f"{name}-") + SOLVERS[name](**self.solver_arguments).extent(self.steps)
 
     def identity(self, made_from: Mapping[str, Any]) -> dict[str, Any]:
         """What tells these samples from others: every field that differs from its default, but those of runtime.

@@ -15,6 +15,7 @@ from common.samplers.noise import NoiseSource
 
 Reached = Callable[[float, Tensor], None]
 
+
 class Posterior:
     """The denoiser seen from a solver: z and t to x0_hat, labels bound, calls counted."""
 
@@ -84,6 +85,10 @@ class Solver(ABC):
         if nfe not in near:
             raise Refusal(f"{nfe}: no number of steps takes just as many; give {' or '.join(map(str, near))}", "nfe")
         return steps
+
+    def extent(self, steps: int | None) -> str:
+        """How finely it solves, for the name of a set of samples: its steps, or a tolerance if it chooses them."""
+        return str(steps)
 
     def draws(self, components: int) -> int:
         """White-noise fields (B, C, *S) that a step uses on a state of so many components; most use one."""

@@ -116,7 +116,7 @@ def sample(
         denoise_last: return as x what the denoiser makes of the state at t_end (one more call), instead of its data
             component, which still has the noise of t_end.
         any_process: accept a denoiser that was trained under another process, e.g. because noise levels are matched.
-        callback: called after every step, one of its own if the solver is adaptive, with (step, time, z, data component).
+        callback: called with (step, time, z, data component) after every step, those of its own of an adaptive solver.
 
     Returns:
         A :class:`SampleResult`.
