@@ -194,7 +194,8 @@ def test_no_numpy_in_a_step_of_training_or_sampling(name):
 
 @pytest.fixture
 def _built():
-    """Construction may use NumPy: it comes first."""
+    """Construction may use NumPy, and so may a library that is loaded: they come first."""
+    importlib.import_module("torchdiffeq")
     for name in STEPPED:
         build(name)
 

@@ -53,7 +53,7 @@ class Samples:
         x: (N, *S, C) float32 in the units of the data, images in [0, 1]: what generate.py writes.
         labels: (N,) int64, the classes that were asked for; None if the run knows none.
         run: what drew them.
-        evaluations: network evaluations per sample; 0 if all were there.
+        evaluations: network evaluations per sample, the most of any block; 0 if all were there.
         folder: where they are written; None if they are not.
     """
 
@@ -98,6 +98,7 @@ def generate(
     solver: str | None = None,
     solver_arguments: Mapping[str, Any] | None = None,
     steps: int | None = None,
+    nfe: int | None = None,
     grid: str | None = None,
     t_end: float | None = None,
     denoise_last: bool | None = None,
@@ -124,6 +125,7 @@ def generate(
         solver: a name of ``common.samplers.SOLVERS``.
         solver_arguments: arguments of its constructor, by name.
         steps: solver steps.
+        nfe: network evaluations per sample, in place of steps.
         grid: a name of ``common.samplers.GRIDS``.
         t_end: time at which sampling ends.
         denoise_last: give x0_hat at t_end instead of the state there.
@@ -146,6 +148,7 @@ def generate(
         "mode": mode,
         "solver": solver,
         "steps": steps,
+        "nfe": nfe,
         "grid": grid,
         "t_end": t_end,
         "denoise_last": denoise_last,
@@ -303,12 +306,13 @@ def kept_as_it_is(run: Run) -> Iterator[None]:
 
 def drawn(run: Run, job: Job, progress: bool) -> Samples:
     """Draw all samples of a job."""
-    x, calls = np.empty((len(job.seeds), *job.spec.grid, job.spec.channels), np.float32), 0
-    with bar(job.steps * len(job.blocks), "sampling", "step", silent=not progress) as shown:
+    x, calls = np.empty((len(job.seeds), *job.spec.grid, job.spec.channels), np.float32), list[int]()
+    with bar(job.steps_of(job.blocks), "sampling", "step", silent=not progress) as shown:
         for block in job.blocks:
-            x[block.start : block.stop], _, calls = job.draw(block, lambda _, __: shown.update())
+            x[block.start : block.stop], _, nfe = job.draw(block, lambda _, __: shown.update())
+            calls.append(nfe)
     labels = job.labels(range(len(job.seeds)))
-    return Samples(x, None if labels is None else labels.numpy(), run, calls)
+    return Samples(x, None if labels is None else labels.numpy(), run, max(calls))
 
 
 def written(run: Run, job: Job, progress: bool) -> tuple[Samples, list[str]]:
@@ -332,7 +336,8 @@ def write_set(run: Run, job: Job, progress: bool) -> tuple[Path, int, list[str]]
         progress: show a bar.
 
     Returns:
-        The folder, network evaluations per sample (0 if all were there) and what a user should know.
+        The folder, network evaluations per sample (the most of any block; 0 if all were there), and what a user should
+        know.
 
     Raises:
         Refusal: if somebody else draws the same.
@@ -341,10 +346,10 @@ def write_set(run: Run, job: Job, progress: bool) -> tuple[Path, int, list[str]]
     with claimed(run, job) as claim:
         todo = missing(claim.folder, job)
         remarks = [*claim.remarks, *findings(claim.folder, job, todo)]
-        with bar(job.steps * len(todo), "sampling", "step", silent=not (todo and progress)) as shown:
+        with bar(job.steps_of(todo), "sampling", "step", silent=not (todo and progress)) as shown:
             calls = write_blocks(claim.folder, job, todo, on_step=lambda _, __: shown.update())
         show(claim.folder, job.spec, real)
-        return claim.folder, calls, remarks
+        return claim.folder, max(calls, default=0), remarks
 
 
 def is_as_stored(run: Run) -> bool:

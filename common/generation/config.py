@@ -29,7 +29,7 @@ from common.dynamics import LinearDynamics
 from common.guidance import GUIDANCE
 from common.refusal import Refusal
 from common.runs import RunFolder
-from common.samplers import GRIDS, MODES, SOLVERS, check_seeds, default_solver, ending
+from common.samplers import GRIDS, MODES, SOLVERS, check_seeds, default_solver, ending, path_of
 
 SAMPLES = 100
 RUNTIME = Mark("is not what tells samples apart")
@@ -84,7 +84,8 @@ class SampleConfig(Checked):
             a solver that can do both, like the predictor-corrector, reads it too
         solver: solver (default: the exponential one of order 2; Euler-Maruyama if the noise level falls in time, and
             for weights of the published code)
-        steps: solver steps (default: those of the solver, 20 to 1000)
+        steps: solver steps (default: those of the solver, 10 to 1000; adaptive solvers choose their own, by --rtol)
+        nfe: network evaluations per sample, in place of --steps
         grid: time grid (default: the solver's own)
         t_end: time at which sampling ends (default: that of the dynamics, mostly 1e-3)
         denoise_last: give x0_hat at t_end instead of the state there (default: that of the solver)
@@ -106,6 +107,7 @@ class SampleConfig(Checked):
     mode: Annotated[str | None, MODES, RUNTIME] = None
     solver: Annotated[str | None, SOLVERS] = None
     steps: Annotated[int | None, at_least(1)] = None
+    nfe: Annotated[int | None, at_least(1)] = None
     grid: Annotated[str | None, GRIDS] = None
     t_end: Annotated[float | None, Range(1e-6, 1, open_high=True)] = None
     denoise_last: bool | None = None
@@ -124,6 +126,8 @@ class SampleConfig(Checked):
         if self.solver is not None and self.mode is not None and OF_MODE not in solver_member(self.solver).arguments:
             names = ", ".join(f"--mode {mode} is --solver {solver}" for mode, solver in MODES.items())
             raise Refusal(f"and --solver exclude each other: {names}", "mode")
+        if self.steps is not None and self.nfe is not None:
+            raise Refusal("and --steps exclude each other; leave one of them out", "nfe")
         check_seeds(self.seeds or ())
         if self.seeds is not None and self.n_samples not in (None, len(self.seeds)):
             raise Refusal(
@@ -140,14 +144,23 @@ class SampleConfig(Checked):
             device: ``cpu`` or ``cuda``: they draw other noise from the same seed.
 
         Raises:
-            Refusal: for a magnification of what is no image, or an end of sampling that cannot be.
+            Refusal: for a magnification of what is no image, an end of sampling that cannot be, or a number of
+                evaluations that no number of steps takes.
         """
         solver = self.solver or (MODES[self.mode] if self.mode else default_solver(dynamics, published=published))
         kind, arguments = SOLVERS[solver], dict(self.solver_arguments)
         check_picture_scale(self.picture_scale, spec)
         if OF_MODE in solver_member(solver).arguments:
             arguments[OF_MODE] = self.mode != "ode"
+        if kind.adaptive:  # its tolerance tells samples apart where others have their steps
+            plain = {flag.argument: flag.default for flag in solver_member(solver).flags if flag.default is not None}
+            arguments = plain | arguments
         seeds = self.seeds or tuple(range(self.n_samples or SAMPLES))
+        denoise_last = kind.denoise_last if self.denoise_last is None else self.denoise_last
+        steps = self.steps or (None if kind.adaptive else kind.default_steps)
+        if self.nfe is not None:
+            components = path_of(kind, dynamics).num_components
+            steps = kind(**arguments).steps_for(self.nfe, components=components, denoise_last=denoise_last)
         return replace(
             self,
             mode=None,
@@ -156,9 +169,10 @@ class SampleConfig(Checked):
             seeds=seeds,
             solver=solver,
             solver_arguments=arguments,
-            steps=self.steps or kind.default_steps,
+            steps=steps,
+            nfe=None,
             t_end=ending(dynamics, self.t_end),
-            denoise_last=kind.denoise_last if self.denoise_last is None else self.denoise_last,
+            denoise_last=denoise_last,
             clip_x0=kind.clips and spec.is_image if self.clip_x0 is None else self.clip_x0,
             device=device,
         )
@@ -175,10 +189,11 @@ class SampleConfig(Checked):
             of_wrapper: arguments that were given.
 
         Raises:
-            Refusal: for arguments of the solver without effect.
+            Refusal: for arguments without effect on the solver.
         """
         if solver.name:
-            SOLVERS[solver.name].refuse_idle(of_solver)
+            of_all = {"steps": self.steps, "nfe": self.nfe, "grid": self.grid}
+            SOLVERS[solver.name].refuse_idle(of_all | dict(of_solver))
         plain = {flag.argument: flag.default for flag in wrapper.flags}
         wanted = self.guidance is not None or any(value != plain.get(name) for name, value in of_wrapper.items())
         return replace(
@@ -190,9 +205,10 @@ class SampleConfig(Checked):
 
     @property
     def folder_name(self) -> str:
-        """``{mode}{steps}`` for the published samplers, ``{solver}-{steps}`` for others."""
+        """``{mode}{steps}`` for the published samplers, ``{solver}-{steps}`` for others; a tolerance if adaptive."""
+        name = str(self.solver)
         modes = {solver: mode for mode, solver in MODES.items()}
-        return f"{modes[self.solver]}{self.steps}" if self.solver in modes else f"{self.solver}-{self.steps}"
+        return modes.get(name, f"{name}-") + SOLVERS[name](**self.solver_arguments).extent(self.steps)
 
     def identity(self, made_from: Mapping[str, Any]) -> dict[str, Any]:
         """What tells these samples from others: every field that differs from its default, but those of runtime.

@@ -1,5 +1,6 @@
 """The sampling loop, written once for every dynamics, network and solver."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from common.denoiser import Denoiser, X0Denoiser
 from common.dynamics import Fourier, LinearDynamics
 from common.refusal import Refusal
 from common.samplers.adams import AdamsBashforth2, AdamsBashforth3
+from common.samplers.adaptive import AdaptiveHeun, BogackiShampine3, DormandPrince5, DormandPrince8
 from common.samplers.base import Posterior, Solver
 from common.samplers.euler import Euler, EulerMaruyama
 from common.samplers.exponential import Exponential1, Exponential2, Exponential3
@@ -24,6 +26,10 @@ Callback = Callable[[int, float, Tensor, Tensor], None]
 SOLVERS: dict[str, type[Solver]] = {
     "ab2": AdamsBashforth2,
     "ab3": AdamsBashforth3,
+    "adaptive_heun": AdaptiveHeun,
+    "bosh3": BogackiShampine3,
+    "dopri5": DormandPrince5,
+    "dopri8": DormandPrince8,
     "em": EulerMaruyama,
     "euler": Euler,
     "exp1": Exponential1,
@@ -105,7 +111,8 @@ def sample(
         denoiser: any callable (v, t, labels) to x0_hat.
         shape: data shape (B, C, *S).
         solver: a name of ``SOLVERS`` or a :class:`Solver`.
-        steps: number of solver steps, at least 1.
+        steps: number of solver steps, at least 1; an adaptive solver makes as many of its own within each as it needs,
+            so that 1 is best.
         seeds: one integer in [0, 2^32) per sample; different ones, from torch's global generator, where None. Of
             several calls without seeds two samples may be the same: name the seeds, e.g. ``range(100, 200)``.
         init: start state (B, A, C, *S) instead of a draw from the prior.
@@ -115,7 +122,7 @@ def sample(
         denoise_last: return as x what the denoiser makes of the state at t_end (one more call), instead of its data
             component, which still has the noise of t_end.
         any_process: accept a denoiser that was trained under another process, e.g. because noise levels are matched.
-        callback: called after every step with (step, time, z, data component).
+        callback: called with (step, time, z, data component) after every step, those of its own of an adaptive solver.
 
     Returns:
         A :class:`SampleResult`.
@@ -152,15 +159,14 @@ def sample(
     source = NoiseSource(seeds, tuple(shape[1:]), device, dtype, solver.draws(dynamics.num_components))
     z = dynamics.prior.sample(tuple(shape), source.start(dynamics.num_components)) if init is None else init
     times = (grid or solver.default_grid(dynamics))(dynamics, t_end, steps)
-    readable = times.tolist()
     solver.prepare(dynamics, times)
-    posterior = Posterior(dynamics, denoiser, labels)
-    for i in range(steps):
-        t, s = times[i : i + 1], times[i + 1 : i + 2]
-        noise = source.step() if solver.stochastic and i < steps - 1 else None
-        z = solver.step(dynamics, posterior, z, t, s, noise)
+    posterior, passed = Posterior(dynamics, denoiser, labels), itertools.count()
+
+    def reached(time: float, state: Tensor) -> None:
         if callback is not None:
-            callback(i, readable[i + 1], z, z[:, 0])
+            callback(next(passed), time, state, state[:, 0])
+
+    z = solver.run(dynamics, posterior, z, times, source, reached)
     x = posterior(z, times[-1:]) if denoise_last else z[:, 0]
     return SampleResult(x=x, z=z, nfe=posterior.calls)
 
