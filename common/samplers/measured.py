@@ -20,7 +20,7 @@ from torch import Tensor
 from common.denoiser import X0Denoiser
 from common.dynamics import LinearDynamics
 from common.refusal import Refusal
-from common.samplers.adams import angle, deviation
+from common.samplers.angle import Place, deviation
 from common.samplers.grids import Density, position
 from common.samplers.sampling import SOLVERS, default_solver, ending, sample
 
@@ -71,7 +71,7 @@ class _Curvature:
 
     def add(self, time: float, z: Tensor) -> None:
         t = torch.tensor([time], dtype=torch.float64, device=z.device)
-        _, _, radius, phi = angle(self.dynamics, self.spread, t)
+        place = Place(self.dynamics, t); radius, phi = place.radius, place.angle
         basis = self.dynamics.basis
         w = basis.analysis(z.squeeze(1)) * (1 / radius)
         x = position(self.dynamics, t)
