@@ -19,9 +19,11 @@ class ExponentialSDE1(Exponential1):
     """Weak order 1: x0_hat held constant over the step; ancestral sampling (DDPM, arXiv 2006.11239) if A = 1."""
 
     stochastic = True
+    default_steps = 200
 
 
 class ExponentialSDE2(Exponential2):
     """Weak order 2: x0_hat linear in lambda through the last two evaluations; the first step is of order 1."""
 
     stochastic = True
+    default_steps = 50
