@@ -167,9 +167,9 @@ class Exponential1(Solver):
         if self.order > 1 or dynamics.num_components == 1:
             dynamics.require_monotone(f"solver {type(self).__name__}")
 
-    def calls(self, steps: int, *, denoise_last: bool | None = None) -> int:
+    def calls(self, steps: int, *, components: int = 1, denoise_last: bool | None = None) -> int:
         """One a step, and one more where the first step is corrected."""
-        return super().calls(steps, denoise_last=denoise_last) + self.corrects_start
+        return super().calls(steps, components=components, denoise_last=denoise_last) + self.corrects_start
 
     def draws(self, components: int) -> int:
         """As many as there are components: the noise of a step is a joint one."""
