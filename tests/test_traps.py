@@ -96,9 +96,9 @@ def test_every_field_is_part_of_the_identity():
     assert plain.identity({}) == SampleConfig().identity({})  # samples drawn before are found again
     assert warm.identity({}) != plain.identity({})
     other = {
-        "seeds": (1,), "labels": (3,), "solver": "em", "steps": 3, "grid": "uniform", "t_end": 0.01, "prior": "zero",
-        "denoise_last": True, "clip_x0": True, "guidance": "classifier_free", "batch_size": 7, "device": "cpu",
-        "solver_arguments": {"snr": 0.1}, "guidance_arguments": {"scale": 2.0},
+        "seeds": (1,), "labels": (3,), "solver": "em", "steps": 3, "nfe": 3, "grid": "uniform", "t_end": 0.01,
+        "prior": "zero", "denoise_last": True, "clip_x0": True, "guidance": "classifier_free", "batch_size": 7,
+        "device": "cpu", "solver_arguments": {"snr": 0.1}, "guidance_arguments": {"scale": 2.0},
     }  # fmt: skip
     runtime = {"n_samples", "mode", "trajectory", "picture_scale"}
     assert {f.name for f in dataclasses.fields(SampleConfig)} == other.keys() | runtime

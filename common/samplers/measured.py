@@ -47,7 +47,18 @@ def measured(
     curve = _Curvature(dynamics)
 
     def run(steps: int, grid: Density | None, callback=None) -> Tensor:
-        return sample(dynamics, denoiser, shape, solver=name, steps=steps, seeds=seeds, labels=labels, grid=grid, t_end=t_end, callback=callback).x
+        return sample(
+            dynamics,
+            denoiser,
+            shape,
+            solver=name,
+            steps=steps,
+            seeds=seeds,
+            labels=labels,
+            grid=grid,
+            t_end=t_end,
+            callback=callback,
+        ).x
 
     ends = run(FINE, None, lambda _, time, z, __: curve.add(time, z))
     x, values = curve.density()
@@ -56,7 +67,7 @@ def measured(
         grid = _kept(dynamics, x, values, tilt)
         errors = [(run(steps, grid) - ends).square().mean().sqrt() for steps in TRIED]
         score = sum(math.log(e) for e in errors)
-        print(tilt, [round(float(e),4) for e in errors])
+        print(tilt, [round(float(e), 4) for e in errors])
         if best is None or score < best[0]:
             best = (score, grid, tilt)
     print("best", best[2])
