@@ -258,7 +258,7 @@ def parse_generate(argv: Sequence[str] | None) -> GenerateOrder:
 
 def generate_order(values: Values, sample: SampleConfig) -> GenerateOrder:
     """What given flags amount to."""
-    matching = Matching(values.get("dynamics"), values, DYNAMICS) if sample.match_noise else None
+    matching = Matching(values, DYNAMICS) if sample.match_noise else None
     named = {name for name in values if not (matching and name in matching.flags)}
     return GenerateOrder(
         opening=section(Opening, values),

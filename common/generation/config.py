@@ -35,6 +35,7 @@ from common.samplers import GRIDS, MODES, SOLVERS, check_seeds, default_solver, 
 SAMPLES = 100
 RUNTIME = Mark("is not what tells samples apart")
 OF_MODE = "stochastic"  # the argument of a solver that --mode gives
+OF_PROCESS = "process"  # the field that --match_noise gives
 OF_PROGRAM = frozenset({"dynamics", "data_name", "hurst", "num_aug", "plugin", "wb_key"})  # flags of every command line
 GIVEN_TO_WRAPPERS = frozenset({"denoiser", "dynamics", "spec", "run"})  # arguments that no flag gives
 
@@ -265,7 +266,7 @@ def flags_for(identity: Mapping[str, Any]) -> list[str]:
         if OF_MODE in arguments:
             values |= {"mode": "sde" if arguments[OF_MODE] else "ode"}
         values |= {flag.name: arguments[flag.argument] for flag in member.flags if flag.argument in arguments}
-    process = words_for(values.pop("process", None))
+    process = words_for(values.pop(OF_PROCESS, None))
     return [*(f"--{name}={written(value)}" for name, value in values.items()), *process]
 
 

@@ -28,12 +28,10 @@ class Matching:
     """What a command line with --match_noise says of the process to sample under.
 
     Attributes:
-        name: the process that it names; None takes that of the run.
         given: every flag that was given, with its value.
         processes: the register of processes.
     """
 
-    name: str | None
     given: Mapping[str, Any]
     processes: Mapping[str, type[LinearDynamics]]
 
@@ -49,8 +47,8 @@ class Matching:
             Refusal: for a flag that this process does not have, or arguments that fit no process.
         """
         own = run.config.dynamics
-        name = self.name or own.name
-        member = member_of(name, self.processes[name] if self.name else class_of(own))
+        name = self.given.get(DYNAMICS, own.name)
+        member = member_of(name, self.processes[name] if DYNAMICS in self.given else class_of(own))
         idle = self.flags & self.given.keys() - {DYNAMICS} - {flag.name for flag in member.flags}
         if idle:
             raise Refusal(f"has no effect on --{DYNAMICS} {name}; leave it out", min(idle))
