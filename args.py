@@ -218,10 +218,11 @@ GENERATE_HELP = """Draw samples from a trained run. Flags of solvers and wrapper
 --help all shows every flag."""
 DRAWING = "what to draw, and how"
 PLUGIN = next(flag for flag in flags_of(Command) if flag.name == "plugin")
-CLAIMED = "accepted as published; checked against the run (--match_noise: of the process to sample under)"
+CLAIMED = "accepted as published; checked against the run"
+OR_OTHER = f"{CLAIMED}; with --match_noise, of the process to sample under"
 CLAIMS = (
-    Flag("data_name", str, None, CLAIMED), Flag("dynamics", str, None, CLAIMED, DYNAMICS),
-    Flag("hurst", REAL, None, CLAIMED), Flag("num_aug", INTEGER, None, CLAIMED),
+    Flag("data_name", str, None, CLAIMED), Flag("dynamics", str, None, OR_OTHER, DYNAMICS),
+    Flag("hurst", REAL, None, OR_OTHER), Flag("num_aug", INTEGER, None, OR_OTHER),
 )  # fmt: skip
 NOT_LOGGED = Flag("wb_key", str, None, "accepted as published; nothing is logged here")
 

@@ -122,6 +122,7 @@ def test_evaluate_finds_checks_and_draws_such_a_set(cli, demo):
     assert np.array_equal(read_samples(place)[0], before)
     drawn = cli(*look, "--n_samples", 8, "--steps", 5, "--batch_size", 4, *of_process)
     assert drawn.code == 0, drawn.err
+    assert "-> matched to FVE(hurst=0.9, num_aug=2" in drawn.out
     assert [path.name for path in set_of(demo, "").iterdir() if path.is_dir()] == [place.name]
 
 
