@@ -146,12 +146,13 @@ def told(run: Run, matched: Matched) -> str:
 
 def notes(matched: Matched) -> tuple[str, ...]:
     """What a user should know: that much of the data is left where sampling begins."""
-    dynamics, level = matched.process, matched.levels.high
-    if level >= LITTLE_NOISE or dynamics.prior.variance.any():
+    level = matched.levels.high
+    if level >= LITTLE_NOISE:
         return ()
+    # mean and variance do not mend it: pixels that belong together start apart
     return (
-        f"the noise level at T is only {level:.3g}: data is still seen there, and the run (trained with --prior zero) "
-        f"did not keep its mean and variance, so samples start from the wrong law; {dynamics.more_noise}",
+        f"the noise level at T is only {level:.3g}: data is still seen there, so samples start from the wrong law; "
+        f"{matched.process.more_noise}",
     )
 
 
