@@ -16,6 +16,7 @@ from common.denoiser import Clipped, Denoiser
 from common.dynamics import VE, Prior
 from common.generation.arrays import generate
 from common.generation.blocks import Job, read_samples
+from common.generation.matching import words_for
 from common.guidance import Matched
 from common.refusal import Refusal
 from common.runs import load
@@ -145,6 +146,21 @@ def test_from_python_as_by_the_program(cli, demo):
         generate(run, 8, dynamics=UNet)
 
 
+@pytest.mark.parametrize(
+    "stored",
+    [
+        None,
+        "ve",
+        {"name": "ve"},
+        {"name": "ve", "path": "os:system", "arguments": {"command": "x"}},
+        {"name": "ve", "path": "common.denoiser:Denoiser", "arguments": {}},
+        {"name": "ve", "path": "common.dynamics.classic:VE", "arguments": [1]},
+    ],
+)
+def test_a_process_of_others_is_no_flag(stored):
+    assert words_for(stored) == []
+
+
 REFUSED = {
     "--match_noise": r"nothing to match: .* was trained under FVP\(hurst=0\.9.*--dynamics",
     "--match_noise --hurst 0.9 --num_aug 2": "nothing to match",
@@ -186,7 +202,7 @@ def test_a_run_of_heat_is_refused(cli, tmp_path):
 def test_the_start_is_that_of_the_data_if_the_run_knows_it(cli, demo, jobs):
     words = (*DRAW, "--match_noise", "--dynamics", "fve", "--hurst", 0.3)  # sigma(T) = 0.47
     told = cli(*words)
-    note = "note      the noise level at T is only 0.468: data is still seen there, so samples start from the wrong law; "
+    note = "note      the noise level at T is only 0.468: data is still seen there, so samples start from the wrong law"
     assert note in told.out
     assert not jobs[-1].dynamics.prior.variance.any()
     config = json.loads((demo / "config.json").read_text())
