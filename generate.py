@@ -49,6 +49,8 @@ def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
         print(f"note      {remark}")
     print(f"weights   {opened.account}")
     print(f"{len(job.seeds)} samples from {opened.folder.name} ({opened.version}): {job.how}, on {job.dynamics.device}")
+    if job.process:
+        print(f"process   {job.process}")
     if job.told_classes:
         print(f"classes   in turn: {job.told_classes}")
     for remark in job.remarks:

@@ -17,8 +17,10 @@ import args
 import generate
 import train
 from common.config.flags import flags_of
+from common.config.schema import Chosen
 from common.generation import config as generation_config
 from common.generation.config import SampleConfig
+from common.samplers import SOLVERS
 from tests.cli.test_flags import fitted
 from tests.training import tiny
 
@@ -99,8 +101,9 @@ def test_every_field_is_part_of_the_identity():
         "seeds": (1,), "labels": (3,), "solver": "em", "steps": 3, "nfe": 3, "grid": "uniform", "t_end": 0.01,
         "prior": "zero", "denoise_last": True, "clip_x0": True, "guidance": "classifier_free", "batch_size": 7,
         "device": "cpu", "solver_arguments": {"snr": 0.1}, "guidance_arguments": {"scale": 2.0},
+        "process": Chosen("ve", "common.dynamics.classic:VE", {}),
     }  # fmt: skip
-    runtime = {"n_samples", "mode", "trajectory", "picture_scale"}
+    runtime = {"n_samples", "mode", "match_noise", "trajectory", "picture_scale"}
     assert {f.name for f in dataclasses.fields(SampleConfig)} == other.keys() | runtime
     identities = [json.dumps(SampleConfig(**{name: value}).identity({})) for name, value in other.items()]
     assert len({*identities, json.dumps(SampleConfig().identity({}))}) == len(other) + 1
@@ -234,10 +237,10 @@ def test_a_flow_path_is_refused_or_draws_finite_samples(tmp_path, monkeypatch, c
         assert not Path("runs").exists()
         return
     assert train.main(words) == 0
-    for solver in args.SOLVERS:
+    for solver in SOLVERS:
         drawing = ["--run_id", "s", "--plugin", "straight.py", "--solver", solver, "--n_samples", "3"]
-        steps = [] if args.SOLVERS[solver].adaptive else ["--steps", "20"]
+        steps = [] if SOLVERS[solver].adaptive else ["--steps", "20"]
         assert generate.main([*drawing, *steps, "--clip_x0", "True"]) == 0
     files = list(Path("runs").glob("s_*/generated_data/*/*/data/*.npy"))
-    assert len(files) == len(args.SOLVERS)
+    assert len(files) == len(SOLVERS)
     assert all(np.isfinite(np.load(file)).all() for file in files)

@@ -7,7 +7,7 @@ import reprlib
 import typing
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,14 @@ import torch
 from common.config.build import check_device
 from common.config.flags import hints_of
 from common.config.kinds import fits
+from common.config.plugins import class_of
 from common.config.resolve import Member
-from common.config.schema import check_picture_scale
+from common.config.schema import Chosen, check_picture_scale
+from common.dynamics import LinearDynamics
 from common.generation.blocks import Job, missing, read_samples
 from common.generation.blocks import generate as write_blocks
 from common.generation.config import GIVEN_TO_WRAPPERS, OF_MODE, SampleConfig, members_of
+from common.generation.matching import member_of, process_for
 from common.generation.opening import job_of
 from common.generation.pictures import pictured, pictured_count, show
 from common.generation.sets import claimed, findings
@@ -106,6 +109,8 @@ def generate(
     clip_x0: bool | None = None,
     guidance: str | None = None,
     guidance_arguments: Mapping[str, Any] | None = None,
+    dynamics: type[LinearDynamics] | None = None,
+    dynamics_arguments: Mapping[str, Any] | None = None,
     batch_size: int = SampleConfig.batch_size,
     device: str = "auto",
     save: bool = False,
@@ -133,6 +138,10 @@ def generate(
         clip_x0: clip x0_hat to [-1, 1].
         guidance: a name of ``common.guidance.GUIDANCE``; ``classifier_free`` if only its arguments are given.
         guidance_arguments: arguments of its constructor, by name, e.g. ``{"scale": 2}``.
+        dynamics: class of another process to sample under, noise levels matched, e.g. ``FVE``; with arguments alone it
+            is the class of the run's own process.
+        dynamics_arguments: arguments of its constructor, by name, e.g. ``{"hurst": 0.7}``; others are those of the run
+            if the class is the same.
         batch_size: samples computed together; another number changes the rounding.
         device: ``auto``, ``cpu`` or ``cuda``.
         save: also write what generate.py writes, into the same folder; what lies there already is not drawn again.
@@ -160,6 +169,8 @@ def generate(
     }
     with by_argument(), kept_as_it_is(run):
         config = configured(values, solver_arguments, guidance_arguments)
+        if dynamics is not None or dynamics_arguments:
+            config = replace(config, process=other_process(run, dynamics, dynamics_arguments or {}))
         job = job_of(run, config, check_device(config.device))
         samples, remarks = written(run, job, progress) if save else (drawn(run, job, progress), [])
     finite = np.isfinite(samples.x.reshape(len(samples.x), -1)).all(1)
@@ -271,6 +282,25 @@ def checked_arguments(member: Member, given: Mapping[str, Any] | None, of_others
         if not fits(value, hints.get(name, Any)):
             raise Refusal(f"{name} cannot be {reprlib.repr(value)}", f"{member.flag}_arguments")
     return found
+
+
+def other_process(run: Run, kind: type[LinearDynamics] | None, given: Mapping[str, Any]) -> Chosen:
+    """The process to sample a run under, as a command line would name it.
+
+    Args:
+        run: the run.
+        kind: its class; None takes that of the run's own process.
+        given: arguments of its constructor.
+
+    Raises:
+        Refusal: for what is no process, or an argument that it does not have or of another kind.
+    """
+    own = run.config.dynamics
+    kind = kind or class_of(own)
+    if not (isinstance(kind, type) and issubclass(kind, LinearDynamics)):
+        raise Refusal(f"must be a class of processes, got {reprlib.repr(kind)}", "dynamics")
+    member = member_of(own.name if kind is class_of(own) else kind.__name__.lower(), kind)
+    return process_for(run, member, checked_arguments(member, given, ()))
 
 
 def plain_values(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -132,6 +132,8 @@ class Job:
         solver: makes the solver; every block takes a fresh one.
         grid: time grid, or None for the solver's own.
         config: how samples are drawn, every default filled in.
+        process: what is to be said of the process, if it is not that of the run.
+        notes: what a user should know of it.
     """
 
     dynamics: LinearDynamics
@@ -140,6 +142,8 @@ class Job:
     solver: Callable[[], Solver]
     grid: Grid | None
     config: SampleConfig
+    process: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -176,12 +180,12 @@ class Job:
 
     @property
     def remarks(self) -> list[str]:
-        """What a user should know before it starts: that a solver needs more steps."""
+        """What a user should know before it starts: of the process, and that a solver needs more steps."""
         fewest, name, other = self.solver().fewest_steps, self.config.solver, default_solver(self.dynamics)
         if self.steps is None or self.steps >= fewest:
-            return []
+            return [*self.notes]
         better = "" if other == name else f"; --solver {other} does with {SOLVERS[other].default_steps}"
-        return [f"{name} needs about {fewest} steps or more{better}"]
+        return [*self.notes, f"{name} needs about {fewest} steps or more{better}"]
 
     @property
     def told_classes(self) -> str:

@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,9 +23,10 @@ from common.config.flags import (
     written,
 )  # fmt: skip
 from common.config.resolve import Member, section
-from common.config.schema import PICTURE_SCALE, RunConfig, check_picture_scale
+from common.config.schema import PICTURE_SCALE, Chosen, RunConfig, check_picture_scale
 from common.data.spec import DataSpec
 from common.dynamics import LinearDynamics
+from common.generation.matching import Matching, label_of, words_for
 from common.guidance import GUIDANCE
 from common.refusal import Refusal
 from common.runs import RunFolder
@@ -34,6 +35,7 @@ from common.samplers import GRIDS, MODES, SOLVERS, check_seeds, default_solver, 
 SAMPLES = 100
 RUNTIME = Mark("is not what tells samples apart")
 OF_MODE = "stochastic"  # the argument of a solver that --mode gives
+OF_PROCESS = "process"  # the field that --match_noise gives
 OF_PROGRAM = frozenset({"dynamics", "data_name", "hurst", "num_aug", "plugin", "wb_key"})  # flags of every command line
 GIVEN_TO_WRAPPERS = frozenset({"denoiser", "dynamics", "spec", "run"})  # arguments that no flag gives
 
@@ -92,6 +94,8 @@ class SampleConfig(Checked):
         prior: start of sampling: zero as published, or data for the data's mean and variance (default: that of the run)
         clip_x0: clip x0_hat to [-1, 1] (default: on images, if the solver gains by it)
         guidance: denoiser wrapper that steers what is drawn (default: none; classifier_free with --guidance_scale)
+        match_noise: sample under another process, that of --dynamics, --hurst, --num_aug and their like, at the noise
+            levels that the network was trained at (--match_noise --help shows the flags)
         batch_size: samples computed together; another number is kept as another set, which differs by rounding alone
         trajectory: also draw how the first samples come out of the noise (trajectory.png, .gif)
         picture_scale: whole number by which images in pictures are magnified (default: what makes small ones visible;
@@ -99,6 +103,7 @@ class SampleConfig(Checked):
         device: where to compute
         solver_arguments: arguments of the solver.
         guidance_arguments: arguments of the wrapper.
+        process: what is sampled under, if it is not the process of the run.
     """
 
     n_samples: Annotated[int | None, Range(1, MOST, whole=True), RUNTIME] = None
@@ -114,12 +119,14 @@ class SampleConfig(Checked):
     prior: Annotated[str | None, ("zero", "data")] = None
     clip_x0: bool | None = None
     guidance: Annotated[str | None, GUIDANCE] = None
+    match_noise: Annotated[bool, RUNTIME] = False
     batch_size: Annotated[int, at_least(1)] = 100
     trajectory: Annotated[bool, RUNTIME] = False
     picture_scale: Annotated[int | None, PICTURE_SCALE, RUNTIME] = None
     device: Annotated[str, ("auto", "cpu", "cuda")] = "auto"
     solver_arguments: Mapping[str, Any] = field(default_factory=dict)
     guidance_arguments: Mapping[str, Any] = field(default_factory=dict)
+    process: Chosen | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -205,10 +212,14 @@ class SampleConfig(Checked):
 
     @property
     def folder_name(self) -> str:
-        """``{mode}{steps}`` for the published samplers, ``{solver}-{steps}`` for others; a tolerance if adaptive."""
+        """``{mode}{steps}`` for the published samplers, ``{solver}-{steps}`` for others; a tolerance if adaptive.
+
+        The process follows if noise levels are matched.
+        """
         name = str(self.solver)
         modes = {solver: mode for mode, solver in MODES.items()}
-        return modes.get(name, f"{name}-") + SOLVERS[name](**self.solver_arguments).extent(self.steps)
+        name = modes.get(name, f"{name}-") + SOLVERS[name](**self.solver_arguments).extent(self.steps)
+        return f"{name}-{label_of(self.process)}" if self.process else name
 
     def identity(self, made_from: Mapping[str, Any]) -> dict[str, Any]:
         """What tells these samples from others: every field that differs from its default, but those of runtime.
@@ -221,6 +232,7 @@ class SampleConfig(Checked):
         found, of_runtime = dict(made_from), marked(type(self), RUNTIME)
         for f in fields(self):
             value = getattr(self, f.name)
+            value = asdict(value) if isinstance(value, Chosen) else value
             default = f.default_factory() if f.default_factory is not MISSING else f.default
             if f.name not in of_runtime and value != default:
                 found[f.name] = value
@@ -254,7 +266,8 @@ def flags_for(identity: Mapping[str, Any]) -> list[str]:
         if OF_MODE in arguments:
             values |= {"mode": "sde" if arguments[OF_MODE] else "ode"}
         values |= {flag.name: arguments[flag.argument] for flag in member.flags if flag.argument in arguments}
-    return [f"--{name}={written(value)}" for name, value in values.items()]
+    process = words_for(values.pop(OF_PROCESS, None))
+    return [*(f"--{name}={written(value)}" for name, value in values.items()), *process]
 
 
 def samples_of(identity: Mapping[str, Any]) -> int | None:
@@ -288,6 +301,7 @@ class GenerateOrder:
         claims: what published command lines repeat of the run, which must agree with it.
         describe: gives the configuration of a folder of the published code from the flags that were given.
         describing: flags that only such a folder takes and that were given.
+        matching: what is said of another process to sample under; None samples under that of the run.
     """
 
     opening: Opening
@@ -295,6 +309,7 @@ class GenerateOrder:
     claims: Mapping[str, Any]
     describe: Callable[[RunFolder], RunConfig]
     describing: tuple[str, ...]
+    matching: Matching | None = None
 
 
 def taken_names() -> frozenset[str]:

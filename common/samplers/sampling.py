@@ -121,7 +121,7 @@ def sample(
         t_end: time at which sampling ends, in [dynamics.t_min, T); None takes that of the dynamics.
         denoise_last: return as x what the denoiser makes of the state at t_end (one more call), instead of its data
             component, which still has the noise of t_end.
-        any_process: accept a denoiser that was trained under another process, e.g. because noise levels are matched.
+        any_process: accept a denoiser that says it is for another process.
         callback: called with (step, time, z, data component) after every step, those of its own of an adaptive solver.
 
     Returns:
@@ -172,17 +172,24 @@ def sample(
 
 
 def refuse_other_process(dynamics: LinearDynamics, denoiser: object) -> None:
-    """Raise a Refusal for a denoiser that was trained under another process; a plain function is not asked.
+    """Raise a Refusal for a denoiser that is for another process; a plain function is not asked.
 
-    Wrappers are followed by their attribute ``denoiser``. Processes are the same if a network sees the same law.
+    Wrappers are followed by their attribute ``denoiser``, up to one that says by an attribute ``process`` what it is
+    for, as ``common.guidance.Matched`` does. Processes are the same if a network sees the same law.
     """
-    while not isinstance(denoiser, Denoiser):
+    while (process := served_by(denoiser)) is None:
         denoiser = getattr(denoiser, "denoiser", None)
         if denoiser is None:
             return
-    if not dynamics.shows_the_law_of(denoiser.dynamics):
+    if not dynamics.shows_the_law_of(process):
         raise Refusal(
-            f"of {denoiser.dynamics} cannot reverse {dynamics}: it was trained under another law of noise. Sample from "
-            "its own dynamics, or match noise levels on purpose (any_process=True)",
+            f"of {process} cannot reverse {dynamics}: it is for another law of noise. Sample from its own dynamics, "
+            "match noise levels (common.guidance.Matched), or know better (any_process=True)",
             "denoiser",
         )
+
+
+def served_by(denoiser: object) -> LinearDynamics | None:
+    """The process that a denoiser is for, as far as it says so itself."""
+    process = denoiser.dynamics if isinstance(denoiser, Denoiser) else getattr(denoiser, "process", None)
+    return process if isinstance(process, LinearDynamics) else None

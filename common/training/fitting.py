@@ -23,6 +23,7 @@ from common.config.stored import to_json, write_config
 from common.data import DataUnavailable
 from common.data.module import DataModule
 from common.data.source import DataSet
+from common.dynamics.prior import LITTLE_NOISE
 from common.files import atomic_write, locked, remove_leftovers, replacing, save_safetensors
 from common.refusal import Refusal
 from common.runs import RunFolder, read_prior
@@ -52,8 +53,6 @@ from common.training.restored import Restored
 from common.training.resume import Plan, TrainOrder, check_fits, check_same_data, plan
 from common.training.session import PROGRAM, complain, hide_key, is_first_process, note_environment, say, set_tf32
 from common.training.trainer import check_rank, device_count, run_trainer
-
-LITTLE_NOISE = 2.0  # sigma at T below which the data shows through, whose values are about 1
 
 
 def train(order: TrainOrder) -> int:
