@@ -163,6 +163,8 @@ def unfit(name: str, dynamics: LinearDynamics) -> str:
     solver, path = SOLVERS[name](), path_of(SOLVERS[name], dynamics)
     if solver.stochastic:
         return "draws noise"
+    if solver.adaptive:
+        return "chooses its own steps"
     if path.num_components > 1:
         return "runs on the whole state, which starts elsewhere from the same seed"
     try:

@@ -62,6 +62,7 @@ def test_what_cannot_be_compared_is_left_out():
     dynamics = digits().dynamics
     assert unfit("em", dynamics) == unfit("pc", dynamics) == "draws noise"
     assert "whole state" in unfit("euler", dynamics)
+    assert unfit("dopri5", dynamics) == "chooses its own steps"
     assert not unfit("ab3", dynamics)
 
 
