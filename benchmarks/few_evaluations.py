@@ -410,7 +410,9 @@ def plot(results: Sequence[Result]) -> "Figure":
         name = result.subject.run.folder.name
         panel.set(xlabel="evaluations of the network", ylabel="distance per pixel", xscale="log", yscale="log")
         panel.set_title(name, parse_math=False)
-        few_ticks(panel.xaxis, 8)
+        counts = sorted({nfe for row in result.rows for nfe in row.errors})
+        panel.set_xticks(counts, list(map(str, counts)))
+        panel.minorticks_off()
         few_ticks(panel.yaxis, 8)
         panel.legend(fontsize=7)
     return drawing
