@@ -104,6 +104,8 @@ class LinearDynamics(nn.Module, ABC):
         rate: fastest rate of F, which sets in how many steps transitions are solved.
         data_std: deviation of the data, root mean square over its entries, as far as it is known: where time grids
             put their steps.
+        decision_level: noise level around which samples are told apart, if the data is known.
+        node_density: positions and density of the time grid that was measured on a trained network, if one was.
         default_t_end: where sampling ends unless one says otherwise.
         default_time_sampling: law of training times that suits the process.
         default_prediction: what a network predicts by default; None is eps, or x0 if the scale vanishes at T.
@@ -121,6 +123,8 @@ class LinearDynamics(nn.Module, ABC):
     horizon: float = 1.0
     rate: float = RATE
     data_std: float = DATA_STD
+    decision_level: float | None = None
+    node_density: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     default_t_end: ClassVar[float] = 1e-3
     default_time_sampling: ClassVar[str] = "uniform"
     default_prediction: ClassVar[str | None] = None

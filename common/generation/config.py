@@ -30,7 +30,7 @@ from common.generation.matching import Matching, label_of, words_for
 from common.guidance import GUIDANCE
 from common.refusal import Refusal
 from common.runs import RunFolder
-from common.samplers import GRIDS, MODES, SOLVERS, check_seeds, default_solver, ending, path_of
+from common.samplers import GRIDS, MEASURED, MODES, SOLVERS, check_seeds, default_solver, ending, path_of
 
 SAMPLES = 100
 RUNTIME = Mark("is not what tells samples apart")
@@ -84,11 +84,12 @@ class SampleConfig(Checked):
         labels: classes by name or number, repeated in turn, e.g. 3,3,7 or cat,dog (default: all that were learned)
         mode: published samplers: sde reverses the SDE by Euler-Maruyama, ode follows the probability-flow ODE by Euler;
             a solver that can do both, like the predictor-corrector, reads it too
-        solver: solver (default: the exponential one of order 2; Euler-Maruyama if the noise level falls in time, and
+        solver: solver (default: Adams-Bashforth along the angle; Euler-Maruyama if the noise level falls in time, and
             for weights of the published code)
         steps: solver steps (default: those of the solver, 10 to 1000; adaptive solvers choose their own, by --rtol)
         nfe: network evaluations per sample, in place of --steps
-        grid: time grid (default: the solver's own)
+        grid: time grid; measured is measured on the network once, in less than a minute for small ones, kept with the
+            run, and its default from then on (default: the solver's own)
         t_end: time at which sampling ends (default: that of the dynamics, mostly 1e-3)
         denoise_last: give x0_hat at t_end instead of the state there (default: that of the solver)
         prior: start of sampling: zero as published, or data for the data's mean and variance (default: that of the run)
@@ -168,6 +169,7 @@ class SampleConfig(Checked):
         if self.nfe is not None:
             components = path_of(kind, dynamics).num_components
             steps = kind(**arguments).steps_for(self.nfe, components=components, denoise_last=denoise_last)
+        suits = kind(**arguments).default_grid(dynamics)
         return replace(
             self,
             mode=None,
@@ -178,6 +180,7 @@ class SampleConfig(Checked):
             solver_arguments=arguments,
             steps=steps,
             nfe=None,
+            grid=self.grid or (MEASURED if suits is GRIDS[MEASURED] else None),
             t_end=ending(dynamics, self.t_end),
             denoise_last=denoise_last,
             clip_x0=kind.clips and spec.is_image if self.clip_x0 is None else self.clip_x0,

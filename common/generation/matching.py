@@ -111,7 +111,8 @@ def open_process(run: Run, process: Chosen) -> LinearDynamics:
     dynamics: LinearDynamics = build(process, LinearDynamics)
     if not (dynamics.basis.modes or run.dynamics.basis.modes):
         dynamics.prior = Prior(dynamics, run.dynamics.prior.mean, run.dynamics.prior.variance)
-    dynamics.data_std = run.dynamics.data_std
+        dynamics.node_density = run.dynamics.node_density  # over noise levels, which are the same
+    dynamics.data_std, dynamics.decision_level = run.dynamics.data_std, run.dynamics.decision_level
     if dynamics.shows_the_law_of(run.dynamics):
         raise Refusal(
             f"there is nothing to match: {run.folder.name} was trained under {run.dynamics}; name another process by "

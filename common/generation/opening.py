@@ -1,6 +1,8 @@
 """From a command line of generate.py to what samples are drawn with: the run, its prior, its denoiser with wrappers."""
 
+import hashlib
 import inspect
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -20,12 +22,13 @@ from common.dynamics import LinearDynamics, Prior
 from common.generation.blocks import Job
 from common.generation.config import GenerateOrder, Opening, SampleConfig
 from common.generation.matching import Matching, match, notes, open_process, told
+from common.generation.measuring import measure_on
 from common.guidance import GUIDANCE, Matched
 from common.refusal import Refusal
 from common.runs import Run, RunFolder, SampleFolder, find, load_folder
 from common.runs.pretrained import PRETRAINED, fetch
 from common.runs.versions import nature
-from common.samplers import GRIDS, SOLVERS, path_of
+from common.samplers import GRIDS, MEASURED, SOLVERS, path_of
 
 
 def open_run(opening: Opening, describe: Callable[[RunFolder], RunConfig], describing: tuple[str, ...]) -> Run:
@@ -95,6 +98,8 @@ def job_of(run: Run, sample: SampleConfig, device: torch.device, matching: Match
         Refusal: for whatever does not fit together.
     """
     choose_prior(run, sample.prior)
+    if sample.grid == MEASURED and run.dynamics.node_density is None:
+        measure_on(run, device)
     dynamics = open_process(run, sample.process) if sample.process else run.dynamics
     published = run.folder.is_released and not sample.process
     config = sample.settled(dynamics, run.data, published=published, device=device.type)
@@ -153,9 +158,14 @@ def wrapped(run: Run, config: SampleConfig, matched: Matched | None = None) -> n
     return Clipped(denoiser) if config.clip_x0 else denoiser
 
 
-def made_from(run: Run) -> dict[str, Any]:
-    """What the network is made from: its weights and, if no config.json holds them, its classes and arguments."""
+def made_from(run: Run, job: Job) -> dict[str, Any]:
+    """What samples are made from beside their settings: the weights and the grid, if it was measured.
+
+    Classes and arguments of the network are among it if no config.json holds them.
+    """
     found: dict[str, Any] = {"weights": run.source.label(run.kind), "sha256": run.source.sha256(run.kind)}
+    if job.config.grid == MEASURED:
+        found["density"] = hashlib.sha256(json.dumps(job.dynamics.node_density).encode()).hexdigest()
     if run.folder.is_released:
         whole = to_json(run.config)
         found |= {"dynamics": whole["dynamics"], "network": whole["network"]}

@@ -2,7 +2,7 @@
 
 from common.samplers.base import Posterior, Solver
 from common.samplers.correctors import CORRECTORS
-from common.samplers.grids import GRIDS, Grid
+from common.samplers.grids import GRIDS, MEASURED, Grid
 from common.samplers.noise import NoiseSource, check_seeds
 from common.samplers.predictor_corrector import PREDICTORS, PredictorCorrector
 from common.samplers.sampling import MODES, SOLVERS, SampleResult, default_solver, ending, path_of, sample
@@ -10,6 +10,7 @@ from common.samplers.sampling import MODES, SOLVERS, SampleResult, default_solve
 __all__ = [
     "CORRECTORS",
     "GRIDS",
+    "MEASURED",
     "MODES",
     "PREDICTORS",
     "SOLVERS",

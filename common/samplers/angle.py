@@ -16,8 +16,9 @@ from common.dynamics import LinearDynamics
 from common.dynamics.basis import times
 from common.refusal import Refusal
 from common.samplers.base import Solver
-from common.samplers.grids import Grid, data, rho3
+from common.samplers.grids import Grid, for_few
 
+BEYOND = 1.25  # s over the level at which samples are told apart: best of .8 to 2
 FAINT = 1e-3  # of the largest deviation: what a mode is taken to have at least
 
 
@@ -54,12 +55,17 @@ class Place:
 
 
 def deviation(dynamics: LinearDynamics) -> Tensor:
-    """s (*modes): the data's deviation in every mode where the prior knows it mode by mode, else 1."""
+    """s (*modes): the data's deviation in every mode where the prior knows it mode by mode.
+
+    Else one number: 1, or what suits the level at which samples are told apart. From above it V is the slope over sigma
+    (as in iPNDM, arXiv 2202.09778), from below that of the data.
+    """
     variance = dynamics.prior.variance
-    if not (dynamics.basis.modes and variance.ndim):
-        return torch.ones((), dtype=torch.float64, device=dynamics.device)
-    found = variance.sqrt()
-    return found.clamp_min(FAINT * found.max())
+    if dynamics.basis.modes and variance.ndim:
+        found = variance.sqrt()
+        return found.clamp_min(FAINT * found.max())
+    known = dynamics.decision_level if not dynamics.basis.modes else None
+    return torch.tensor(1.0 if known is None else BEYOND * known, dtype=torch.float64, device=dynamics.device)
 
 
 class AngleSolver(Solver):
@@ -80,5 +86,5 @@ class AngleSolver(Solver):
             )
 
     def default_grid(self, dynamics: LinearDynamics) -> Grid:
-        """Dense at the scale of the data; in t^(1/3) where every mode has a noise level of its own."""
-        return rho3 if dynamics.basis.modes else data
+        """As measured on the run, else dense at the scale of the data, else in t^(1/3) where modes differ."""
+        return for_few(dynamics)

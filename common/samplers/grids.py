@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from common.dynamics import LinearDynamics
+from common.refusal import Refusal
 
 Grid = Callable[[LinearDynamics, float, int], Tensor]
+MEASURED = "measured"
 FINE = 4000  # cells in which a density of nodes is summed up
 FLOOR, BUMP, WIDTH, REACH = 0.35, 2.0, 1.6, 10.0  # of the density of nodes around the scale of the data
+DECISIVE_FLOOR, DECISIVE_WIDTH = 0.24, 1.45  # of that around the level at which samples are told apart
 
 
 def _exact_ends(times: Tensor, dynamics: LinearDynamics, t_end: float) -> Tensor:
@@ -68,12 +71,14 @@ class Density:
 
     def __call__(self, dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
         """Times (steps + 1,) from T to ``t_end``."""
-        there = {"dtype": torch.float64, "device": dynamics.device}
-        first, last = position(dynamics, torch.tensor([dynamics.horizon, t_end], **there))
-        fine = torch.lerp(first, last, torch.linspace(0, 1, FINE + 1, **there))
-        density = interpolate(fine, torch.tensor(self.nodes, **there), torch.tensor(self.values, **there))
+        device, ends = dynamics.device, (dynamics.horizon, t_end)
+        first, last = position(dynamics, torch.tensor(ends, dtype=torch.float64, device=device))
+        fine = torch.lerp(first, last, torch.linspace(0, 1, FINE + 1, dtype=torch.float64, device=device))
+        nodes, values = torch.tensor([self.nodes, self.values], dtype=torch.float64, device=device)
+        density = interpolate(fine, nodes, values)
         share = torch.nn.functional.pad(torch.cumulative_trapezoid(density), (1, 0))
-        x = interpolate(torch.linspace(0, 1, steps + 1, **there), share / share[-1], fine)
+        wanted = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=device)
+        x = interpolate(wanted, share / share[-1], fine)
         return _exact_ends(x.exp() if dynamics.basis.modes else dynamics.time_at(x), dynamics, t_end)
 
 
@@ -85,14 +90,44 @@ def interpolate(x: Tensor, nodes: Tensor, values: Tensor) -> Tensor:
 
 
 def data(dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
-    """Steps in log sigma that are short where noise is as large as the data.
+    """Steps in log sigma that are short where noise is as large as the deviation of the data."""
+    return around(dynamics.data_std, FLOOR, WIDTH)(dynamics, t_end, steps)
 
-    Density ``FLOOR + BUMP exp(-(log sigma - log s)^2 / (2 WIDTH^2))``, s the deviation of the data.
+
+def decisive(dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
+    """Steps in log sigma that are short where samples are told apart, at the dynamics' ``decision_level``.
+
+    That is more noise than deviation in large samples; where the level is not known, the deviation is taken.
     """
-    centre = math.log(dynamics.data_std)
+    centre = dynamics.data_std if dynamics.decision_level is None else dynamics.decision_level
+    return around(centre, DECISIVE_FLOOR, DECISIVE_WIDTH)(dynamics, t_end, steps)
+
+
+def around(centre: float, floor: float, width: float) -> Density:
+    """The density ``floor + BUMP exp(-(log sigma - log centre)^2 / (2 width^2))`` of nodes over log sigma."""
     away = torch.linspace(-REACH, REACH, 101, dtype=torch.float64)
-    bump = FLOOR + BUMP * (-away.square() / (2 * WIDTH**2)).exp()
-    return Density(tuple((centre + away).tolist()), tuple(bump.tolist()))(dynamics, t_end, steps)
+    bump = floor + BUMP * (-away.square() / (2 * width**2)).exp()
+    return Density(tuple((math.log(centre) + away).tolist()), tuple(bump.tolist()))
+
+
+def measured(dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
+    """Steps as they were measured on the run's own network (:mod:`common.samplers.measured`).
+
+    Raises:
+        Refusal: if nothing was measured.
+    """
+    if dynamics.node_density is None:
+        raise Refusal("measured belongs to a trained run, and nothing was measured on this one", "grid")
+    return Density(*dynamics.node_density)(dynamics, t_end, steps)
+
+
+def for_few(dynamics: LinearDynamics) -> Grid:
+    """The grid for few evaluations: measured, if it was; else by what is known of the data; rho3 for modes."""
+    if dynamics.node_density is not None:
+        return measured
+    if dynamics.basis.modes:
+        return rho3
+    return data if dynamics.decision_level is None else decisive
 
 
 GRIDS: dict[str, Grid] = {
@@ -101,4 +136,6 @@ GRIDS: dict[str, Grid] = {
     "log_sigma": log_sigma,
     "rho3": rho3,
     "data": data,
+    "decisive": decisive,
+    MEASURED: measured,
 }

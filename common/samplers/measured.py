@@ -1,18 +1,18 @@
 """A time grid measured on a trained denoiser: dense where paths are curved, and where an error grows.
 
-Along the angle (common/samplers/adams.py) an Euler step of length h in x, a variable of the grid, is wrong by
-h^2 / 2 (d^2 w / dphi^2) (dphi / dx)^2. So a few samples are followed on a fine grid, and nodes get the density
+Along the angle (:mod:`common.samplers.angle`) an Euler step of length h in x, a variable of the grid, misses by
+h^2 / 2 (d^2 w / dphi^2) (dphi / dx)^2. Some samples are followed on a fine grid, and nodes get the density
 
-    rho(x) = exp(tilt x) sqrt(rms over samples and modes of s (d^2 w / dphi^2) (dphi / dx)^2),    s the deviation of the data
+    rho(x) = e^(tilt x) sqrt(rms of s (d^2 w / dphi^2) (dphi / dx)^2)      over samples, entries and modes
 
-smoothed over x, and some of a uniform one. Early errors grow on the way, by how much no path tells: the tilt is the one
-of ``TILTS`` with which the same samples come nearest to their own ends in few evaluations. The second difference is that
-of states, so a path costs one evaluation a step, and two states are kept.
+smoothed, and some of a uniform one. What an error grows by on its way to the end no path tells: the tilt is the one of
+``TILTS`` with which few evaluations bring the same samples nearest to their ends. Differences are those of states, so
+that a path costs one evaluation a step, and three states are kept.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,88 +21,105 @@ from common.denoiser import X0Denoiser
 from common.dynamics import LinearDynamics
 from common.refusal import Refusal
 from common.samplers.angle import Place, deviation
-from common.samplers.grids import Density, position
+from common.samplers.grids import Density, Grid, position
 from common.samplers.sampling import SOLVERS, default_solver, ending, sample
 
-SAMPLES = 16  # that are followed
-FINE = 64  # steps in which they are
+FOLLOWED = 16  # samples
+FINE = 64  # steps in which they are followed
 NODES = 48  # of the density that is kept
 SMOOTH = 0.6  # deviation of the smoothing, in x
-FLOOR = 0.1  # of a uniform density
-TILTS = (-0.15, 0.0, 0.15, 0.3, 0.45, 0.6)
+FLOOR = 0.1  # share of a uniform density
+TILTS = (-0.1, 0.0, 0.1, 0.2, 0.3)
 TRIED = (7, 10)  # evaluations with which tilts are compared
+EVALUATIONS = FINE + sum(TRIED) * len(TILTS)  # of each sample, in all
+LEAST = 1e-12  # of a curvature or an error: paths may be straight
 
 
-def measured(
+def measure(
     dynamics: LinearDynamics,
     denoiser: X0Denoiser,
     shape: tuple[int, ...],
     *,
     seeds: Sequence[int],
     labels: Tensor | None = None,
-    t_end: float | None = None,
-    on_evaluation: Callable[[], None] = lambda: None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Density:
-    t_end, name = ending(dynamics, t_end), default_solver(dynamics)
-    curve = _Curvature(dynamics)
+    """Measure a grid for the default solver; it serves the others along the angle, too.
 
-    def run(steps: int, grid: Density | None, callback=None) -> Tensor:
-        return sample(
-            dynamics,
-            denoiser,
-            shape,
-            solver=name,
-            steps=steps,
-            seeds=seeds,
-            labels=labels,
-            grid=grid,
-            t_end=t_end,
-            callback=callback,
-        ).x
+    Args:
+        dynamics: a dynamics of one component, or a ``scalar_path()``.
+        denoiser: any callable (v, t, labels) to x0_hat.
+        shape: data shape (B, C, *S) of the samples that are followed; 16 are enough.
+        seeds: one per sample, other ones than those of samples that errors are told of.
+        labels: classes (B,) int64, or None.
+        on_step: called after every step, ``EVALUATIONS`` times.
 
-    ends = run(FINE, None, lambda _, time, z, __: curve.add(time, z))
-    x, values = curve.density()
-    best = None
-    for tilt in TILTS:
-        grid = _kept(dynamics, x, values, tilt)
-        errors = [(run(steps, grid) - ends).square().mean().sqrt() for steps in TRIED]
-        score = sum(math.log(e) for e in errors)
-        print(tilt, [round(float(e), 4) for e in errors])
-        if best is None or score < best[0]:
-            best = (score, grid, tilt)
-    print("best", best[2])
-    return best[1]
+    Returns:
+        The grid.
+
+    Raises:
+        Refusal: if no solver along the angle applies, or a path is not finite.
+    """
+    name = default_solver(dynamics)
+    SOLVERS[name]().check(dynamics)
+    t_end, curvature = ending(dynamics, None), _Curvature(dynamics)
+
+    def followed(steps: int, grid: Grid | None, seen: Callable[[float, Tensor], None] = lambda time, z: None) -> Tensor:
+        def after(step: int, time: float, z: Tensor, x: Tensor) -> None:
+            seen(time, z)
+            on_step()
+
+        end = sample(
+            dynamics, denoiser, shape, solver=name, steps=steps, seeds=seeds, labels=labels, grid=grid, callback=after
+        )  # fmt: skip
+        return end.x
+
+    ends = followed(FINE, None, curvature.add)
+    if not bool(ends.isfinite().all()):
+        raise Refusal("measured: samples of this network are not finite; take another grid", "grid")
+    tried = [curvature.grid(tilt, t_end) for tilt in TILTS]
+    return min(tried, key=lambda grid: sum(_log_error(followed(steps, grid), ends) for steps in TRIED))
+
+
+def _log_error(x: Tensor, ends: Tensor) -> float:
+    return math.log(max(float((x - ends).square().mean().sqrt()), LEAST))
 
 
 class _Curvature:
-    def __init__(self, dynamics):
-        self.dynamics, self.spread = dynamics, deviation(dynamics)
-        self.last = []
-        self.found = []
+    """Curvature of paths over x, from states in a row."""
+
+    def __init__(self, dynamics: LinearDynamics) -> None:
+        self._dynamics, self._spread = dynamics, deviation(dynamics)
+        self._states: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=3)  # x, phi and w
+        self._x: list[Tensor] = []
+        self._values: list[Tensor] = []
 
     def add(self, time: float, z: Tensor) -> None:
+        """Take the states (B, 1, C, *S) at the next time."""
         t = torch.tensor([time], dtype=torch.float64, device=z.device)
-        place = Place(self.dynamics, t); radius, phi = place.radius, place.angle
-        basis = self.dynamics.basis
-        w = basis.analysis(z.squeeze(1)) * (1 / radius)
-        x = position(self.dynamics, t)
-        self.last = [*self.last[-2:], (x, phi, w)]
-        if len(self.last) == 3:
-            (xa, pa, a), (xb, pb, b), (xc, pc, c) = self.last
-            bend = ((c - b) / (pc - pb) - (b - a) / (pb - pa)) / (pc - pa) * 2
-            speed = (pc - pa) / (xc - xa)
-            found = (self.spread * bend * speed.square()).abs().square().mean().sqrt().sqrt()
-            self.found.append((xb, found.reshape(1)))
+        place = Place(self._dynamics, t)
+        w = self._dynamics.basis.analysis(z.squeeze(1).double()) / place.radius
+        self._states.append((position(self._dynamics, t), place.angle, w))
+        if len(self._states) == 3:
+            (x0, phi0, w0), (x1, phi1, w1), (x2, phi2, w2) = self._states
+            bend = _over(w2 - w1, phi2 - phi1) - _over(w1 - w0, phi1 - phi0)
+            missed = 2 * self._spread * bend * (phi2 - phi0) / (x2 - x0).square()
+            self._x.append(x1)
+            self._values.append(missed.abs().square().mean().sqrt().sqrt().clamp_min(LEAST).reshape(1))
 
-    def density(self):
-        x, d = (torch.cat(c).double() for c in zip(*self.found))
-        return x.flip(0), d.flip(0)
+    def grid(self, tilt: float, t_end: float) -> Density:
+        """The density of nodes, with a tilt."""
+        ends = torch.tensor([t_end, self._dynamics.horizon], dtype=torch.float64, device=self._dynamics.device)
+        low, high = position(self._dynamics, ends).tolist()
+        x, values = torch.cat(self._x).flip(0).cpu(), torch.cat(self._values).flip(0).cpu()
+        nodes = torch.linspace(low, high, NODES, dtype=torch.float64)
+        width = torch.gradient(x)[0]
+        kernel = width * torch.softmax(-(nodes.unsqueeze(1) - x).square() / (2 * SMOOTH**2), 1)
+        density = (kernel @ values) / kernel.sum(1) * (tilt * (nodes - high)).exp()
+        density = (1 - FLOOR) * density / density.mean() + FLOOR
+        return Density(tuple(nodes.tolist()), tuple(density.tolist()))
 
 
-def _kept(dynamics, x, values, tilt):
-    nodes = torch.linspace(float(x[0]), float(x[-1]), NODES, dtype=torch.float64)
-    kernel = (-((nodes[:, None] - x[None]) ** 2) / (2 * SMOOTH**2)).exp() * torch.gradient(x)[0]
-    smooth = (kernel @ values) / kernel.sum(1)
-    tilted = smooth * (tilt * nodes).exp()
-    tilted = tilted / tilted.mean()
-    return Density(tuple(nodes.tolist()), tuple(((1 - FLOOR) * tilted + FLOOR).tolist()))
+def _over(change: Tensor, angle: Tensor) -> Tensor:
+    """Slopes of modes; 0 where the angle stands still, as in modes that hold nothing of the data yet."""
+    return change / torch.where(angle == 0, torch.inf, angle)
