@@ -22,7 +22,7 @@ from gfdm.dynamics import FVP
 
 BAR = 1.05
 SHAPE = (64, 3, 32, 32)
-TOLERANCES = {10: {"rtol": 1e-2}, 1000: {"rtol": 1e-5}}  # of adaptive solvers, by the steps that they stand for
+TOLERANCES = {10: {"rtol": 1e-3}, 1000: {"rtol": 1e-5}}  # of adaptive solvers, by the steps that they stand for
 MEASURE = "--measure"
 
 
