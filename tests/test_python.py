@@ -106,6 +106,23 @@ def test_either_finds_what_the_other_has_drawn(own, capsys, first):
         assert kept.folder == folder
 
 
+def test_evaluations_are_another_way_to_say_steps(own):
+    """As --nfe: Heun's method takes two a step; an adaptive solver says afterwards what it took."""
+    by_steps = generate(own, n_samples=3, steps=2, solver="heun")
+    by_nfe = generate(own, n_samples=3, nfe=4, solver="heun")
+    assert np.array_equal(by_nfe.x, by_steps.x)
+    assert by_nfe.evaluations == by_steps.evaluations == 4
+    assert generate(own, n_samples=3, solver="dopri5", solver_arguments={"rtol": 0.1}).evaluations > 30
+    for arguments, told in (
+        ({"nfe": 3, "solver": "heun"}, "^nfe 3: no number of steps takes just as many; give 2 or 4$"),
+        ({"nfe": 4, "steps": 2}, "^nfe and steps exclude each other; leave one of them out$"),
+        ({"steps": 2, "solver": "dopri5"}, "^steps has no effect on dopri5, .*; give rtol instead$"),
+        ({"grid": "data", "solver": "dopri5"}, "^grid has no effect on dopri5, .*; give rtol instead$"),
+    ):
+        with pytest.raises(Refusal, match=told):
+            generate(own, n_samples=3, **arguments)
+
+
 def test_a_network_that_was_changed_is_not_kept_as_that_of_the_run(own):
     with torch.no_grad():
         next(own.denoiser.backbone.parameters()).add_(1)

@@ -1,5 +1,6 @@
 """Adaptive solvers: exact flows within the tolerance, times that are known, batch mates that do not matter, an end."""
 
+import gc
 import math
 
 import pytest
@@ -178,3 +179,17 @@ def test_nobody_knows_evaluations_beforehand():
         SOLVERS["dopri5"]().calls(3)
     with pytest.raises(Refusal, match="nfe has no effect on dopri5, which chooses its own steps; give --rtol"):
         SOLVERS["dopri5"]().steps_for(30)
+
+
+def test_memory_does_not_grow_with_the_steps():
+    held = []
+
+    def measure(i: int, t: float, z: Tensor, x: Tensor) -> None:
+        if i % 10 == 9:
+            held.append(sum(o.numel() for o in gc.get_objects() if issubclass(type(o), Tensor)))
+
+    solver = SOLVERS["dopri5"](1e-6)
+    sample(build("cld"), lambda v, t, labels: torch.tanh(3 * v), (2, 1, 40, 40), solver=solver, steps=1, seeds=[0, 1],
+           callback=measure)  # fmt: skip
+    assert len(held) >= 3
+    assert max(held) - min(held) < 2 * 40 * 40  # less than half a state
