@@ -5,9 +5,10 @@ h^2 / 2 (d^2 w / dphi^2) (dphi / dx)^2. Some samples are followed on a fine grid
 
     rho(x) = e^(tilt x) sqrt(rms of s (d^2 w / dphi^2) (dphi / dx)^2)      over samples, entries and modes
 
-smoothed, and some of a uniform one. What an error grows by on its way to the end no path tells: the tilt is the one of
-``TILTS`` with which few evaluations bring the same samples nearest to their ends. Differences are those of states, so
-that a path costs one evaluation a step, and three states are kept.
+smoothed, and some of a uniform one. What an error grows by on its way to the end no path tells: so a few tilts, and bumps
+around the level at which samples are told apart, are tried on the same samples, and the grid is the one with which few
+evaluations bring them nearest to their ends. Differences are those of states: a path costs one evaluation a step, and
+three states are kept.
 """
 
 import math
@@ -21,17 +22,18 @@ from common.denoiser import X0Denoiser
 from common.dynamics import LinearDynamics
 from common.refusal import Refusal
 from common.samplers.angle import Place, deviation
-from common.samplers.grids import Density, Grid, position
+from common.samplers.grids import DECISIVE_FLOOR, DECISIVE_WIDTH, Density, Grid, around, position
 from common.samplers.sampling import SOLVERS, default_solver, ending, sample
 
-FOLLOWED = 16  # samples
+FOLLOWED = 32  # samples
 FINE = 64  # steps in which they are followed
 NODES = 48  # of the density that is kept
 SMOOTH = 0.6  # deviation of the smoothing, in x
 FLOOR = 0.1  # share of a uniform density
 TILTS = (-0.1, 0.0, 0.1, 0.2, 0.3)
-TRIED = (7, 10)  # evaluations with which tilts are compared
-EVALUATIONS = FINE + sum(TRIED) * len(TILTS)  # of each sample, in all
+BUMPS = (0.7, 1.0, 1.4)  # centres, over the level at which samples are told apart
+TRIED = (7, 10)  # evaluations with which grids are compared
+EVALUATIONS = FINE + sum(TRIED) * (len(TILTS) + len(BUMPS))  # of each sample, in all, at most
 LEAST = 1e-12  # of a curvature or an error: paths may be straight
 
 
@@ -49,10 +51,10 @@ def measure(
     Args:
         dynamics: a dynamics of one component, or a ``scalar_path()``.
         denoiser: any callable (v, t, labels) to x0_hat.
-        shape: data shape (B, C, *S) of the samples that are followed; 16 are enough.
+        shape: data shape (B, C, *S) of the samples that are followed; 32 are enough.
         seeds: one per sample, other ones than those of samples that errors are told of.
         labels: classes (B,) int64, or None.
-        on_step: called after every step, ``EVALUATIONS`` times.
+        on_step: called after every step, ``EVALUATIONS`` times at most.
 
     Returns:
         The grid.
@@ -78,11 +80,14 @@ def measure(
     if not bool(ends.isfinite().all()):
         raise Refusal("measured: samples of this network are not finite; take another grid", "grid")
     tried = [curvature.grid(tilt, t_end) for tilt in TILTS]
+    if dynamics.decision_level is not None and not dynamics.basis.modes:
+        tried += [around(centre * dynamics.decision_level, DECISIVE_FLOOR, DECISIVE_WIDTH) for centre in BUMPS]
     return min(tried, key=lambda grid: sum(_log_error(followed(steps, grid), ends) for steps in TRIED))
 
 
 def _log_error(x: Tensor, ends: Tensor) -> float:
-    return math.log(max(float((x - ends).square().mean().sqrt()), LEAST))
+    each = (x - ends).square().flatten(1).mean(1).sqrt()  # a few samples that turn into others must not decide
+    return math.log(max(float(each.mean()), LEAST))
 
 
 class _Curvature:
