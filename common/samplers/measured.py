@@ -5,10 +5,10 @@ h^2 / 2 (d^2 w / dphi^2) (dphi / dx)^2. Some samples are followed on a fine grid
 
     rho(x) = e^(tilt x) sqrt(rms of s (d^2 w / dphi^2) (dphi / dx)^2)      over samples, entries and modes
 
-smoothed, and some of a uniform one. What an error grows by on its way to the end no path tells: so a few tilts, and bumps
-around the level at which samples are told apart, are tried on the same samples, and the grid is the one with which few
-evaluations bring them nearest to their ends. Differences are those of states: a path costs one evaluation a step, and
-three states are kept.
+smoothed, and some of a uniform one. What an error grows by on its way to the end no path tells: so a few tilts, and
+bumps around the level at which samples are told apart, are tried on the same samples, and the grid is the one with
+which few evaluations bring them nearest to their ends. Differences are those of states: a path costs one evaluation a
+step, and three states are kept.
 """
 
 import math
