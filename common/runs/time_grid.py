@@ -1,6 +1,5 @@
 """The time grid that was measured on a run's network, as its folder keeps it."""
 
-import math
 from itertools import pairwise
 from typing import Any, TypeGuard
 
@@ -9,7 +8,7 @@ from common.refusal import Refusal
 from common.runs.folder import RunFolder
 
 NodeDensity = tuple[tuple[float, ...], tuple[float, ...]]
-MOST = 10_000  # nodes
+MOST, HUGE = 10_000, 1e300  # nodes, and what no number of theirs reaches
 
 
 def read_time_grid(folder: RunFolder) -> NodeDensity | None:
@@ -50,6 +49,6 @@ def _is_density(parts: list[Any]) -> TypeGuard[list[list[float]]]:
     if len(parts) != 2 or not all(isinstance(part, list) and 2 <= len(part) <= MOST for part in parts):
         return False
     nodes, density = parts
-    if not all(type(value) in (int, float) and abs(value) < math.inf for value in (*nodes, *density)):
+    if not all(type(value) in (int, float) and abs(value) < HUGE for value in (*nodes, *density)):
         return False
     return len(nodes) == len(density) and all(a < b for a, b in pairwise(nodes)) and min(density) > 0

@@ -65,7 +65,7 @@ def deviation(dynamics: LinearDynamics) -> Tensor:
         found = variance.sqrt()
         return found.clamp_min(FAINT * found.max())
     known = dynamics.decision_level if not dynamics.basis.modes else None
-    return torch.tensor(1.0 if known is None else BEYOND * known, dtype=torch.float64, device=dynamics.device)
+    return torch.full((), 1.0 if known is None else BEYOND * known, dtype=torch.float64, device=dynamics.device)
 
 
 class AngleSolver(Solver):
