@@ -9,7 +9,7 @@ from the same seed.
 One table per run is printed, the best at 7 first. Marked are the default, and the former one: exp2, uniform in log
 sigma, or in log t under heat dynamics. Then follows what the one gains over the other. --out keeps all figures
 (few_evaluations.csv) and a plot (few_evaluations.png). With --peer the samplers of azula 0.11 stand beside them, with
-the same network, noise levels, start, clipping and end, on their own uniform times and on our default grid:
+the same network, noise levels, start, clipping and end, on their own uniform times and on grids of ours:
 
     python -m pip install --target DIR --no-deps azula==0.11.1
     PYTHONPATH=DIR python benchmarks/few_evaluations.py --peer
@@ -44,7 +44,19 @@ from common.media.figures import few_ticks, new_figure, save_figure
 from common.progress import bar
 from common.refusal import Refusal
 from common.runs import Run, load
-from common.samplers import GRIDS, SOLVERS, Grid, NoiseSource, Posterior, default_solver, ending, path_of, sample
+from common.samplers import (
+    GRIDS,
+    MEASURED,
+    SOLVERS,
+    Grid,
+    NoiseSource,
+    Posterior,
+    default_solver,
+    ending,
+    path_of,
+    sample,
+)
+from common.samplers.measured import FOLLOWED, measure
 from common.table import table
 
 if TYPE_CHECKING:
@@ -53,6 +65,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "few_evaluations"
 RUNS = ("digits-demo", "digits-heat-demo", "mnist-demo")
+FIRST_SEED = 2**31  # of the samples that a grid is measured on
 COUNTS = (4, 5, 7, 10, 15, 20)
 CONVERGED = 400  # evaluations
 SORTED_BY = 7
@@ -119,6 +132,17 @@ class Subject:
         self.former = FORMER, "log_time" if dynamics.basis.modes else "log_sigma"
         self._network = Counted(run.denoiser.to(device), on_call)
         self._converged: dict[bool, Tensor] = {}
+
+    def measure(self) -> None:
+        """Measure a grid on the network, on other samples, as generate.py --grid measured does."""
+        labels = self.run.data.labels_for(range(FOLLOWED), None)
+        self.grids[MEASURED] = measure(
+            self.path,
+            self.denoiser(True),
+            (FOLLOWED, *self.run.data.shape),
+            seeds=range(FIRST_SEED, FIRST_SEED + FOLLOWED),
+            labels=None if labels is None else labels.to(self.path.device),
+        )
 
     def _can_be_laid(self, grid: Grid) -> bool:
         try:
@@ -298,7 +322,7 @@ def rows_of(subject: Subject, solvers: Sequence[str], grids: Sequence[str], peer
         subject: the run.
         solvers: names of ours.
         grids: names for ours.
-        peer: whether azula is asked for: on its own uniform times and on our default grid.
+        peer: whether azula is asked for: on its own uniform times and on grids of ours.
     """
     reasons = {name: unfit(name, subject.run.dynamics) for name in solvers}
     left_out = [f"{name} {reason}" for name, reason in reasons.items() if reason]
@@ -310,14 +334,21 @@ def rows_of(subject: Subject, solvers: Sequence[str], grids: Sequence[str], peer
     elif peer:
         from benchmarks.azula_samplers import SAMPLERS
 
-        rows += [PeerRow(name, grid) for name in SAMPLERS for grid in ("uniform", subject.default[1])]
+        rows += [PeerRow(name, grid) for name in SAMPLERS for grid in peer_grids(subject)]
     return rows, left_out
+
+
+def peer_grids(subject: Subject) -> list[str]:
+    """Grids for azula: its own uniform times, the one at the scale of the data, and our default."""
+    return list(dict.fromkeys(("uniform", "data", subject.default[1])))
 
 
 def examine(run: Run, given: argparse.Namespace, device: torch.device) -> Result:
     """Measure all that a command line asks for about one run."""
     with bar(0, run.folder.name, "evaluation", lasting=True) as progress:
         subject = Subject(run, given.n_samples, device, progress.update)
+        if MEASURED in given.grids and MEASURED not in subject.grids:
+            subject.measure()
         rows, left_out = rows_of(subject, given.solvers, given.grids, given.peer)
         clipping = {True, *(row.clips for row in rows)}
         figures = sum(nfe for row in rows for nfe in given.counts if row.steps_for(nfe))
@@ -369,10 +400,10 @@ def verdicts(result: Result) -> list[str]:
 
 
 def against_peer(result: Result, counts: Sequence[int]) -> list[str]:
-    """The default beside the best of azula's samplers, at every number of evaluations and on both grids."""
+    """The default beside the best of azula's samplers, at every number of evaluations and on each grid."""
     lines, default = [], result.ours(result.subject.default)
     for nfe in counts:
-        for grid in ("uniform", result.subject.default[1]):
+        for grid in peer_grids(result.subject):
             best = result.best_peer(grid, nfe)
             if best is not None and default is not None and nfe in default.errors:
                 own, other = default.at(nfe), best.at(nfe)
