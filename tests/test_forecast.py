@@ -53,7 +53,7 @@ def test_the_time_of_the_published_sampler_and_the_short_way(told):
     (time, note), denoiser = told("em", 1000, 0.9, 0.5)  # the first evaluation also sets things up
     assert denoiser.calls == 2
     assert time == "time      about 8.3 min: 1,000 evaluations of the network, 0.5 s for 10 samples at a time"
-    assert note == "note      a short way: --solver ab3 --steps 10 (without --mode) takes about 5 s"
+    assert note == "note      a short way: --solver ab3 --steps 10 (without --mode) takes about 5.0 s"
     assert told("em", 1000, 20.0)[1].calls == 1  # a slow one is timed once
     assert "0.2 s for 10 samples" in told("em", 1000, 2.4, 0.2)[0][0]  # a network that adapts is slow to set up
 

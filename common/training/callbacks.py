@@ -25,7 +25,7 @@ from common.training.csv_log import CsvLog
 from common.training.loggers import log_picture
 from common.training.module import EVALUATION, LOSS, VALIDATION, DiffusionModule
 
-GRID_STEPS, GRID_SAMPLES, GRID_SOUNDS = 20, 50, 8  # of the grids; sounds are long
+GRID_STEPS, GRID_SAMPLES, GRID_SOUNDS = 7, 50, 8  # of the grids; sounds are long
 GRID_COLUMNS = 10  # of samples without classes
 
 
