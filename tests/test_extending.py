@@ -68,10 +68,10 @@ def test_commands_run_in_order(plugins):
     assert np.load(waves).shape == (100, 64, 1)
     assert list(plugins.glob("runs/waves_*/samples/step-*.png"))
     generated = plugins / "runs" / "ou_digits_ou_unet" / "generated_data" / "model-final"
-    assert {path.name for path in generated.iterdir()} == {"sde3-ema", "ralston-3-ema", "exp2-3-ema"}
+    assert {path.name for path in generated.iterdir()} == {"sde3-ema", "ralston-3-ema", "ab3-3-ema"}
     assert "sharpness" in json.loads(next(generated.glob("*/metrics.json")).read_text())
     known = Digits().load(DataOptions(Path())).train.images[3, 0, :, :4] / 255
-    drawn = np.load(generated / "exp2-3-ema" / "data" / "data_000000.npy")
+    drawn = np.load(generated / "ab3-3-ema" / "data" / "data_000000.npy")
     assert np.abs(drawn[:, :, :4, 0] - known.numpy()).mean() < 0.05  # the known half is that of image 3
     assert drawn[:, :, 4:].std(0).mean() > 2 * drawn[:, :, :4].std(0).mean()
 

@@ -30,6 +30,7 @@ from common.metrics import Agreement
 from common.progress import bar
 from common.refusal import Refusal
 from common.runs import Run
+from common.samplers import SOLVERS
 from common.training.module import DiffusionModule
 from tests.documents import ROOT, blocks
 from tests.training import tiny
@@ -162,7 +163,7 @@ REFUSED = {
     "labels must be a list": {"labels": []},
     "labels 'cat' is no class; there are 0 to 9": {"labels": "cat"},
     "labels cannot be": {"labels": [0.5]},
-    "solver must be one of em, euler, exp1, exp2, pc, got 'x'": {"solver": "x"},
+    f"solver must be one of {', '.join(SOLVERS)}, got 'x'": {"solver": "x"},
     "grid must be one of": {"grid": "x"},
     "prior must be one of zero, data, got 'x'": {"prior": "x"},
     "device must be one of auto, cpu, cuda, got 'tpu'": {"device": "tpu"},
@@ -198,7 +199,7 @@ def test_refusals_name_arguments(own):
 
 
 def test_what_the_program_notes_is_a_warning(own):
-    with pytest.warns(UserWarning, match=r"^em needs about \d+ steps or more; solver exp2 does with 20$") as warned:
+    with pytest.warns(UserWarning, match=r"^em needs about \d+ steps or more; solver ab3 does with 10$") as warned:
         generate(own, n_samples=2, steps=2, solver="em")
     assert warned[0].filename == __file__
     with torch.no_grad():

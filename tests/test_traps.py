@@ -125,9 +125,9 @@ def test_a_new_field_is_another_folder(drawn, monkeypatch):
     assert "temperature" in {flag.name for flag in flags_of(Later)}
     words = ["--run_id", "a", "--n_samples", "2", "--steps", "2"]
     assert generate.main(words) == 0
-    assert [path.name for path in drawn.iterdir()] == ["exp2-2-ema"]
+    assert [path.name for path in drawn.iterdir()] == ["ab3-2-ema"]
     assert generate.main([*words, "--temperature", "2"]) == 0
-    assert {path.name for path in drawn.iterdir()} == {"exp2-2-ema", "exp2-2-ema-2"}
+    assert {path.name for path in drawn.iterdir()} == {"ab3-2-ema", "ab3-2-ema-2"}
 
 
 def test_replaced_weights_are_drawn_again(drawn, capsys):
@@ -135,7 +135,7 @@ def test_replaced_weights_are_drawn_again(drawn, capsys):
     capsys.readouterr()
     assert generate.main(words) == 0
     assert "not needed" in capsys.readouterr().out
-    before = np.load(drawn / "exp2-2-ema" / "data" / "data_000000.npy")
+    before = np.load(drawn / "ab3-2-ema" / "data" / "data_000000.npy")
     file = drawn.parents[1] / "model" / "ema_model-final.pth"
     state = {name: value + 0.05 for name, value in torch.load(file, weights_only=True).items()}
     torch.save(state, file)
@@ -145,7 +145,7 @@ def test_replaced_weights_are_drawn_again(drawn, capsys):
     (drawn.parents[1] / "manifest.json").unlink()
     assert generate.main(words) == 0
     assert "not needed" not in capsys.readouterr().out
-    after = np.load(drawn / "exp2-2-ema-2" / "data" / "data_000000.npy")
+    after = np.load(drawn / "ab3-2-ema-2" / "data" / "data_000000.npy")
     assert np.abs(before - after).max() > 1e-3
 
 

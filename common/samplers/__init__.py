@@ -5,7 +5,16 @@ from common.samplers.correctors import CORRECTORS
 from common.samplers.grids import GRIDS, MEASURED, Grid
 from common.samplers.noise import NoiseSource, check_seeds
 from common.samplers.predictor_corrector import PREDICTORS, PredictorCorrector
-from common.samplers.sampling import MODES, SOLVERS, SampleResult, default_solver, ending, path_of, sample
+from common.samplers.sampling import (
+    MODES,
+    SOLVERS,
+    SampleResult,
+    default_solver,
+    ending,
+    path_of,
+    quick_solver,
+    sample,
+)
 
 __all__ = [
     "CORRECTORS",
@@ -24,5 +33,6 @@ __all__ = [
     "default_solver",
     "ending",
     "path_of",
+    "quick_solver",
     "sample",
 ]

@@ -59,6 +59,14 @@ def default_solver(dynamics: LinearDynamics, *, published: bool = False) -> str:
     return "ab2" if dynamics.basis.modes else "ab3"
 
 
+def quick_solver(dynamics: LinearDynamics) -> str:
+    """Name of the best solver of few evaluations, for samples that a training shows.
+
+    Where the noise level falls in time that is order 1 on the whole state: Euler-Maruyama diverges in few steps.
+    """
+    return default_solver(dynamics) if dynamics.is_monotone else "exp1"
+
+
 @dataclass(frozen=True)
 class SampleResult:
     """What :func:`sample` returns.

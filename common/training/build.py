@@ -18,7 +18,7 @@ from common.data.source import DataSet
 from common.refusal import Refusal
 from common.runs import RunFolder, RunNotFound, find, load_weights, open_version
 from common.runs.versions import nature
-from common.samplers import default_solver
+from common.samplers import quick_solver
 from common.training.callbacks import SampleGrid
 from common.training.csv_log import CsvLog
 from common.training.module import DiffusionModule
@@ -185,7 +185,7 @@ def build_trainer(
     """
     scale = config.keeping.picture_scale
     check_picture_scale(scale, config.sample)
-    solver, at_once = default_solver(module.dynamics), config.recipe.batch_size
+    solver, at_once = quick_solver(module.dynamics), config.recipe.batch_size
     grids = SampleGrid(folder, config.sample, solver, at_once, scale)
     log = CsvLog(folder.metrics, resume_step)
     try:
