@@ -444,6 +444,8 @@ def plot(results: Sequence[Result]) -> "Figure":
         counts = sorted({nfe for row in result.rows for nfe in row.errors})
         panel.set_xticks(counts, list(map(str, counts)))
         panel.minorticks_off()
+        if former is not None:  # what is far worse than the former default does not set the scale
+            panel.set_ylim(top=3 * max(error for error in former.errors.values()))
         few_ticks(panel.yaxis, 8)
         panel.legend(fontsize=7)
     return drawing
