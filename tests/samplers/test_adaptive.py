@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor
 
 from common.denoiser import Clipped
@@ -24,14 +25,22 @@ def run(solver, dynamics, denoiser, init: Tensor, end: float, **more):
     )
 
 
-@pytest.mark.parametrize(
-    ("method", "name"),
-    [
-        *((method, name) for method in METHODS for name in ("vp", "fvp-0.3-3-path", "heat-8")),
-        *((method, name) for method in METHODS[1:] for name in ("edm", "flow", "cld")),
-        ("dopri5", "fve-0.9-2"),
-    ],
-)
+FLOWS = [
+    *((method, name) for method in METHODS for name in ("vp", "fvp-0.3-3-path", "heat-8")),
+    *((method, name) for method in METHODS[1:] for name in ("edm", "flow", "cld")),
+    ("dopri5", "fve-0.9-2"),
+]
+
+
+def often(cases: list[tuple[str, str]], place: int, known: str) -> list[ParameterSet]:
+    """Every method on one process, and one method on all; the other pairs are slow."""
+    return [
+        pytest.param(*case, marks=[] if "dopri5" in case or case[place] == known else [pytest.mark.slow])
+        for case in cases
+    ]
+
+
+@pytest.mark.parametrize(("method", "name"), often(FLOWS, 1, "vp"))
 def test_a_flow_is_followed_within_the_tolerance(method, name):
     """Of a mixture in float64: against quantiles, mode by mode; of several components against SciPy."""
     dynamics = build(name)
@@ -97,7 +106,7 @@ DEMOS = [("digits-demo", method) for method in METHODS] + [
 ]
 
 
-@pytest.mark.parametrize(("name", "method"), DEMOS)
+@pytest.mark.parametrize(("name", "method"), often(DEMOS, 1, "bosh3"))
 def test_a_sample_hardly_depends_on_its_batch_mates(name, method):
     """10 x rtol between blocks of 1, 7 and 16, of a trained network; an easy sample is not coarser beside others."""
     opened = demo(name)
@@ -114,7 +123,7 @@ def test_a_sample_hardly_depends_on_its_batch_mates(name, method):
         assert apart < 10 * rtol
 
 
-@pytest.mark.parametrize(("name", "method"), DEMOS)
+@pytest.mark.parametrize(("name", "method"), often(DEMOS, 1, "bosh3"))
 def test_defaults_leave_most_samples_within_a_hundredth(name, method):
     """The promise of their docstring, against many steps of another scheme; some samples lie where paths part."""
     opened = demo(name)

@@ -73,8 +73,16 @@ def test_any_other_number_of_evaluations_is_refused_with_the_nearest(name):
         assert near == [*([max(below)] if below else []), min(above)]
 
 
-@pytest.mark.parametrize("model", ["digits-demo", "digits-heat-demo"])
-@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        *((name, "digits-demo") for name in FIXED),
+        *(
+            pytest.param(name, "digits-heat-demo", marks=[] if name in ("ab2", "em") else [pytest.mark.slow])
+            for name in FIXED
+        ),
+    ],
+)
 def test_image_i_is_that_of_seed_i_in_blocks_of_1_7_and_64(name, model):
     """Of a trained network, at most 1e-4 apart; adaptive solvers have a bar of their own."""
     opened = demo(model)
