@@ -1,7 +1,7 @@
 """Quality against evaluations of the network: figures of all sets of samples of a run that evaluate.py has judged.
 
-One line per set: solver, grid, evaluations, number of samples and the figures, with intervals where they have one. --out
-draws the first figure over the evaluations. Draw and judge the sets first, e.g.
+One line per set: solver, grid, evaluations, number of samples and the figures, with intervals where they have one.
+--out draws the first figure over the evaluations. Draw and judge the sets first, e.g.
 
     python generate.py --run_id digits-heat-demo --n_samples 2000 --nfe 7
     python evaluate.py --run_id digits-heat-demo --samples ab2-7-ema --metrics agreement,nearest,sw,kid

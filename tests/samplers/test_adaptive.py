@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from _pytest.mark import ParameterSet
 from torch import Tensor
 
 from common.denoiser import Clipped
@@ -32,7 +31,7 @@ FLOWS = [
 ]
 
 
-def often(cases: list[tuple[str, str]], place: int, known: str) -> list[ParameterSet]:
+def often(cases: list[tuple[str, str]], place: int, known: str) -> list:
     """Every method on one process, and one method on all; the other pairs are slow."""
     return [
         pytest.param(*case, marks=[] if "dopri5" in case or case[place] == known else [pytest.mark.slow])
