@@ -38,22 +38,24 @@ def test_samples_are_those_of_generate(solver, grid):
 
 def test_figures_are_distances_to_the_converged_samples(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(few_evaluations, "CONVERGED", 60)
-    command = "--run_id digits-demo --n_samples 8 --counts 5 4 --solvers exp2 ab3 --grids data log_sigma --threads 1"
+    command = (
+        "--run_id digits-demo --n_samples 8 --counts 5 4 --solvers exp2 ab3 --grids measured log_sigma --threads 1"
+    )
     assert main([*command.split(), "--out", str(tmp_path)]) == 0
     with (tmp_path / "few_evaluations.csv").open() as file:
         rows = {(row["solver"], row["grid"], int(row["evaluations"])): row for row in csv.DictReader(file)}
     assert len(rows) == 2 * 2 * 2
     subject = Subject(digits(), 8, CPU)
-    converged, _ = OurRow("ab3", "data").draw(subject, 60)
-    for solver, grid, nfe in (("ab3", "data", 5), ("exp2", "log_sigma", 4)):
+    converged, _ = OurRow("ab3", "measured").draw(subject, 60)
+    for solver, grid, nfe in (("ab3", "measured", 5), ("exp2", "log_sigma", 4)):
         wanted = np.sqrt(np.square((OurRow(solver, grid).draw(subject, nfe)[0] - converged).numpy()).mean())
         assert float(rows[solver, grid, nfe]["distance"]) == pytest.approx(wanted, rel=1e-4)
     lines = capsys.readouterr().out.splitlines()
     (default,) = (line.split() for line in lines if line.endswith(" default") and "former" not in line)
     (former,) = (line.split() for line in lines if line.endswith("former default"))
-    assert default[:2] == ["ab3", "data"]
+    assert default[:2] == ["ab3", "measured"]
     assert former[:2] == ["exp2", "log_sigma"]
-    assert float(default[3]) == pytest.approx(float(rows["ab3", "data", 5]["distance"]), abs=6e-5)
+    assert float(default[3]) == pytest.approx(float(rows["ab3", "measured", 5]["distance"]), abs=6e-5)
     assert sum(line.endswith("not measured") for line in lines) == 3  # 7, 10 and 20 were not asked for
     assert (tmp_path / "few_evaluations.png").read_bytes().startswith(b"\x89PNG")
 
@@ -68,7 +70,7 @@ def test_what_cannot_be_compared_is_left_out():
 
 def result_with(*rows: Row) -> Result:
     run = SimpleNamespace(folder=SimpleNamespace(name="run"), data=digits().data)
-    subject = SimpleNamespace(default=("ab3", "data"), former=("exp2", "log_sigma"), seeds=range(8), run=run)
+    subject = SimpleNamespace(default=("ab3", "measured"), former=("exp2", "log_sigma"), seeds=range(8), run=run)
     return Result(subject, list(rows), [], 0.001)
 
 
@@ -79,7 +81,7 @@ def row_of(kind: type[Row], solver: str, grid: str, errors: dict[int, float]) ->
 
 
 def test_verdicts():
-    default = row_of(OurRow, "ab3", "data", {7: 0.02, 10: 0.015})
+    default = row_of(OurRow, "ab3", "measured", {7: 0.02, 10: 0.015})
     former = row_of(OurRow, "exp2", "log_sigma", {7: 0.1, 10: 0.06, 20: 0.0125})
     broken = row_of(OurRow, "exp1", "data", {7: float("nan"), 10: 0.001})
     peers = [
