@@ -1,9 +1,10 @@
 """The time grid that was measured on a run's network, as its folder keeps it."""
 
+import json
 from itertools import pairwise
 from typing import Any, TypeGuard
 
-from common.files import read_json, write_json
+from common.files import atomic_write, read_json
 from common.refusal import Refusal
 from common.runs.folder import RunFolder
 
@@ -41,7 +42,8 @@ def write_time_grid(folder: RunFolder, found: NodeDensity, weights: str) -> None
         weights: which weights it was measured on, in words.
     """
     with folder.manifest.renewing(folder.time_grid):
-        write_json(folder.time_grid, {"weights": weights, "nodes": list(found[0]), "density": list(found[1])})
+        content = json.dumps({"weights": weights, "nodes": found[0], "density": found[1]}, allow_nan=False)
+        atomic_write(folder.time_grid, f"{content}\n".encode())
 
 
 def _is_density(parts: list[Any]) -> TypeGuard[list[list[float]]]:

@@ -27,7 +27,7 @@ from common.samplers.sampling import SOLVERS, default_solver, ending, sample
 
 FOLLOWED = 32  # samples
 FINE = 64  # steps in which they are followed
-NODES = 48  # of the density that is kept
+NODES, DIGITS = 32, 4  # of the density that is kept, and of its numbers after the point
 SMOOTH = 0.6  # deviation of the smoothing, in x
 FLOOR = 0.1  # share of a uniform density
 TILTS = (-0.1, 0.0, 0.1, 0.2, 0.3)
@@ -122,7 +122,8 @@ class _Curvature:
         kernel = width * torch.softmax(-(nodes.unsqueeze(1) - x).square() / (2 * SMOOTH**2), 1)
         density = (kernel @ values) / kernel.sum(1) * (tilt * (nodes - high)).exp()
         density = (1 - FLOOR) * density / density.mean() + FLOOR
-        return Density(tuple(nodes.tolist()), tuple(density.tolist()))
+        rounded = (torch.round(part, decimals=DIGITS).tolist() for part in (nodes, density))
+        return Density(*map(tuple, rounded))
 
 
 def _over(change: Tensor, angle: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import generate as program
 from common.backbones import UNet
+from common.config.build import TOLD_APART
 from common.denoiser import Clipped, Denoiser
 from common.dynamics import VE, Prior
 from common.generation.arrays import generate
@@ -58,6 +59,8 @@ def set_of(run: Path, name: str) -> Path:
 def by_hand(run: Path, process: FVP | FVE | VE, seeds: range, solver: str = "ab3", steps: int = 5) -> Tensor:
     """The same samples from the parts."""
     own = load(run.name).denoiser
+    process.decision_level = own.dynamics.decision_level  # known of the data, and the grid measured on the network
+    process.node_density = own.dynamics.node_density
     path = process.scalar_path()
     denoiser = Clipped(Matched(own, process))
     shape = (len(seeds), 1, 8, 8)
@@ -231,6 +234,7 @@ def test_weights_of_the_published_code_under_exact_marginals(cli, small, jobs):
     network = UNet(**golden_config("cifar_small")).eval()
     network.load_state_dict(small)
     target = FVP(0.9, 2)
+    target.decision_level = TOLD_APART * target.data_std * 32
     denoiser = Clipped(Matched(Denoiser(network, FVP(0.9, 2, marginals="paper")), target))
     drawn = sample(target.scalar_path(), denoiser, (2, 3, 32, 32), solver="ab3", steps=3, seeds=[0, 1],
                    labels=torch.arange(2)).x  # fmt: skip
