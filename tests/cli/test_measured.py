@@ -3,16 +3,20 @@
 import errno
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from common.dynamics import Prior
 from common.files import locked
 from common.generation import measuring
 from common.generation.arrays import generate
 from common.generation.sets import command_for
+from common.refusal import Refusal
 from common.runs import RunFolder, SampleFolder, load
+from gfdm.dynamics import FVP
 from tests.test_files import flip
 
 DRAW = ("--run_id", "tiny", "--n_samples", 4, "--steps", 2)
@@ -113,6 +117,13 @@ def test_a_deviation_that_none_can_be_is_refused(deviation, cli, folder):
     result = cli("generate", *DRAW)
     assert result.code == 2
     assert "data_std must be a number from 1e-06 to 1e+06" in result.err
+
+
+def test_a_noise_level_that_falls_has_no_such_grid(run):
+    opened = load(run.name, output_dir=run.parent)
+    falling = replace(opened, dynamics=FVP(0.3, 3, marginals="paper"))
+    with pytest.raises(Refusal, match=r"grid measured: the noise level of FVP.* falls in time; leave it out"):
+        measuring.measure_on(falling, torch.device("cpu"))
 
 
 def test_a_solver_that_chooses_its_steps_takes_none(cli, folder):
