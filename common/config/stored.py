@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import json
-import math
 import reprlib
 import typing
 from collections.abc import Collection, Mapping
@@ -24,6 +23,7 @@ FORMAT = 2
 PARTS = ("dynamics", "network", "adaptation", "prior", "spec", "label", *SECTIONS)
 PARTS_OF_FORMAT_1 = ("dynamics", "prior", "backbone", "prediction", "data", "settings")
 ADAPTATION = "common.meta:MetaLearned"
+LARGE = 1e6  # no deviation of data on the scale of networks lies above it, nor below one over it
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:
@@ -147,8 +147,8 @@ def _prior(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _deviation(value: Any) -> float | None:
     """The deviation of the data; runs of earlier versions do not say it."""
-    if value is not None and not (fits(value, float) and 0 < value < math.inf):
-        raise Refusal(f"data_std must be a number above 0, not {reprlib.repr(value)}")
+    if value is not None and not (fits(value, float) and 1 / LARGE <= value <= LARGE):
+        raise Refusal(f"data_std must be a number from {1 / LARGE:g} to {LARGE:g}, not {reprlib.repr(value)}")
     return None if value is None else float(value)
 
 

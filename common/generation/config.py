@@ -30,7 +30,7 @@ from common.generation.matching import Matching, label_of, words_for
 from common.guidance import GUIDANCE
 from common.refusal import Refusal
 from common.runs import RunFolder
-from common.samplers import GRIDS, MEASURED, MODES, SOLVERS, check_seeds, default_solver, ending, path_of
+from common.samplers import GRIDS, MODES, OF_RUN, SOLVERS, Grid, check_seeds, default_solver, ending, path_of
 
 SAMPLES = 100
 RUNTIME = Mark("is not what tells samples apart")
@@ -180,7 +180,7 @@ class SampleConfig(Checked):
             solver_arguments=arguments,
             steps=steps,
             nfe=None,
-            grid=self.grid or (MEASURED if suits is GRIDS[MEASURED] else None),
+            grid=self.grid or (None if kind.adaptive else name_if_of_run(suits)),
             t_end=ending(dynamics, self.t_end),
             denoise_last=denoise_last,
             clip_x0=kind.clips and spec.is_image if self.clip_x0 is None else self.clip_x0,
@@ -241,6 +241,11 @@ class SampleConfig(Checked):
                 found[f.name] = value
         plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
         return with_ranges(plain)
+
+
+def name_if_of_run(grid: Grid) -> str | None:
+    """The name of a solver's own grid if another one may take its place on the same run; None for a fixed one."""
+    return next((name for name in OF_RUN if GRIDS[name] is grid), None)
 
 
 def with_ranges(identity: dict[str, Any]) -> dict[str, Any]:

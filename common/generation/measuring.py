@@ -16,7 +16,7 @@ FIRST_SEED = 2**31  # of the samples that are followed, so that they are none of
 
 
 def measure_on(run: Run, device: torch.device) -> None:
-    """Measure the grid of a run, and keep it, unless a training writes to the folder.
+    """Measure the grid of a run, and keep it, unless a training writes to the folder, or nothing can be written.
 
     The run's ``dynamics.node_density`` is that grid from then on.
 
@@ -27,6 +27,8 @@ def measure_on(run: Run, device: torch.device) -> None:
     Raises:
         Refusal: if no grid can be measured on it.
     """
+    if not run.dynamics.is_monotone:
+        raise Refusal(f"measured: the noise level of {run.dynamics} falls in time; leave it out", "grid")
     dynamics, seeds = run.dynamics.to(device).scalar_path(), range(FIRST_SEED, FIRST_SEED + FOLLOWED)
     denoiser: nn.Module = Clipped(run.denoiser) if run.data.is_image else run.denoiser
     labels = run.data.labels_for(range(FOLLOWED))
@@ -43,7 +45,7 @@ def measure_on(run: Run, device: torch.device) -> None:
     try:
         with locked(run.folder.path, PROGRAM):
             write_time_grid(run.folder, run.dynamics.node_density, run.source.label(run.kind))
-    except Refusal as busy:
-        tell(f"note      the measured grid is not kept: {busy}")
+    except (Refusal, OSError) as error:  # a training writes there, or nobody can: the grid serves all the same
+        tell(f"note      the measured grid is not kept: {error}")
         return
     tell(f"grid      measured, and kept in {run.folder.time_grid}; samples of this run take it from now on")

@@ -28,7 +28,8 @@ from common.refusal import Refusal
 from common.runs import Run, RunFolder, SampleFolder, find, load_folder
 from common.runs.pretrained import PRETRAINED, fetch
 from common.runs.versions import nature
-from common.samplers import GRIDS, MEASURED, SOLVERS, path_of
+from common.samplers import GRIDS, MEASURED, OF_RUN, SOLVERS, path_of
+from common.samplers.angle import AngleSolver
 
 
 def open_run(opening: Opening, describe: Callable[[RunFolder], RunConfig], describing: tuple[str, ...]) -> Run:
@@ -97,9 +98,10 @@ def job_of(run: Run, sample: SampleConfig, device: torch.device, matching: Match
     Raises:
         Refusal: for whatever does not fit together.
     """
-    choose_prior(run, sample.prior)
+    check_prior(run, sample.prior)
     if sample.grid == MEASURED and run.dynamics.node_density is None:
-        measure_on(run, device)
+        measure_on(run, device)  # from the run's own prior: the grid is kept for all samples of it
+    choose_prior(run, sample.prior)
     dynamics = open_process(run, sample.process) if sample.process else run.dynamics
     published = run.folder.is_released and not sample.process
     config = sample.settled(dynamics, run.data, published=published, device=device.type)
@@ -115,16 +117,16 @@ def job_of(run: Run, sample: SampleConfig, device: torch.device, matching: Match
     return job
 
 
-def choose_prior(run: Run, prior: str | None) -> None:
-    """Start sampling as the run does, or as published.
-
-    Raises:
-        Refusal: for the data's moments, of a run that does not know them.
-    """
+def check_prior(run: Run, prior: str | None) -> None:
+    """Refuse to start from the data's moments, of a run that does not know them."""
     if prior == "data" and not run.dynamics.prior.variance.any():
         raise Refusal(
             f"data: {run.folder.name} was trained with --prior zero, so the mean of its data was not kept", "prior"
         )
+
+
+def choose_prior(run: Run, prior: str | None) -> None:
+    """Start sampling as the run does, or as published."""
     if prior == "zero":
         run.dynamics.prior = Prior(run.dynamics)
 
@@ -159,13 +161,16 @@ def wrapped(run: Run, config: SampleConfig, matched: Matched | None = None) -> n
 
 
 def made_from(run: Run, job: Job) -> dict[str, Any]:
-    """What samples are made from beside their settings: the weights and the grid, if it was measured.
+    """What samples are made from beside their settings: the weights, the grid if it was measured, the data's deviation.
 
+    The last only where it has an effect: on solvers along the angle, and on grids that follow from the run.
     Classes and arguments of the network are among it if no config.json holds them.
     """
     found: dict[str, Any] = {"weights": run.source.label(run.kind), "sha256": run.source.sha256(run.kind)}
     if job.config.grid == MEASURED:
         found["density"] = hashlib.sha256(json.dumps(job.dynamics.node_density).encode()).hexdigest()
+    if run.config.data_std is not None and (job.config.grid in OF_RUN or isinstance(job.solver(), AngleSolver)):
+        found["data_std"] = run.config.data_std
     if run.folder.is_released:
         whole = to_json(run.config)
         found |= {"dynamics": whole["dynamics"], "network": whole["network"]}

@@ -2,7 +2,7 @@
 
 from common.samplers.base import Posterior, Solver
 from common.samplers.correctors import CORRECTORS
-from common.samplers.grids import GRIDS, MEASURED, Grid
+from common.samplers.grids import GRIDS, MEASURED, OF_RUN, Grid
 from common.samplers.noise import NoiseSource, check_seeds
 from common.samplers.predictor_corrector import PREDICTORS, PredictorCorrector
 from common.samplers.sampling import (
@@ -21,6 +21,7 @@ __all__ = [
     "GRIDS",
     "MEASURED",
     "MODES",
+    "OF_RUN",
     "PREDICTORS",
     "SOLVERS",
     "Grid",

@@ -87,7 +87,8 @@ def measure(
 
 def _log_error(x: Tensor, ends: Tensor) -> float:
     each = (x - ends).square().flatten(1).mean(1).sqrt()  # a few samples that turn into others must not decide
-    return math.log(max(float(each.mean()), LEAST))
+    error = float(each.mean())
+    return math.log(max(error, LEAST)) if math.isfinite(error) else math.inf
 
 
 class _Curvature:

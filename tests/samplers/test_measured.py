@@ -14,7 +14,7 @@ from common.runs import RunFolder
 from common.runs.time_grid import read_time_grid, write_time_grid
 from common.samplers import GRIDS, sample
 from common.samplers.grids import Density, around, decisive, for_few
-from common.samplers.measured import EVALUATIONS, FOLLOWED, measure
+from common.samplers.measured import EVALUATIONS, FOLLOWED, _log_error, measure
 from tests.dynamics.members import build, data_shape
 from tests.oracles import GaussianDenoiser, Mixture, MixtureDenoiser
 
@@ -103,6 +103,14 @@ def test_straight_paths_give_a_grid_too():
     assert (grid(dynamics, 1e-3, 7).diff() < 0).all()
     exact = measure(dynamics, GaussianDenoiser(dynamics), (2, 1, 4), seeds=range(2))
     assert all(map(math.isfinite, exact.values))
+
+
+def test_a_grid_on_which_samples_are_lost_is_not_chosen():
+    # the first of those that are tried is better than a number that is none only if one looks
+    errors = iter([math.nan, 0.5, 0.25])
+    grids = [around(centre, 0.3, 1.0) for centre in (0.1, 1.0, 2.0)]
+    found = min(grids, key=lambda grid: _log_error(torch.full((1, 1), next(errors)), torch.zeros(1, 1)))
+    assert found == grids[2]
 
 
 def test_what_cannot_be_measured_is_refused():
