@@ -222,6 +222,7 @@ ALWAYS_AUGMENTED = {
         pytest.param(solver, name, marks=[] if (solver, name) in ALWAYS_AUGMENTED else [pytest.mark.slow])
         for name in RISING
         for solver in ("euler", *EXPONENTIAL)
+        if solver != "euler" or "fve" not in name  # there sigma rises like 5000^t: 640 equal steps have not settled
     ],
 )
 def test_order_on_several_components(solver, name):
