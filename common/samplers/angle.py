@@ -80,8 +80,8 @@ class AngleSolver(Solver):
         """Refuse a state of several components, which has no angle."""
         if dynamics.num_components > 1:
             raise Refusal(
-                f"{type(self).__name__} runs on one component, got {dynamics.num_components} of {dynamics}: take its "
-                "scalar_path() or, if its noise level falls in time, --solver exp1 or marginals='exact'",
+                f"{type(self).__name__} runs on one component, got {dynamics.num_components} of {dynamics}: if its "
+                "noise level falls in time, take --solver exp1 or --marginals exact; in Python, its scalar_path()",
                 "solver",
             )
 
