@@ -7,10 +7,12 @@ arXiv 2206.05564; DEIS, arXiv 2204.13902) and 1 on the reverse SDE,
     Z_s = U Z_t + sum_k c_k (d^k x0_hat / d lambda^k) + Q^(1/2) xi,      c_0 = M_s - U M_t
 
 The derivatives are those of the polynomial through the last evaluations (Newton's divided differences), so a step is
-one small matrix per mode over the state and these. On a scalar path everything is a closed form, mode by mode: with h
-the step in lambda, U = (sc_s / sc_t) e^((1 - 2a) h), Q = sc_s^2 (1 - e^(-2h)) and c_k = m_s J_k, J_0 = 1 - e^(-2ah),
-J_k = h^k / k! - J_(k-1) / 2a. On the ODE, order 1 is DDIM (arXiv 2010.02502) and order 2 DPM-Solver++(2M), on the SDE
-SDE-DPM-Solver++(2M) (arXiv 2211.01095).
+one small matrix per mode over the state and these. A past step far shorter than the one ahead is left out: on grids
+that end in long steps extrapolation runs wild, the more the higher the order.
+
+On a scalar path everything is a closed form, mode by mode: with h the step in lambda, U = (sc_s / sc_t) e^((1 - 2a) h),
+Q = sc_s^2 (1 - e^(-2h)) and c_k = m_s J_k, J_0 = 1 - e^(-2ah), J_k = h^k / k! - J_(k-1) / 2a. On the ODE, order 1 is
+DDIM (arXiv 2010.02502) and order 2 DPM-Solver++(2M), on the SDE SDE-DPM-Solver++(2M) (arXiv 2211.01095).
 """
 
 import math
@@ -29,8 +31,8 @@ from common.dynamics.propagator import propagate
 from common.samplers.base import Posterior, Solver
 from common.samplers.grids import Grid, log_sigma, log_time
 
-STANDSTILL = 1e-8  # steps in lambda below this carry no slope,
-REACH = 1.5  # nor do those which the one ahead is so many times as long as: extrapolation would run wild
+STANDSTILL = 1e-8  # past steps in lambda below this carry no slope,
+REACH = 1.5  # nor do those that the step ahead is more than so many times as long as
 
 Node = tuple[Tensor, Tensor]  # log sigma (1, *modes) and x0_hat there, as coefficients (B, C, *modes)
 
@@ -183,6 +185,7 @@ class Exponential1(Solver):
         """Integrate all steps at once if they are no closed form; nothing is remembered of an earlier run."""
         self._known.clear()
         self._position = 0
+        self._steps = None
         if dynamics.num_components > 1:
             self._steps = augmented_steps(dynamics, times[:-1], times[1:], self.order, self.stochastic)
 
@@ -202,10 +205,10 @@ class Exponential1(Solver):
         return basis.synthesis(moved)
 
     def _linear(self, dynamics: LinearDynamics, t: Tensor, s: Tensor) -> Linear:
-        here, self._position = slice(self._position, self._position + 1), self._position + 1
-        if dynamics.num_components == 1 or self._steps is None:
+        if self._steps is None:
             return scalar_steps(dynamics, t, s, self.order, self.stochastic)
-        return self._steps[here]
+        self._position += 1
+        return self._steps[self._position - 1 : self._position]
 
 
 class Exponential2(Exponential1):
