@@ -30,15 +30,15 @@ from common.config.schema import DataConfig, Hardware, Keeping, ModelConfig, Rec
 from common.data import SOURCES
 from common.denoiser import PREDICTIONS
 from common.dynamics import CLD, EDM, VE, VP, Flow, LinearDynamics, SubVP
-from common.generation.config import GenerateOrder, Opening, SampleConfig, all_members, members_of, sample_config
+from common.generation.config import GenerateOrder, Opening, SampleConfig, all_members, sample_config
 from common.generation.judged import EvaluateOrder
-from common.guidance import GUIDANCE
+from common.generation.matching import Matching
+from common.generation.parsing import PROCESS, parse_drawing, process_flags
 from common.meta import MetaLearned
 from common.metrics import METRICS
 from common.metrics.config import CompareConfig, EvaluateConfig, chosen_metrics, metric_member
 from common.refusal import Refusal
 from common.runs.pretrained import PRETRAINED
-from common.samplers import SOLVERS
 from common.training.loggers import LOGGERS
 from common.training.optimizers import OPTIMIZERS, SCHEDULERS
 from common.training.resume import AUTO, Command, TrainOrder
@@ -219,21 +219,23 @@ GENERATE_HELP = """Draw samples from a trained run. Flags of solvers and wrapper
 DRAWING = "what to draw, and how"
 PLUGIN = next(flag for flag in flags_of(Command) if flag.name == "plugin")
 CLAIMED = "accepted as published; checked against the run"
+OR_OTHER = f"{CLAIMED}; with --match_noise, of the process to sample under"
 CLAIMS = (
-    Flag("data_name", str, None, CLAIMED), Flag("dynamics", str, None, CLAIMED, DYNAMICS),
-    Flag("hurst", REAL, None, CLAIMED), Flag("num_aug", INTEGER, None, CLAIMED),
+    Flag("data_name", str, None, CLAIMED), Flag("dynamics", str, None, OR_OTHER, DYNAMICS),
+    Flag("hurst", REAL, None, OR_OTHER), Flag("num_aug", INTEGER, None, OR_OTHER),
 )  # fmt: skip
 NOT_LOGGED = Flag("wb_key", str, None, "accepted as published; nothing is logged here")
 
 
-def generate_groups(members: Iterable[Member]) -> Groups:
-    """Flags of generate.py, those of some solvers and wrappers among them."""
+def generate_groups(members: Iterable[Member] = (), *, processes: Mapping[str, type] | None = None) -> Groups:
+    """Flags of generate.py, those of some solvers, wrappers and processes among them."""
     return without_repeats(
         {
             "which run": (*section_flags(Opening), PLUGIN),
             DRAWING: (*section_flags(SampleConfig), *(f for member in members for f in member.flags)),
             "published command lines": (*CLAIMS, NOT_LOGGED),
             "run folders of the published code, which have no config.json": describing_flags(),
+            PROCESS: process_flags(processes),
         }
     )
 
@@ -242,7 +244,7 @@ def generate_flag_names() -> dict[str, str]:
     """Names of arguments to flags of generate.py."""
     members = all_members()
     kinds = [*BACKBONES.values(), *DYNAMICS.values(), *(member.kind for member in members)]
-    return flag_names(generate_groups(members), kinds)
+    return flag_names(generate_groups(members, processes=DYNAMICS), kinds)
 
 
 def parse_generate(argv: Sequence[str] | None) -> GenerateOrder:
@@ -251,22 +253,21 @@ def parse_generate(argv: Sequence[str] | None) -> GenerateOrder:
     Raises:
         Refusal: for flags that contradict each other or have no effect.
     """
-    words = read_words("generate.py", argv)
-    solver, wrapper = members_of(peek(words, section_flags(SampleConfig)))
-    members = all_members() if wants_all_help(words) else [member for member in (solver, wrapper) if member.name]
-    parser = make_parser("generate.py", "--run_id ID [flags]", GENERATE_HELP, generate_groups(members))
-    values = parse(parser, words, ((solver, SOLVERS), (wrapper, GUIDANCE)))
-    return generate_order(values, sample_config(values, solver, wrapper))
+    values, *members = parse_drawing("generate.py", GENERATE_HELP, generate_groups, DYNAMICS, argv)
+    return generate_order(values, sample_config(values, *members))
 
 
 def generate_order(values: Values, sample: SampleConfig) -> GenerateOrder:
     """What given flags amount to."""
+    matching = Matching(values, DYNAMICS) if sample.match_noise else None
+    named = {name for name in values if not (matching and name in matching.flags)}
     return GenerateOrder(
         opening=section(Opening, values),
         sample=sample,
-        claims={flag.name: values[flag.name] for flag in CLAIMS if flag.name in values},
+        claims={flag.name: values[flag.name] for flag in CLAIMS if flag.name in named},
         describe=partial(released_config, given=values),
-        describing=tuple(name for name in RELEASED_FLAGS if name in values),
+        describing=tuple(name for name in RELEASED_FLAGS if name in named),
+        matching=matching,
     )
 
 
@@ -277,16 +278,17 @@ draws now; or those of another program (--samples DIR --reference DIR). --compar
 TAKEN = frozenset(flag.name for flag in section_flags(SampleConfig))
 
 
-def evaluate_groups(members: Iterable[Member] = ()) -> Groups:
+def evaluate_groups(members: Iterable[Member] = (), *, processes: Mapping[str, type] | None = None) -> Groups:
     """Flags of evaluate.py: its own, those of every metric, and those that samples are drawn by."""
     own = {f"metric {name}": metric_member(name, TAKEN).flags for name in METRICS}
     what = {"what": (*section_flags(EvaluateConfig), PLUGIN), "comparison": section_flags(CompareConfig)}
-    return without_repeats({**what, **own, f"{DRAWING}, as generate.py": generate_groups(members)[DRAWING]})
+    drawing = {f"{DRAWING}, as generate.py": generate_groups(members)[DRAWING], PROCESS: process_flags(processes)}
+    return without_repeats({**what, **own, **drawing})
 
 
 def evaluate_flag_names() -> dict[str, str]:
     """Names of arguments to flags of evaluate.py."""
-    return flag_names(evaluate_groups(all_members()), METRICS.values())
+    return flag_names(evaluate_groups(all_members(), processes=DYNAMICS), METRICS.values())
 
 
 def parse_evaluate(argv: Sequence[str] | None) -> EvaluateOrder | CompareConfig:
@@ -295,11 +297,7 @@ def parse_evaluate(argv: Sequence[str] | None) -> EvaluateOrder | CompareConfig:
     Raises:
         Refusal: for an unknown metric, a wrong argument of one, or flags that contradict each other.
     """
-    words = read_words("evaluate.py", argv)
-    solver, wrapper = members_of(peek(words, section_flags(SampleConfig)))
-    members = all_members() if wants_all_help(words) else [member for member in (solver, wrapper) if member.name]
-    parser = make_parser("evaluate.py", "--run_id ID [flags]", EVALUATE_HELP, evaluate_groups(members))
-    values = parse(parser, words, ((solver, SOLVERS), (wrapper, GUIDANCE)))
+    values, *members = parse_drawing("evaluate.py", EVALUATE_HELP, evaluate_groups, DYNAMICS, argv)
     if comparison := CompareConfig.asked(values):
         return comparison
     config: EvaluateConfig = section(EvaluateConfig, values)
@@ -308,7 +306,7 @@ def parse_evaluate(argv: Sequence[str] | None) -> EvaluateOrder | CompareConfig:
     given = sorted(TAKEN & values.keys() - {"n_samples", "device"})
     if given and (config.samples is not None or config.run_id is None):
         raise Refusal("has no effect on samples that lie there; leave it or --samples out", given[0])
-    sample = sample_config(values, solver, wrapper)
+    sample = sample_config(values, *members)
     draws = config.samples is None and config.run_id is not None and bool(TAKEN & values.keys() - {"device"})
     return EvaluateOrder(
         config=config,

@@ -48,10 +48,9 @@ def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
     for remark in (*opened.remarks, *claim.remarks, *findings(folder, job, todo)):
         print(f"note      {remark}")
     print(f"weights   {opened.account}")
-    print(
-        f"{len(job.seeds)} samples from {opened.folder.name} ({opened.version}): {config.solver}, {job.steps} steps, "
-        f"on {job.dynamics.device}"
-    )
+    print(f"{len(job.seeds)} samples from {opened.folder.name} ({opened.version}): {job.how}, on {job.dynamics.device}")
+    if job.process:
+        print(f"process   {job.process}")
     if job.told_classes:
         print(f"classes   in turn: {job.told_classes}")
     for remark in job.remarks:
@@ -62,8 +61,8 @@ def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
         print(line, flush=True)  # before it takes that long
     trajectory = Trajectory(job) if config.trajectory else None
     shown = trajectory.alone(todo) if trajectory else []
-    total = job.steps * len([*shown, *todo])
-    with bar(total, "sampling", "step", lasting=True, silent=not total) as progress:
+    drawn = [*shown, *todo]
+    with bar(job.steps_of(drawn), "sampling", "step", lasting=True, silent=not drawn) as progress:
 
         def on_step(time: float, x: Tensor) -> None:
             progress.update()
@@ -74,7 +73,8 @@ def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
             calls = generate(folder, job, todo, on_step=on_step, shown=shown)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(interrupted(folder, job)) from None
-    print(f"network   {calls} evaluations per sample" if calls else "network   not needed: all samples were there")
+    told = " to ".join(map(str, sorted({min(calls), max(calls)}))) if calls else ""  # adaptive: each block its own
+    print(f"network   {told} evaluations per sample" if told else "network   not needed: all samples were there")
     if trajectory:
         print("\n".join(trajectory.save(SampleFolder(folder))))
     broken, text = complaint(folder, job.seeds)

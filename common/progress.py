@@ -6,11 +6,13 @@ from typing import Any
 OFTEN, SELDOM = 0.2, 15.0  # seconds between two states that are shown, to somebody who looks and to a file
 
 
-def bar(total: int, title: str, unit: str, *, initial: int = 0, lasting: bool = False, silent: bool = False) -> Any:
+def bar(
+    total: int | None, title: str, unit: str, *, initial: int = 0, lasting: bool = False, silent: bool = False
+) -> Any:
     """A tqdm bar.
 
     Args:
-        total: steps of the whole work.
+        total: steps of the whole work; None if nobody knows: they are counted.
         title: what is done.
         unit: what a step is.
         initial: steps that are done already.

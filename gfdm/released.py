@@ -18,10 +18,12 @@ from gfdm.presets import FOR_DATA, PRESETS
 
 PUBLISHED_CLASSES = 10  # the published code takes labels modulo 10, whatever the data
 LARGEST_PUBLISHED_K = 3
-PROCESSES: dict[str, type] = {"fvp": FVP, "fve": FVE}
+PUBLISHED = "fvp"  # what folders were trained under, unless a flag says otherwise
+PROCESSES: dict[str, type] = {PUBLISHED: FVP, "fve": FVE}
 
 # what such a folder does not say: flags that describe it, by the class they belong to
-RELEASED_FLAGS = ("norm", "gamma_max", "marginals", "model_channels", "num_res_blocks", "attn_resolutions",
+OF_PROCESS = ("norm", "gamma_max", "marginals")
+RELEASED_FLAGS = (*OF_PROCESS, "model_channels", "num_res_blocks", "attn_resolutions",
                   "channel_mult", "channels", "image_size", "num_classes", "conditioning")  # fmt: skip
 
 
@@ -39,12 +41,15 @@ def released_config(folder: RunFolder, given: Mapping[str, Any]) -> RunConfig:
 
     Args:
         folder: the run folder, ``{id}_{data_name}_H{hurst}_K{num_aug}``.
-        given: flags that were given, out of ``RELEASED_FLAGS`` and ``dynamics``.
+        given: flags that were given, out of ``RELEASED_FLAGS``, ``dynamics`` and ``match_noise``. With the last one
+            those of the process are about another one, and the folder is what the published defaults say.
 
     Raises:
         Refusal: for a process that cannot be known (K >= 4), or data whose shape is neither published nor given.
     """
     named = parse_released_name(folder.name)
+    if given.get("match_noise"):
+        given = _without_process(folder, given)
     if named.num_aug > LARGEST_PUBLISHED_K:
         raise Refusal(
             f"{named.num_aug}: {folder.name} cannot be sampled from. The published code computed the weights omega "
@@ -54,7 +59,7 @@ def released_config(folder: RunFolder, given: Mapping[str, Any]) -> RunConfig:
         )
     values = {
         **PRESETS.get(FOR_DATA.get(named.data_name, ""), {}),
-        "dynamics": "fvp",
+        "dynamics": PUBLISHED,
         "marginals": "paper",
         **{name: given[name] for name in (*RELEASED_FLAGS, "dynamics") if name in given},
         "data_name": named.data_name,
@@ -71,6 +76,22 @@ def released_config(folder: RunFolder, given: Mapping[str, Any]) -> RunConfig:
     spec = _spec(folder, config)
     config = replace(config, data=replace(config.data, channels=spec.channels))
     return fit_to_data(config, spec, dynamics.kind, network.kind)
+
+
+def _without_process(folder: RunFolder, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags that describe a folder, where those of the process are about the one to sample under.
+
+    Raises:
+        Refusal: for another process of the published code, which could be the one that the network was trained under.
+    """
+    name = given.get("dynamics", PUBLISHED)
+    if name in PROCESSES and name != PUBLISHED:
+        raise Refusal(
+            f"{name} and --match_noise exclude each other: {folder.name} does not say that it was trained under "
+            f"{PUBLISHED}; leave --dynamics out if it was, or match in Python (common.guidance.Matched)",
+            "dynamics",
+        )
+    return {flag: value for flag, value in given.items() if flag not in ("dynamics", *OF_PROCESS)}
 
 
 def _spec(folder: RunFolder, config: RunConfig) -> DataSpec:

@@ -14,11 +14,13 @@ from common import runs
 from common.config.plugins import import_plugins
 from common.data import SOURCES, DataOptions
 from common.data.digits import Digits
+from common.dynamics import VP
 from common.guidance import GUIDANCE
 from common.metrics import METRICS
-from common.samplers import SOLVERS
+from common.samplers import SOLVERS, sample
 from common.training.weights import LOSS_WEIGHTS
 from tests.documents import ROOT, blocks, commands, run
+from tests.oracles import GaussianDenoiser, slope
 
 TEXT = (ROOT / "docs" / "extending.md").read_text()
 FILES = dict(re.findall(r"Save as\s+`(\w+\.py)`:\n\n```python\n(.*?)```", TEXT, flags=re.DOTALL))
@@ -26,7 +28,7 @@ SMALL = ("--model_channels", "16", "--channel_mult", "1,1")
 REGISTERS = (args.DYNAMICS, args.BACKBONES, args.PRESETS, SOURCES, SOLVERS, GUIDANCE, METRICS, LOSS_WEIGHTS)
 # an extension is at most as long as what was there before it was easy; what was impossible, at most 30 lines
 LENGTHS = {
-    "ou.py": 32, "heun.py": 29, "sharpness.py": 30, "waves.py": 25, "conv1d.py": 37, "inpaint.py": 30,
+    "ou.py": 32, "ralston.py": 38, "sharpness.py": 30, "waves.py": 25, "conv1d.py": 37, "inpaint.py": 30,
     "truncated.py": 16,
 }  # fmt: skip
 
@@ -68,10 +70,10 @@ def test_commands_run_in_order(plugins):
     assert np.load(waves).shape == (100, 64, 1)
     assert list(plugins.glob("runs/waves_*/samples/step-*.png"))
     generated = plugins / "runs" / "ou_digits_ou_unet" / "generated_data" / "model-final"
-    assert {path.name for path in generated.iterdir()} == {"sde3-ema", "heun-3-ema", "exp2-3-ema"}
+    assert {path.name for path in generated.iterdir()} == {"sde3-ema", "ralston-3-ema", "ab3-3-ema"}
     assert "sharpness" in json.loads(next(generated.glob("*/metrics.json")).read_text())
     known = Digits().load(DataOptions(Path())).train.images[3, 0, :, :4] / 255
-    drawn = np.load(generated / "exp2-3-ema" / "data" / "data_000000.npy")
+    drawn = np.load(generated / "ab3-3-ema" / "data" / "data_000000.npy")
     assert np.abs(drawn[:, :, :4, 0] - known.numpy()).mean() < 0.05  # the known half is that of image 3
     assert drawn[:, :, 4:].std(0).mean() > 2 * drawn[:, :, :4].std(0).mean()
 
@@ -83,11 +85,25 @@ def test_the_dynamics_is_one_process(plugins):
     t = torch.tensor([0.1, 0.4, 0.9], dtype=torch.float64, requires_grad=True)
     scale = dynamics.log_scale(t).exp()
     variance = (2 * (dynamics.log_scale(t) + dynamics.noise_level(t))).exp()
-    (slope,) = torch.autograd.grad(scale.sum(), t, retain_graph=True)
+    (fall,) = torch.autograd.grad(scale.sum(), t, retain_graph=True)
     (growth,) = torch.autograd.grad(variance.sum(), t)
     f, g = dynamics.drift(t), dynamics.diffusion(t)
-    assert torch.allclose(slope, f * scale, rtol=1e-12)
+    assert torch.allclose(fall, f * scale, rtol=1e-12)
     assert torch.allclose(growth, 2 * f * variance + g**2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("part", [0.5, 0.667, 1.0])
+def test_the_solver_has_its_order(plugins, part):
+    import_plugins(["ralston.py"])
+    dynamics, init = VP(), torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(9, 1, 1, 1)
+
+    def run(steps: int) -> torch.Tensor:
+        solver = SOLVERS["ralston"](part=part)
+        return sample(dynamics, GaussianDenoiser(dynamics), (9, 1, 1), solver=solver, steps=steps, init=init).x
+
+    limit = run(640)
+    errors = [(run(steps) - limit).square().mean().sqrt().item() for steps in (40, 160)]
+    assert slope([40, 160], errors) == pytest.approx(SOLVERS["ralston"].order, abs=0.2)
 
 
 def test_a_run_is_not_loaded_without_its_plugin(plugins, monkeypatch):

@@ -90,7 +90,7 @@ def test_quickstart(folder, capsys):
     assert runs.load("tall").data.shape == (3, 48, 32)
     for block in python("quickstart.md"):
         exec(compile(block, "quickstart.md", "exec"), {})
-    assert "(4, 8, 8, 1) 20" in capsys.readouterr().out
+    assert "(4, 8, 8, 1) 10" in capsys.readouterr().out
 
 
 def test_metrics(folder, capsys):
@@ -144,7 +144,7 @@ def test_functions(folder, capsys):
     for command in commands(GUIDES["functions.md"]):
         more = {"train.py": [*UNET1D, *SHORT], "generate.py": ["--n_samples", "20"]}
         run(command, *more.get(command[0], []))
-    (place,) = folder.glob("runs/sines_arrays_H0.9_K2/generated_data/model-final/exp2-20-ema")
+    (place,) = folder.glob("runs/sines_arrays_H0.9_K2/generated_data/model-final/ab3-10-ema")
     drawn = np.load(place / "data" / "data_000000.npy")
     assert (drawn.shape, drawn.dtype) == ((20, 200, 1), np.float32)
     assert abs(drawn.mean() - 20) < 5  # data units

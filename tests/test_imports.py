@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from common.denoiser import PREDICTIONS, Denoiser
-from common.samplers import SOLVERS, sample
+from common.samplers import SOLVERS, path_of, sample
 from tests.dynamics.members import build, calls_of_a_step, data_shape
 
 ROOT = Path(__file__).parents[1]
@@ -188,13 +188,14 @@ def test_no_numpy_in_a_step_of_training_or_sampling(name):
         Denoiser(Still(), dynamics, "x0" if prediction == "eps" and dynamics.scale_vanishes else prediction).error(
             x0, t, x0
         )
-    for solver in SOLVERS:
-        sample(dynamics, lambda v, t, labels: v, shape, solver=solver, steps=3, seeds=[0, 1])
+    for solver, kind in SOLVERS.items():
+        sample(path_of(kind, dynamics), lambda v, t, labels: v, shape, solver=solver, steps=3, seeds=[0, 1])
 
 
 @pytest.fixture
 def _built():
-    """Construction may use NumPy: it comes first."""
+    """Construction may use NumPy, and so may a library that is loaded: they come first."""
+    importlib.import_module("torchdiffeq")
     for name in STEPPED:
         build(name)
 

@@ -30,6 +30,7 @@ from common.metrics import Agreement
 from common.progress import bar
 from common.refusal import Refusal
 from common.runs import Run
+from common.samplers import SOLVERS
 from common.training.module import DiffusionModule
 from tests.documents import ROOT, blocks
 from tests.training import tiny
@@ -106,6 +107,23 @@ def test_either_finds_what_the_other_has_drawn(own, capsys, first):
         assert kept.folder == folder
 
 
+def test_evaluations_are_another_way_to_say_steps(own):
+    """As --nfe: Heun's method takes two a step; an adaptive solver says afterwards what it took."""
+    by_steps = generate(own, n_samples=3, steps=2, solver="heun")
+    by_nfe = generate(own, n_samples=3, nfe=4, solver="heun")
+    assert np.array_equal(by_nfe.x, by_steps.x)
+    assert by_nfe.evaluations == by_steps.evaluations == 4
+    assert generate(own, n_samples=3, solver="dopri5", solver_arguments={"rtol": 0.1}).evaluations > 30
+    for arguments, told in (
+        ({"nfe": 3, "solver": "heun"}, "^nfe 3: no number of steps takes just as many; give 2 or 4$"),
+        ({"nfe": 4, "steps": 2}, "^nfe and steps exclude each other; leave one of them out$"),
+        ({"steps": 2, "solver": "dopri5"}, "^steps has no effect on dopri5, .*; give rtol instead$"),
+        ({"grid": "data", "solver": "dopri5"}, "^grid has no effect on dopri5, .*; give rtol instead$"),
+    ):
+        with pytest.raises(Refusal, match=told):
+            generate(own, n_samples=3, **arguments)
+
+
 def test_a_network_that_was_changed_is_not_kept_as_that_of_the_run(own):
     with torch.no_grad():
         next(own.denoiser.backbone.parameters()).add_(1)
@@ -145,7 +163,7 @@ REFUSED = {
     "labels must be a list": {"labels": []},
     "labels 'cat' is no class; there are 0 to 9": {"labels": "cat"},
     "labels cannot be": {"labels": [0.5]},
-    "solver must be one of em, euler, exp1, exp2, pc, got 'x'": {"solver": "x"},
+    f"solver must be one of {', '.join(SOLVERS)}, got 'x'": {"solver": "x"},
     "grid must be one of": {"grid": "x"},
     "prior must be one of zero, data, got 'x'": {"prior": "x"},
     "device must be one of auto, cpu, cuda, got 'tpu'": {"device": "tpu"},
@@ -181,7 +199,7 @@ def test_refusals_name_arguments(own):
 
 
 def test_what_the_program_notes_is_a_warning(own):
-    with pytest.warns(UserWarning, match=r"^em needs about \d+ steps or more; solver exp2 does with 20$") as warned:
+    with pytest.warns(UserWarning, match=r"^em needs about \d+ steps or more; solver ab3 does with 10$") as warned:
         generate(own, n_samples=2, steps=2, solver="em")
     assert warned[0].filename == __file__
     with torch.no_grad():

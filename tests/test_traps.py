@@ -17,8 +17,10 @@ import args
 import generate
 import train
 from common.config.flags import flags_of
+from common.config.schema import Chosen
 from common.generation import config as generation_config
 from common.generation.config import SampleConfig
+from common.samplers import SOLVERS
 from tests.cli.test_flags import fitted
 from tests.training import tiny
 
@@ -96,11 +98,12 @@ def test_every_field_is_part_of_the_identity():
     assert plain.identity({}) == SampleConfig().identity({})  # samples drawn before are found again
     assert warm.identity({}) != plain.identity({})
     other = {
-        "seeds": (1,), "labels": (3,), "solver": "em", "steps": 3, "grid": "uniform", "t_end": 0.01, "prior": "zero",
-        "denoise_last": True, "clip_x0": True, "guidance": "classifier_free", "batch_size": 7, "device": "cpu",
-        "solver_arguments": {"snr": 0.1}, "guidance_arguments": {"scale": 2.0},
+        "seeds": (1,), "labels": (3,), "solver": "em", "steps": 3, "nfe": 3, "grid": "uniform", "t_end": 0.01,
+        "prior": "zero", "denoise_last": True, "clip_x0": True, "guidance": "classifier_free", "batch_size": 7,
+        "device": "cpu", "solver_arguments": {"snr": 0.1}, "guidance_arguments": {"scale": 2.0},
+        "process": Chosen("ve", "common.dynamics.classic:VE", {}),
     }  # fmt: skip
-    runtime = {"n_samples", "mode", "trajectory", "picture_scale"}
+    runtime = {"n_samples", "mode", "match_noise", "trajectory", "picture_scale"}
     assert {f.name for f in dataclasses.fields(SampleConfig)} == other.keys() | runtime
     identities = [json.dumps(SampleConfig(**{name: value}).identity({})) for name, value in other.items()]
     assert len({*identities, json.dumps(SampleConfig().identity({}))}) == len(other) + 1
@@ -122,9 +125,9 @@ def test_a_new_field_is_another_folder(drawn, monkeypatch):
     assert "temperature" in {flag.name for flag in flags_of(Later)}
     words = ["--run_id", "a", "--n_samples", "2", "--steps", "2"]
     assert generate.main(words) == 0
-    assert [path.name for path in drawn.iterdir()] == ["exp2-2-ema"]
+    assert [path.name for path in drawn.iterdir()] == ["ab3-2-ema"]
     assert generate.main([*words, "--temperature", "2"]) == 0
-    assert {path.name for path in drawn.iterdir()} == {"exp2-2-ema", "exp2-2-ema-2"}
+    assert {path.name for path in drawn.iterdir()} == {"ab3-2-ema", "ab3-2-ema-2"}
 
 
 def test_replaced_weights_are_drawn_again(drawn, capsys):
@@ -132,7 +135,7 @@ def test_replaced_weights_are_drawn_again(drawn, capsys):
     capsys.readouterr()
     assert generate.main(words) == 0
     assert "not needed" in capsys.readouterr().out
-    before = np.load(drawn / "exp2-2-ema" / "data" / "data_000000.npy")
+    before = np.load(drawn / "ab3-2-ema" / "data" / "data_000000.npy")
     file = drawn.parents[1] / "model" / "ema_model-final.pth"
     state = {name: value + 0.05 for name, value in torch.load(file, weights_only=True).items()}
     torch.save(state, file)
@@ -142,7 +145,7 @@ def test_replaced_weights_are_drawn_again(drawn, capsys):
     (drawn.parents[1] / "manifest.json").unlink()
     assert generate.main(words) == 0
     assert "not needed" not in capsys.readouterr().out
-    after = np.load(drawn / "exp2-2-ema-2" / "data" / "data_000000.npy")
+    after = np.load(drawn / "ab3-2-ema-2" / "data" / "data_000000.npy")
     assert np.abs(before - after).max() > 1e-3
 
 
@@ -234,9 +237,10 @@ def test_a_flow_path_is_refused_or_draws_finite_samples(tmp_path, monkeypatch, c
         assert not Path("runs").exists()
         return
     assert train.main(words) == 0
-    for solver in args.SOLVERS:
-        drawing = ["--run_id", "s", "--plugin", "straight.py", "--solver", solver, "--steps", "20", "--n_samples", "3"]
-        assert generate.main([*drawing, "--clip_x0", "True"]) == 0
+    for solver in SOLVERS:
+        drawing = ["--run_id", "s", "--plugin", "straight.py", "--solver", solver, "--n_samples", "3"]
+        steps = [] if SOLVERS[solver].adaptive else ["--steps", "20"]
+        assert generate.main([*drawing, *steps, "--clip_x0", "True"]) == 0
     files = list(Path("runs").glob("s_*/generated_data/*/*/data/*.npy"))
-    assert len(files) == len(args.SOLVERS)
+    assert len(files) == len(SOLVERS)
     assert all(np.isfinite(np.load(file)).all() for file in files)

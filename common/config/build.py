@@ -1,5 +1,6 @@
 """From a configuration to its objects."""
 
+import math
 import os
 from pathlib import Path
 
@@ -17,10 +18,16 @@ from common.dynamics import LinearDynamics, Prior
 from common.meta import MetaLearned
 from common.refusal import Refusal
 
+TOLD_APART = 0.174  # decision level over deviation and root of the number of points: seen at 8 x 8 and 28 x 28
+
 
 def build_dynamics(config: RunConfig) -> LinearDynamics:
     """The dynamics of a run, with the published prior."""
     dynamics: LinearDynamics = build(config.dynamics, LinearDynamics)
+    if config.data_std is not None:
+        dynamics.data_std = config.data_std
+    if config.spec is not None:
+        dynamics.decision_level = TOLD_APART * dynamics.data_std * math.sqrt(math.prod(config.spec.grid))
     return dynamics
 
 

@@ -322,6 +322,7 @@ class RunConfig:
         spec: what a sample is; None until the data has been looked at.
         prior_values: mean and variance of the data that sampling starts from: numbers, or the name of the file with
             the functions.
+        data_std: deviation of the data on the network's scale, root mean square over its entries; None if not known.
     """
 
     dynamics: Chosen
@@ -335,6 +336,7 @@ class RunConfig:
     label: str
     spec: DataSpec | None = None
     prior_values: Mapping[str, Any] = field(default_factory=lambda: {"mean": 0.0, "variance": 0.0})
+    data_std: float | None = None
 
     @property
     def sample(self) -> DataSpec:

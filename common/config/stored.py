@@ -23,6 +23,7 @@ FORMAT = 2
 PARTS = ("dynamics", "network", "adaptation", "prior", "spec", "label", *SECTIONS)
 PARTS_OF_FORMAT_1 = ("dynamics", "prior", "backbone", "prediction", "data", "settings")
 ADAPTATION = "common.meta:MetaLearned"
+LARGE = 1e6  # no deviation of data on the scale of networks lies above it, nor below one over it
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:
@@ -36,6 +37,7 @@ def to_json(config: RunConfig) -> dict[str, Any]:
         "network": _named(config.network),
         "adaptation": None if config.adaptation is None else config.adaptation.arguments,
         "prior": dict(config.prior_values),
+        "data_std": config.data_std,
         "spec": spec,
         **sections,
     }
@@ -143,6 +145,13 @@ def _prior(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return values
 
 
+def _deviation(value: Any) -> float | None:
+    """The deviation of the data; runs of earlier versions do not say it."""
+    if value is not None and not (fits(value, float) and 1 / LARGE <= value <= LARGE):
+        raise Refusal(f"data_std must be a number from {1 / LARGE:g} to {LARGE:g}, not {reprlib.repr(value)}")
+    return None if value is None else float(value)
+
+
 def _check_sizes(chosen: Chosen, spec: DataSpec, path: Path) -> None:
     """Refuse a class of this program that is made for samples of another size, or for fewer classes than there are.
 
@@ -179,6 +188,7 @@ def _from_format_2(content: Mapping[str, Any]) -> RunConfig:
         label=_value("label", content["label"], str),
         spec=None if spec is None else _spec(spec),
         prior_values=_prior(content["prior"]),
+        data_std=_deviation(content.get("data_std")),
         **{name: _section(kind, with_order(content[name])) for name, kind in SECTIONS.items()},
     )
 

@@ -18,6 +18,7 @@ from common.sides import Sides, written
 
 HELD_OUT_SHARE = 10  # one sample in ten is held out of a set without a held-out part,
 HELD_OUT_LIMIT = 1000  # but no more than these
+LEAST_DEVIATION = 1e-3  # of data that is all alike
 
 
 class DataUnavailable(Refusal):
@@ -140,6 +141,14 @@ class Spectrum(Protocol):
         """Samples (.., *S) to coefficients (.., *modes), real or complex."""
 
 
+class Entries:
+    """Every entry as a mode of its own."""
+
+    def analysis(self, x: Tensor, /) -> Tensor:
+        """x itself."""
+        return x
+
+
 @dataclass(frozen=True)
 class DataSet:
     """A data set.
@@ -223,6 +232,15 @@ class DataSet:
         variance = counts @ (variances + (means - mean) ** 2) / len(rows)
         mean, variance = self.spec.moments_to_network(mean, variance, images.dtype)
         return float(mean), float(variance)
+
+    def deviation(self, limit: int = 1000) -> float:
+        """Root mean square over entries of the deviation over samples, on the network's scale; at least 1e-3.
+
+        Args:
+            limit: as in :meth:`statistics`.
+        """
+        _, variance = self.spectral_statistics(Entries(), limit)
+        return max(float(variance.mean().sqrt()), LEAST_DEVIATION)
 
     def spectral_statistics(self, basis: Spectrum, limit: int = 10_000) -> tuple[Tensor, Tensor]:
         """Mean function and variance of every mode on the network's scale [-1, 1], computed in float64.

@@ -101,6 +101,9 @@ class LinearDynamics(nn.Module, ABC):
         t_min: the smallest time at which the law is known; smaller times are read as this one.
         horizon: T.
         rate: fastest rate of F, which sets in how many steps transitions are solved.
+        data_std: deviation of the data, root mean square over its entries, as far as it is known; for time grids.
+        decision_level: noise level around which samples are told apart, if the data is known.
+        node_density: positions and density of the time grid that was measured on a trained network, if one was.
         default_t_end: where sampling ends unless one says otherwise.
         default_time_sampling: law of training times that suits the process.
         default_prediction: what a network predicts by default; None is eps, or x0 if the scale vanishes at T.
@@ -117,6 +120,9 @@ class LinearDynamics(nn.Module, ABC):
     t_min: float = 1e-6
     horizon: float = 1.0
     rate: float = RATE
+    data_std: float = 0.5  # of data on [-1, 1], unless it is known (sigma_data of EDM, arXiv 2206.00364)
+    decision_level: float | None = None
+    node_density: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     default_t_end: ClassVar[float] = 1e-3
     default_time_sampling: ClassVar[str] = "uniform"
     default_prediction: ClassVar[str | None] = None
@@ -300,8 +306,7 @@ class LinearDynamics(nn.Module, ABC):
         law = self.moments(t)
         v = apply(law.weight.unsqueeze(1), z).squeeze(1)
         residual = times(1 / law.std, v) - times(law.scale / law.std, x0_hat)
-        weight = law.weight / law.std.unsqueeze(1)
-        score = -apply(weight.unsqueeze(2), residual.unsqueeze(1))
+        score = -apply((law.weight / law.std.unsqueeze(1)).unsqueeze(2), residual.unsqueeze(1))
         return score - apply(law.complement, z) if self.num_components > 1 else score
 
     def attraction(self, z: Tensor, t: Tensor, x0_hat: Tensor) -> Tensor:
@@ -391,8 +396,7 @@ class LinearDynamics(nn.Module, ABC):
         """
         self.require_monotone("time_at")
         log_sigma = log_sigma.double()
-        low = torch.full_like(log_sigma, math.log(self.t_min))
-        high = torch.full_like(log_sigma, math.log(self.horizon))
+        low, high = (torch.full_like(log_sigma, math.log(end)) for end in (self.t_min, self.horizon))
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
             below = self.log_sigma(middle.exp()) < log_sigma

@@ -12,6 +12,8 @@ from common.refusal import Refusal
 if TYPE_CHECKING:
     from common.dynamics.base import LinearDynamics
 
+LITTLE_NOISE = 2.0  # sigma at T below which the data shows through, whose values are about 1
+
 
 class Prior(nn.Module):
     """Where sampling starts: the law of Z_T.

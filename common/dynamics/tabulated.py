@@ -185,7 +185,10 @@ class Tabulated(LinearDynamics):
 
 
 # what a process says about its law holds for its scalar path too, which has the same one
-OF_THE_LAW = ("t_min", "horizon", "default_t_end", "default_time_sampling", "default_prediction", "default_grid")
+OF_THE_LAW = (
+    *("t_min", "horizon", "default_t_end", "default_time_sampling", "default_prediction", "default_grid"),
+    *("data_std", "decision_level", "node_density"),
+)
 
 
 class ScalarPath(ClosedForm):

@@ -7,7 +7,7 @@ import reprlib
 import typing
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,14 @@ import torch
 from common.config.build import check_device
 from common.config.flags import hints_of
 from common.config.kinds import fits
+from common.config.plugins import class_of
 from common.config.resolve import Member
-from common.config.schema import check_picture_scale
+from common.config.schema import Chosen, check_picture_scale
+from common.dynamics import LinearDynamics
 from common.generation.blocks import Job, missing, read_samples
 from common.generation.blocks import generate as write_blocks
 from common.generation.config import GIVEN_TO_WRAPPERS, OF_MODE, SampleConfig, members_of
+from common.generation.matching import member_of, process_for
 from common.generation.opening import job_of
 from common.generation.pictures import pictured, pictured_count, show
 from common.generation.sets import claimed, findings
@@ -53,7 +56,7 @@ class Samples:
         x: (N, *S, C) float32 in the units of the data, images in [0, 1]: what generate.py writes.
         labels: (N,) int64, the classes that were asked for; None if the run knows none.
         run: what drew them.
-        evaluations: network evaluations per sample; 0 if all were there.
+        evaluations: network evaluations per sample, the most of any block; 0 if all were there.
         folder: where they are written; None if they are not.
     """
 
@@ -98,6 +101,7 @@ def generate(
     solver: str | None = None,
     solver_arguments: Mapping[str, Any] | None = None,
     steps: int | None = None,
+    nfe: int | None = None,
     grid: str | None = None,
     t_end: float | None = None,
     denoise_last: bool | None = None,
@@ -105,6 +109,8 @@ def generate(
     clip_x0: bool | None = None,
     guidance: str | None = None,
     guidance_arguments: Mapping[str, Any] | None = None,
+    dynamics: type[LinearDynamics] | None = None,
+    dynamics_arguments: Mapping[str, Any] | None = None,
     batch_size: int = SampleConfig.batch_size,
     device: str = "auto",
     save: bool = False,
@@ -124,6 +130,7 @@ def generate(
         solver: a name of ``common.samplers.SOLVERS``.
         solver_arguments: arguments of its constructor, by name.
         steps: solver steps.
+        nfe: network evaluations per sample, in place of steps.
         grid: a name of ``common.samplers.GRIDS``.
         t_end: time at which sampling ends.
         denoise_last: give x0_hat at t_end instead of the state there.
@@ -131,6 +138,10 @@ def generate(
         clip_x0: clip x0_hat to [-1, 1].
         guidance: a name of ``common.guidance.GUIDANCE``; ``classifier_free`` if only its arguments are given.
         guidance_arguments: arguments of its constructor, by name, e.g. ``{"scale": 2}``.
+        dynamics: class of another process to sample under, noise levels matched, e.g. ``FVE``; with arguments alone it
+            is the class of the run's own process.
+        dynamics_arguments: arguments of its constructor, by name, e.g. ``{"hurst": 0.7}``; others are those of the run
+            if the class is the same.
         batch_size: samples computed together; another number changes the rounding.
         device: ``auto``, ``cpu`` or ``cuda``.
         save: also write what generate.py writes, into the same folder; what lies there already is not drawn again.
@@ -146,6 +157,7 @@ def generate(
         "mode": mode,
         "solver": solver,
         "steps": steps,
+        "nfe": nfe,
         "grid": grid,
         "t_end": t_end,
         "denoise_last": denoise_last,
@@ -157,6 +169,8 @@ def generate(
     }
     with by_argument(), kept_as_it_is(run):
         config = configured(values, solver_arguments, guidance_arguments)
+        if dynamics is not None or dynamics_arguments:
+            config = replace(config, process=other_process(run, dynamics, dynamics_arguments or {}))
         job = job_of(run, config, check_device(config.device))
         samples, remarks = written(run, job, progress) if save else (drawn(run, job, progress), [])
     finite = np.isfinite(samples.x.reshape(len(samples.x), -1)).all(1)
@@ -270,6 +284,25 @@ def checked_arguments(member: Member, given: Mapping[str, Any] | None, of_others
     return found
 
 
+def other_process(run: Run, kind: type[LinearDynamics] | None, given: Mapping[str, Any]) -> Chosen:
+    """The process to sample a run under, as a command line would name it.
+
+    Args:
+        run: the run.
+        kind: its class; None takes that of the run's own process.
+        given: arguments of its constructor.
+
+    Raises:
+        Refusal: for what is no process, or an argument that it does not have or of another kind.
+    """
+    own = run.config.dynamics
+    kind = kind or class_of(own)
+    if not (isinstance(kind, type) and issubclass(kind, LinearDynamics)):
+        raise Refusal(f"must be a class of processes, got {reprlib.repr(kind)}", "dynamics")
+    member = member_of(own.name if kind is class_of(own) else kind.__name__.lower(), kind)
+    return process_for(run, member, checked_arguments(member, given, ()))
+
+
 def plain_values(given: Mapping[str, Any]) -> dict[str, Any]:
     """The same with numbers of Python in place of NumPy's, which config files and messages do not know."""
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
@@ -303,12 +336,13 @@ def kept_as_it_is(run: Run) -> Iterator[None]:
 
 def drawn(run: Run, job: Job, progress: bool) -> Samples:
     """Draw all samples of a job."""
-    x, calls = np.empty((len(job.seeds), *job.spec.grid, job.spec.channels), np.float32), 0
-    with bar(job.steps * len(job.blocks), "sampling", "step", silent=not progress) as shown:
+    x, calls = np.empty((len(job.seeds), *job.spec.grid, job.spec.channels), np.float32), list[int]()
+    with bar(job.steps_of(job.blocks), "sampling", "step", silent=not progress) as shown:
         for block in job.blocks:
-            x[block.start : block.stop], _, calls = job.draw(block, lambda _, __: shown.update())
+            x[block.start : block.stop], _, nfe = job.draw(block, lambda _, __: shown.update())
+            calls.append(nfe)
     labels = job.labels(range(len(job.seeds)))
-    return Samples(x, None if labels is None else labels.numpy(), run, calls)
+    return Samples(x, None if labels is None else labels.numpy(), run, max(calls))
 
 
 def written(run: Run, job: Job, progress: bool) -> tuple[Samples, list[str]]:
@@ -332,7 +366,8 @@ def write_set(run: Run, job: Job, progress: bool) -> tuple[Path, int, list[str]]
         progress: show a bar.
 
     Returns:
-        The folder, network evaluations per sample (0 if all were there) and what a user should know.
+        The folder, network evaluations per sample (the most of any block; 0 if all were there), and what a user should
+        know.
 
     Raises:
         Refusal: if somebody else draws the same.
@@ -341,10 +376,10 @@ def write_set(run: Run, job: Job, progress: bool) -> tuple[Path, int, list[str]]
     with claimed(run, job) as claim:
         todo = missing(claim.folder, job)
         remarks = [*claim.remarks, *findings(claim.folder, job, todo)]
-        with bar(job.steps * len(todo), "sampling", "step", silent=not (todo and progress)) as shown:
+        with bar(job.steps_of(todo), "sampling", "step", silent=not (todo and progress)) as shown:
             calls = write_blocks(claim.folder, job, todo, on_step=lambda _, __: shown.update())
         show(claim.folder, job.spec, real)
-        return claim.folder, calls, remarks
+        return claim.folder, max(calls, default=0), remarks
 
 
 def is_as_stored(run: Run) -> bool:

@@ -132,6 +132,8 @@ class Job:
         solver: makes the solver; every block takes a fresh one.
         grid: time grid, or None for the solver's own.
         config: how samples are drawn, every default filled in.
+        process: what is to be said of the process, if it is not that of the run.
+        notes: what a user should know of it.
     """
 
     dynamics: LinearDynamics
@@ -140,6 +142,8 @@ class Job:
     solver: Callable[[], Solver]
     grid: Grid | None
     config: SampleConfig
+    process: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -147,9 +151,13 @@ class Job:
         return self.config.seeds or ()
 
     @property
-    def steps(self) -> int:
-        """Solver steps per block."""
-        return int(self.config.steps or 0)
+    def steps(self) -> int | None:
+        """Solver steps per block; None if the solver chooses them."""
+        return self.config.steps
+
+    def steps_of(self, wanted: Sequence[range]) -> int | None:
+        """Solver steps of some blocks; None if the solver chooses them."""
+        return None if self.steps is None else self.steps * len(wanted)
 
     @property
     def blocks(self) -> list[range]:
@@ -157,18 +165,27 @@ class Job:
         return list(blocks(len(self.seeds), self.config.batch_size))
 
     @property
-    def evaluations(self) -> int:
-        """Denoiser calls per block, at most."""
-        return self.solver().calls(self.steps, denoise_last=bool(self.config.denoise_last))
+    def evaluations(self) -> int | None:
+        """Denoiser calls per block; None if the solver chooses its steps."""
+        if self.steps is None:
+            return None
+        components, last = self.dynamics.num_components, bool(self.config.denoise_last)
+        return self.solver().calls(self.steps, components=components, denoise_last=last)
+
+    @property
+    def how(self) -> str:
+        """The solver and its steps, or its tolerance if it chooses them, in words."""
+        given = (f"{name} {value}" for name, value in self.config.solver_arguments.items())
+        return ", ".join([str(self.config.solver), *(given if self.steps is None else [f"{self.steps} steps"])])
 
     @property
     def remarks(self) -> list[str]:
-        """What a user should know before it starts: that a solver needs more steps."""
+        """What a user should know before it starts: of the process, and that a solver needs more steps."""
         fewest, name, other = self.solver().fewest_steps, self.config.solver, default_solver(self.dynamics)
-        if self.steps >= fewest:
-            return []
+        if self.steps is None or self.steps >= fewest:
+            return [*self.notes]
         better = "" if other == name else f"; --solver {other} does with {SOLVERS[other].default_steps}"
-        return [f"{name} needs about {fewest} steps or more{better}"]
+        return [*self.notes, f"{name} needs about {fewest} steps or more{better}"]
 
     @property
     def told_classes(self) -> str:
@@ -193,7 +210,7 @@ class Job:
         """Refuse classes that do not exist, and a time grid that cannot be laid."""
         self.labels(range(1))
         if self.grid and self.config.t_end is not None:
-            self.grid(self.dynamics, self.config.t_end, self.steps)
+            self.grid(self.dynamics, self.config.t_end, self.steps or 1)
 
     def draw(self, indices: range, on_step: StepCallback) -> tuple[np.ndarray, np.ndarray | None, int]:
         """Draw one block.
@@ -211,7 +228,7 @@ class Job:
             self.denoiser,
             (len(indices), *self.spec.shape),
             solver=self.solver(),
-            steps=self.steps,
+            steps=self.steps or 1,
             seeds=[self.seeds[i] for i in indices],
             labels=None if labels is None else labels.to(self.dynamics.device),
             grid=self.grid,
@@ -254,7 +271,7 @@ def _is_whole(place: SampleFolder, job: Job, block: range, check: Callable[[Path
 
 def generate(
     folder: Path, job: Job, todo: Sequence[range], *, on_step: StepCallback, shown: Sequence[range] = ()
-) -> int:
+) -> list[int]:
     """Draw samples and write ``data/data_*.npy`` and ``label/label_*.npy``, one pair per block; and the manifest.
 
     That lists blocks every few seconds, at the end, and when it is stopped: only the last ones before a kill are not.
@@ -267,11 +284,11 @@ def generate(
         shown: samples that are drawn first for ``on_step`` alone; nothing of them is written.
 
     Returns:
-        Denoiser calls per sample; 0 if there was nothing to draw.
+        Denoiser calls per sample of every block that was drawn; they differ only if the solver chooses its steps.
     """
-    place, calls = SampleFolder(folder), 0
+    place, calls = SampleFolder(folder), list[int]()
     for indices in shown:
-        _, _, calls = job.draw(indices, on_step)
+        calls.append(job.draw(indices, on_step)[2])
     files, listed = {place.settings, *job.files(place, job.blocks)}, place.manifest.files
     if stale := {*job.files(place, todo), *(files ^ listed)}:
         with place.manifest.renewing(*stale) as note:
@@ -282,7 +299,8 @@ def generate(
                         note(fresh)
                         fresh, noted = [], time.monotonic()
                     data = place.block(indices.start)
-                    samples, labels, calls = job.draw(indices, on_step)
+                    samples, labels, nfe = job.draw(indices, on_step)
+                    calls.append(nfe)
                     if labels is not None:
                         write_array(place.labels_of(data), labels)
                     write_array(data, samples)  # after its labels: a block with data is whole

@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,17 +23,19 @@ from common.config.flags import (
     written,
 )  # fmt: skip
 from common.config.resolve import Member, section
-from common.config.schema import PICTURE_SCALE, RunConfig, check_picture_scale
+from common.config.schema import PICTURE_SCALE, Chosen, RunConfig, check_picture_scale
 from common.data.spec import DataSpec
 from common.dynamics import LinearDynamics
+from common.generation.matching import Matching, label_of, words_for
 from common.guidance import GUIDANCE
 from common.refusal import Refusal
 from common.runs import RunFolder
-from common.samplers import GRIDS, MODES, SOLVERS, check_seeds, default_solver, ending
+from common.samplers import GRIDS, MODES, OF_RUN, SOLVERS, Grid, check_seeds, default_solver, ending, path_of
 
 SAMPLES = 100
 RUNTIME = Mark("is not what tells samples apart")
 OF_MODE = "stochastic"  # the argument of a solver that --mode gives
+OF_PROCESS = "process"  # the field that --match_noise gives
 OF_PROGRAM = frozenset({"dynamics", "data_name", "hurst", "num_aug", "plugin", "wb_key"})  # flags of every command line
 GIVEN_TO_WRAPPERS = frozenset({"denoiser", "dynamics", "spec", "run"})  # arguments that no flag gives
 
@@ -82,15 +84,19 @@ class SampleConfig(Checked):
         labels: classes by name or number, repeated in turn, e.g. 3,3,7 or cat,dog (default: all that were learned)
         mode: published samplers: sde reverses the SDE by Euler-Maruyama, ode follows the probability-flow ODE by Euler;
             a solver that can do both, like the predictor-corrector, reads it too
-        solver: solver (default: the exponential one of order 2; Euler-Maruyama if the noise level falls in time, and
+        solver: solver (default: Adams-Bashforth along the angle; Euler-Maruyama if the noise level falls in time, and
             for weights of the published code)
-        steps: solver steps (default: those of the solver, 20 to 1000)
-        grid: time grid (default: the solver's own)
+        steps: solver steps (default: those of the solver, 10 to 1000; adaptive solvers choose their own, by --rtol)
+        nfe: network evaluations per sample, in place of --steps
+        grid: time grid; measured is measured on the network once, in less than a minute for small ones, kept with the
+            run, and its default from then on (default: the solver's own)
         t_end: time at which sampling ends (default: that of the dynamics, mostly 1e-3)
         denoise_last: give x0_hat at t_end instead of the state there (default: that of the solver)
         prior: start of sampling: zero as published, or data for the data's mean and variance (default: that of the run)
         clip_x0: clip x0_hat to [-1, 1] (default: on images, if the solver gains by it)
         guidance: denoiser wrapper that steers what is drawn (default: none; classifier_free with --guidance_scale)
+        match_noise: sample under another process, that of --dynamics, --hurst, --num_aug and their like, at the noise
+            levels that the network was trained at (--match_noise --help shows the flags)
         batch_size: samples computed together; another number is kept as another set, which differs by rounding alone
         trajectory: also draw how the first samples come out of the noise (trajectory.png, .gif)
         picture_scale: whole number by which images in pictures are magnified (default: what makes small ones visible;
@@ -98,6 +104,7 @@ class SampleConfig(Checked):
         device: where to compute
         solver_arguments: arguments of the solver.
         guidance_arguments: arguments of the wrapper.
+        process: what is sampled under, if it is not the process of the run.
     """
 
     n_samples: Annotated[int | None, Range(1, MOST, whole=True), RUNTIME] = None
@@ -106,24 +113,29 @@ class SampleConfig(Checked):
     mode: Annotated[str | None, MODES, RUNTIME] = None
     solver: Annotated[str | None, SOLVERS] = None
     steps: Annotated[int | None, at_least(1)] = None
+    nfe: Annotated[int | None, at_least(1)] = None
     grid: Annotated[str | None, GRIDS] = None
     t_end: Annotated[float | None, Range(1e-6, 1, open_high=True)] = None
     denoise_last: bool | None = None
     prior: Annotated[str | None, ("zero", "data")] = None
     clip_x0: bool | None = None
     guidance: Annotated[str | None, GUIDANCE] = None
+    match_noise: Annotated[bool, RUNTIME] = False
     batch_size: Annotated[int, at_least(1)] = 100
     trajectory: Annotated[bool, RUNTIME] = False
     picture_scale: Annotated[int | None, PICTURE_SCALE, RUNTIME] = None
     device: Annotated[str, ("auto", "cpu", "cuda")] = "auto"
     solver_arguments: Mapping[str, Any] = field(default_factory=dict)
     guidance_arguments: Mapping[str, Any] = field(default_factory=dict)
+    process: Chosen | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.solver is not None and self.mode is not None and OF_MODE not in solver_member(self.solver).arguments:
             names = ", ".join(f"--mode {mode} is --solver {solver}" for mode, solver in MODES.items())
             raise Refusal(f"and --solver exclude each other: {names}", "mode")
+        if self.steps is not None and self.nfe is not None:
+            raise Refusal("and --steps exclude each other; leave one of them out", "nfe")
         check_seeds(self.seeds or ())
         if self.seeds is not None and self.n_samples not in (None, len(self.seeds)):
             raise Refusal(
@@ -140,14 +152,24 @@ class SampleConfig(Checked):
             device: ``cpu`` or ``cuda``: they draw other noise from the same seed.
 
         Raises:
-            Refusal: for a magnification of what is no image, or an end of sampling that cannot be.
+            Refusal: for a magnification of what is no image, an end of sampling that cannot be, or a number of
+                evaluations that no number of steps takes.
         """
         solver = self.solver or (MODES[self.mode] if self.mode else default_solver(dynamics, published=published))
         kind, arguments = SOLVERS[solver], dict(self.solver_arguments)
         check_picture_scale(self.picture_scale, spec)
         if OF_MODE in solver_member(solver).arguments:
             arguments[OF_MODE] = self.mode != "ode"
+        if kind.adaptive:  # its tolerance tells samples apart where others have their steps
+            plain = {flag.argument: flag.default for flag in solver_member(solver).flags if flag.default is not None}
+            arguments = plain | arguments
         seeds = self.seeds or tuple(range(self.n_samples or SAMPLES))
+        denoise_last = kind.denoise_last if self.denoise_last is None else self.denoise_last
+        steps = self.steps or (None if kind.adaptive else kind.default_steps)
+        if self.nfe is not None:
+            components = path_of(kind, dynamics).num_components
+            steps = kind(**arguments).steps_for(self.nfe, components=components, denoise_last=denoise_last)
+        suits = kind(**arguments).default_grid(dynamics)
         return replace(
             self,
             mode=None,
@@ -156,9 +178,11 @@ class SampleConfig(Checked):
             seeds=seeds,
             solver=solver,
             solver_arguments=arguments,
-            steps=self.steps or kind.default_steps,
+            steps=steps,
+            nfe=None,
+            grid=self.grid or (None if kind.adaptive else name_if_of_run(suits)),
             t_end=ending(dynamics, self.t_end),
-            denoise_last=kind.denoise_last if self.denoise_last is None else self.denoise_last,
+            denoise_last=denoise_last,
             clip_x0=kind.clips and spec.is_image if self.clip_x0 is None else self.clip_x0,
             device=device,
         )
@@ -175,10 +199,11 @@ class SampleConfig(Checked):
             of_wrapper: arguments that were given.
 
         Raises:
-            Refusal: for arguments of the solver without effect.
+            Refusal: for arguments without effect on the solver.
         """
         if solver.name:
-            SOLVERS[solver.name].refuse_idle(of_solver)
+            of_all = {"steps": self.steps, "nfe": self.nfe, "grid": self.grid}
+            SOLVERS[solver.name].refuse_idle(of_all | dict(of_solver))
         plain = {flag.argument: flag.default for flag in wrapper.flags}
         wanted = self.guidance is not None or any(value != plain.get(name) for name, value in of_wrapper.items())
         return replace(
@@ -190,9 +215,14 @@ class SampleConfig(Checked):
 
     @property
     def folder_name(self) -> str:
-        """``{mode}{steps}`` for the published samplers, ``{solver}-{steps}`` for others."""
+        """``{mode}{steps}`` for the published samplers, ``{solver}-{steps}`` for others; a tolerance if adaptive.
+
+        The process follows if noise levels are matched.
+        """
+        name = str(self.solver)
         modes = {solver: mode for mode, solver in MODES.items()}
-        return f"{modes[self.solver]}{self.steps}" if self.solver in modes else f"{self.solver}-{self.steps}"
+        name = modes.get(name, f"{name}-") + SOLVERS[name](**self.solver_arguments).extent(self.steps)
+        return f"{name}-{label_of(self.process)}" if self.process else name
 
     def identity(self, made_from: Mapping[str, Any]) -> dict[str, Any]:
         """What tells these samples from others: every field that differs from its default, but those of runtime.
@@ -205,11 +235,17 @@ class SampleConfig(Checked):
         found, of_runtime = dict(made_from), marked(type(self), RUNTIME)
         for f in fields(self):
             value = getattr(self, f.name)
+            value = asdict(value) if isinstance(value, Chosen) else value
             default = f.default_factory() if f.default_factory is not MISSING else f.default
             if f.name not in of_runtime and value != default:
                 found[f.name] = value
         plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
         return with_ranges(plain)
+
+
+def name_if_of_run(grid: Grid) -> str | None:
+    """The name of a solver's own grid if another one may take its place on the same run; None for a fixed one."""
+    return next((name for name in OF_RUN if GRIDS[name] is grid), None)
 
 
 def with_ranges(identity: dict[str, Any]) -> dict[str, Any]:
@@ -238,7 +274,8 @@ def flags_for(identity: Mapping[str, Any]) -> list[str]:
         if OF_MODE in arguments:
             values |= {"mode": "sde" if arguments[OF_MODE] else "ode"}
         values |= {flag.name: arguments[flag.argument] for flag in member.flags if flag.argument in arguments}
-    return [f"--{name}={written(value)}" for name, value in values.items()]
+    process = words_for(values.pop(OF_PROCESS, None))
+    return [*(f"--{name}={written(value)}" for name, value in values.items()), *process]
 
 
 def samples_of(identity: Mapping[str, Any]) -> int | None:
@@ -272,6 +309,7 @@ class GenerateOrder:
         claims: what published command lines repeat of the run, which must agree with it.
         describe: gives the configuration of a folder of the published code from the flags that were given.
         describing: flags that only such a folder takes and that were given.
+        matching: what is said of another process to sample under; None samples under that of the run.
     """
 
     opening: Opening
@@ -279,6 +317,7 @@ class GenerateOrder:
     claims: Mapping[str, Any]
     describe: Callable[[RunFolder], RunConfig]
     describing: tuple[str, ...]
+    matching: Matching | None = None
 
 
 def taken_names() -> frozenset[str]:

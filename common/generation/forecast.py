@@ -33,27 +33,27 @@ def seconds_of_an_evaluation(job: Job, count: int) -> float:
 
 
 def forecast(job: Job, todo: Sequence[range]) -> list[str]:
-    """What to say before drawing that needs many network evaluations on a CPU; nothing if it needs few.
+    """What to say before drawing that needs many network evaluations on a CPU; nothing if it needs few, or who knows.
 
     Args:
         job: what every block of samples is made with.
         todo: the blocks to draw.
     """
-    if job.dynamics.device.type != "cpu" or job.evaluations * len(todo) <= MANY:
+    calls = job.evaluations
+    if job.dynamics.device.type != "cpu" or calls is None or calls * len(todo) <= MANY:
         return []
     size = max(map(len, todo))
     seconds = seconds_of_an_evaluation(job, size)
     shares = sum(map(len, todo)) / size  # of a whole block; the last one may be smaller
-    total = seconds * shares * job.evaluations
-    most = "" if job.solver().evaluations == 1 else "at most "
+    total = seconds * shares * calls
     lines = [
-        f"time      about {in_time(total)}: {most}{job.evaluations * len(todo):,} evaluations of the network, "
+        f"time      about {in_time(total)}: {calls * len(todo):,} evaluations of the network, "
         f"{seconds:.2g} s for {size} samples at a time"
     ]
     name = default_solver(job.dynamics)
     kind = SOLVERS[name]
     fewer = kind().calls(kind.default_steps)
-    if total > LONG and fewer < job.evaluations:
+    if total > LONG and fewer < calls:
         lines.append(
             f"note      a short way: --solver {name} --steps {kind.default_steps} (without --mode) takes about "
             f"{in_time(seconds * shares * fewer)}"

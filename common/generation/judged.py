@@ -132,6 +132,7 @@ def of_run(order: EvaluateOrder) -> Judged:
         lines=[
             *([f"images    {data.treatment}"] if data.is_image else []),
             *drawn_from(folder, () if run.is_released else trained.recipe.averages),
+            *([f"process   {opened[1].process}"] if opened and opened[1].process else []),
         ],
         origin={
             "run": run.name,

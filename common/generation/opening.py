@@ -1,7 +1,10 @@
 """From a command line of generate.py to what samples are drawn with: the run, its prior, its denoiser with wrappers."""
 
+import hashlib
 import inspect
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,15 +18,18 @@ from common.config.plugins import class_of
 from common.config.schema import RunConfig
 from common.config.stored import CONFIG, to_json
 from common.denoiser import Clipped
-from common.dynamics import Prior
+from common.dynamics import LinearDynamics, Prior
 from common.generation.blocks import Job
 from common.generation.config import GenerateOrder, Opening, SampleConfig
-from common.guidance import GUIDANCE
+from common.generation.matching import Matching, match, notes, open_process, told
+from common.generation.measuring import measure_on
+from common.guidance import GUIDANCE, Matched
 from common.refusal import Refusal
 from common.runs import Run, RunFolder, SampleFolder, find, load_folder
 from common.runs.pretrained import PRETRAINED, fetch
 from common.runs.versions import nature
-from common.samplers import GRIDS, SOLVERS, path_of
+from common.samplers import GRIDS, MEASURED, OF_RUN, SOLVERS, path_of
+from common.samplers.angle import AngleSolver
 
 
 def open_run(opening: Opening, describe: Callable[[RunFolder], RunConfig], describing: tuple[str, ...]) -> Run:
@@ -74,52 +80,70 @@ def open_job(order: GenerateOrder) -> tuple[Run, Job]:
     device = check_device(order.sample.device)
     run = open_run(order.opening, order.describe, order.describing)
     check_claims(run, dict(order.claims))
-    return run, job_of(run, order.sample, device)
+    sample = order.sample
+    if order.matching:
+        sample = replace(sample, process=order.matching.process(run))
+    return run, job_of(run, sample, device, order.matching)
 
 
-def job_of(run: Run, sample: SampleConfig, device: torch.device) -> Job:
+def job_of(run: Run, sample: SampleConfig, device: torch.device, matching: Matching | None = None) -> Job:
     """What a block of a run's samples is made with; the run's prior is the one that was asked for from then on.
 
     Args:
         run: the run.
         sample: how samples are drawn, before defaults are filled in.
         device: where to compute.
+        matching: what a command line says of another process, from which advice is given if it cannot be.
 
     Raises:
         Refusal: for whatever does not fit together.
     """
+    check_prior(run, sample.prior)
+    if sample.grid == MEASURED and run.dynamics.node_density is None:
+        measure_on(run, device)  # from the run's own prior: the grid is kept for all samples of it
     choose_prior(run, sample.prior)
-    config = sample.settled(run.dynamics, run.data, published=run.folder.is_released, device=device.type)
-    denoiser = wrapped(run, config).to(device)
-    path = path_of(SOLVERS[str(config.solver)], run.dynamics.to(device))
+    dynamics = open_process(run, sample.process) if sample.process else run.dynamics
+    published = run.folder.is_released and not sample.process
+    config = sample.settled(dynamics, run.data, published=published, device=device.type)
+    matched = match(run, dynamics, config.t_end, matching) if sample.process else None
+    denoiser = wrapped(run, config, matched).to(device)
+    path = path_of(SOLVERS[str(config.solver)], dynamics.to(device))
     solver = partial(SOLVERS[str(config.solver)], **config.solver_arguments)
     solver().check(path)
     job = Job(path, denoiser, run.data, solver, GRIDS[config.grid] if config.grid else None, config)
+    if matched:
+        job = replace(job, process=told(run, matched), notes=notes(matched))
     job.check()
     return job
 
 
-def choose_prior(run: Run, prior: str | None) -> None:
-    """Start sampling as the run does, or as published.
-
-    Raises:
-        Refusal: for the data's moments, of a run that does not know them.
-    """
+def check_prior(run: Run, prior: str | None) -> None:
+    """Refuse to start from the data's moments, of a run that does not know them."""
     if prior == "data" and not run.dynamics.prior.variance.any():
         raise Refusal(
             f"data: {run.folder.name} was trained with --prior zero, so the mean of its data was not kept", "prior"
         )
+
+
+def choose_prior(run: Run, prior: str | None) -> None:
+    """Start sampling as the run does, or as published."""
     if prior == "zero":
         run.dynamics.prior = Prior(run.dynamics)
 
 
-def wrapped(run: Run, config: SampleConfig) -> nn.Module:
+def wrapped(run: Run, config: SampleConfig, matched: Matched | None = None) -> nn.Module:
     """The run's denoiser with guidance and clipping as asked for; clipping comes last.
+
+    Args:
+        run: the run.
+        config: how samples are drawn.
+        matched: its denoiser under another process, if samples are drawn under one.
 
     Raises:
         Refusal: for guidance of a network that was not trained for it.
     """
-    denoiser: nn.Module = run.denoiser
+    denoiser: nn.Module = matched or run.denoiser
+    dynamics: LinearDynamics = matched.process if matched else run.dynamics
     if config.guidance:
         kind = GUIDANCE[config.guidance]
         if getattr(kind, "needs_null_labels", False) and not (run.data.num_classes and run.config.recipe.label_dropout):
@@ -130,15 +154,23 @@ def wrapped(run: Run, config: SampleConfig) -> nn.Module:
                 "label",
                 flag,
             )
-        given = {"dynamics": run.dynamics, "spec": run.data, "run": run}
+        given = {"dynamics": dynamics, "spec": run.data, "run": run}
         taken = {name: given[name] for name in inspect.signature(kind).parameters if name in given}
         denoiser = kind(denoiser, **taken, **config.guidance_arguments)
     return Clipped(denoiser) if config.clip_x0 else denoiser
 
 
-def made_from(run: Run) -> dict[str, Any]:
-    """What the network is made from: its weights and, if no config.json holds them, its classes and arguments."""
+def made_from(run: Run, job: Job) -> dict[str, Any]:
+    """What samples are made from beside their settings: the weights, the grid if it was measured, the data's deviation.
+
+    The last only where it has an effect: on solvers along the angle, and on grids that follow from the run.
+    Classes and arguments of the network are among it if no config.json holds them.
+    """
     found: dict[str, Any] = {"weights": run.source.label(run.kind), "sha256": run.source.sha256(run.kind)}
+    if job.config.grid == MEASURED:
+        found["density"] = hashlib.sha256(json.dumps(job.dynamics.node_density).encode()).hexdigest()
+    if run.config.data_std is not None and (job.config.grid in OF_RUN or isinstance(job.solver(), AngleSolver)):
+        found["data_std"] = run.config.data_std
     if run.folder.is_released:
         whole = to_json(run.config)
         found |= {"dynamics": whole["dynamics"], "network": whole["network"]}

@@ -33,7 +33,7 @@ class Trajectory:
 
     def __init__(self, job: Job) -> None:
         self.dynamics, self.scale = job.dynamics, job.config.picture_scale
-        self.wanted, self.seen = set(evenly(job.steps, FRAMES)), 0
+        self.wanted, self.seen = None if job.steps is None else set(evenly(job.steps, FRAMES)), 0
         self.moments: list[Moment] = []
         spec = job.spec
         count = ROWS
@@ -51,19 +51,22 @@ class Trajectory:
         return [] if any(0 in block for block in todo) else [range(self.count)]
 
     def add(self, time: float, x: Tensor) -> None:
-        """Keep the state (B, C, *S) reached at a time, if it is one of the wanted ones."""
-        if self.seen in self.wanted:
+        """Keep the state (B, C, *S) reached at a time: of all steps of the first block, or of the wanted ones."""
+        if self.moments and time >= self.moments[-1].time:
+            return  # the next block, whose times fall again
+        if self.wanted is None or self.seen in self.wanted:
             self.moments.append(Moment(time, shown_level(self.dynamics, time), x[: self.count].cpu()))
         self.seen += 1
 
     def save(self, place: SampleFolder) -> list[str]:
         """Write the film, and some of its moments as one picture; returns what to say about them."""
+        filmed = [self.moments[i] for i in evenly(len(self.moments), FRAMES)]
         columns = [self.moments[i] for i in evenly(len(self.moments), COLUMNS)]
         classes = self.classes[:ROWS] if self.classes else None
         save_trajectory(
             place.trajectory, [moment._replace(x=moment.x[:ROWS]) for moment in columns], classes, self.scale
         )
-        save_film(place.film, self.moments, self.classes, self.scale)
+        save_film(place.film, filmed, self.classes, self.scale)
         return [f"path      {place.trajectory}", f"film      {place.film}"]
 
 

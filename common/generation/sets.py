@@ -66,7 +66,7 @@ def claimed(run: Run, job: Job) -> Iterator[Claim]:
 
 
 def _identity(run: Run, job: Job) -> dict[str, Any]:
-    return job.config.identity(made_from(run))
+    return job.config.identity(made_from(run, job))
 
 
 def _choose(base: Path, run: Run, job: Job) -> tuple[SampleFolder, list[str]]:

@@ -24,6 +24,8 @@ DRAWN_BY = {
     "steps": ("samples", "settings", "steps"),
     "guidance": ("samples", "settings", "guidance"),
     "guidance_arguments": ("samples", "settings", "guidance_arguments"),
+    "process": ("samples", "settings", "process", "name"),
+    "of_process": ("samples", "settings", "process", "arguments"),
     "nfe": ("samples", "evaluations"),
 }
 

@@ -31,7 +31,7 @@ class EvaluateConfig(Checked):
     Attributes:
         run_id: id or folder name of the run, or latest (required, unless --samples and --reference name files)
         version: version of the weights (default: that of the newest generated data)
-        samples: folder under generated_data/model-{version}, e.g. exp2-20-ema (default: the newest); without --run_id
+        samples: folder under generated_data/model-{version}, e.g. ab3-10-ema (default: the newest); without --run_id
             a folder or file of images, recordings or arrays of any program
         use_ema: samples of averaged weights, or of those that were trained (default: the newest)
         ema_decay: samples of this average of the weights (default: the newest)
@@ -188,7 +188,7 @@ class CompareConfig(Checked):
     Attributes:
         compare: two or more runs or files of figures (metrics.json), with commas or spaces between them: a table of
             figures that they have, with what differences are decided; of a run those of its newest samples that have
-            figures, of RUN:SET those of samples by name, e.g. digits-demo:exp2-20-ema (default: none)
+            figures, of RUN:SET those of samples by name, e.g. digits-demo:ab3-10-ema (default: none)
         table: also write the table to this file, .csv, .tex (booktabs) or .md (default: do not)
         output_dir: folder that holds the runs
     """

@@ -83,7 +83,7 @@ def newest_figures(run: RunFolder, wanted: str = "") -> tuple[Path, Path]:
 
     Args:
         run: the run.
-        wanted: name of the samples, with or without that of the version: ``exp2-20-ema``, ``model-v1/exp2-20-ema``.
+        wanted: name of the samples, with or without that of the version: ``ab3-10-ema``, ``model-v1/ab3-10-ema``.
 
     Raises:
         Refusal: if there are none, with the command that computes them.

@@ -55,6 +55,11 @@ class RunFolder:
         return self.path / "real.safetensors"
 
     @property
+    def time_grid(self) -> Path:
+        """The time grid that was measured on its network, if one was."""
+        return self.path / "grid.json"
+
+    @property
     def data(self) -> Path:
         """What was found of the data, in words, and its classes."""
         return self.path / "data.txt"
@@ -161,7 +166,11 @@ class RunFolder:
     def is_spare(self, path: Path) -> bool:
         """Whether people may remove a file of it, e.g. to make room: checkpoints, earlier weights, real samples."""
         version = WEIGHTS.fullmatch(path.name)
-        return path == self.real or path.parent == self.checkpoints or (version is not None and version[2] != FINAL)
+        return (
+            path in (self.real, self.time_grid)
+            or path.parent == self.checkpoints
+            or (version is not None and version[2] != FINAL)
+        )
 
     @property
     def begun(self) -> str:

@@ -21,6 +21,7 @@ from common.refusal import Refusal
 from common.runs.folder import RunFolder, find
 from common.runs.log import columns, read_metrics
 from common.runs.released import plain_names
+from common.runs.time_grid import read_time_grid
 from common.runs.versions import PLAIN, Version, open_version
 
 
@@ -193,4 +194,5 @@ def load_folder(
             raise
         raise Refusal(f"{folder.path / CONFIG}: {refusal}") from refusal
     fit_weights(denoiser.backbone, source.read(kind), source.file(kind))
+    denoiser.dynamics.node_density = read_time_grid(folder)
     return Run(denoiser.eval(), denoiser.dynamics, config, config.sample, folder, source, kind)

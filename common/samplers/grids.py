@@ -2,13 +2,20 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from common.dynamics import LinearDynamics
+from common.refusal import Refusal
 
 Grid = Callable[[LinearDynamics, float, int], Tensor]
+MEASURED = "measured"
+OF_RUN = ("rho3", "data", "decisive", MEASURED)  # which of them is the default follows from what is known of a run
+FINE = 4000  # cells in which a density of nodes is summed up
+FLOOR, BUMP, WIDTH, REACH = 0.35, 2.0, 1.6, 10.0  # of the density of nodes around the scale of the data
+DECISIVE_FLOOR, DECISIVE_WIDTH = 0.24, 1.45  # of that around the level at which samples are told apart
 
 
 def _exact_ends(times: Tensor, dynamics: LinearDynamics, t_end: float) -> Tensor:
@@ -38,4 +45,98 @@ def log_sigma(dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
     return _exact_ends(dynamics.time_at(levels), dynamics, t_end)
 
 
-GRIDS: dict[str, Grid] = {"uniform": uniform, "log_time": log_time, "log_sigma": log_sigma}
+def rho3(dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
+    """Equal steps in t^(1/3): few evaluations where every mode has its own noise level."""
+    start, end = dynamics.horizon ** (1 / 3), t_end ** (1 / 3)
+    times = torch.linspace(start, end, steps + 1, dtype=torch.float64, device=dynamics.device) ** 3
+    return _exact_ends(times, dynamics, t_end)
+
+
+def position(dynamics: LinearDynamics, t: Tensor) -> Tensor:
+    """x at times (B,), the variable that densities of nodes are in: log sigma; log t where modes have levels apart."""
+    return t.log() if dynamics.basis.modes else dynamics.log_sigma(t)
+
+
+@dataclass(frozen=True)
+class Density:
+    """A grid whose nodes have a density in :func:`position`.
+
+    Attributes:
+        nodes: x, rising.
+        values: the density there, above 0; a factor on all of them has no effect. It is linear between nodes, and
+            constant beyond them.
+    """
+
+    nodes: tuple[float, ...]
+    values: tuple[float, ...]
+
+    def __call__(self, dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
+        """Times (steps + 1,) from T to ``t_end``."""
+        device, ends = dynamics.device, (dynamics.horizon, t_end)
+        first, last = position(dynamics, torch.tensor(ends, dtype=torch.float64, device=device))
+        fine = torch.lerp(first, last, torch.linspace(0, 1, FINE + 1, dtype=torch.float64, device=device))
+        nodes, values = torch.tensor([self.nodes, self.values], dtype=torch.float64, device=device)
+        density = interpolate(fine, nodes, values)
+        share = torch.nn.functional.pad(torch.cumulative_trapezoid(density), (1, 0))
+        wanted = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=device)
+        x = interpolate(wanted, share / share[-1], fine)
+        return _exact_ends(x.exp() if dynamics.basis.modes else dynamics.time_at(x), dynamics, t_end)
+
+
+def interpolate(x: Tensor, nodes: Tensor, values: Tensor) -> Tensor:
+    """Piecewise linear: values at ``nodes`` (N,), which rise, read at x (M,); constant beyond the ends."""
+    right = torch.searchsorted(nodes, x.contiguous()).clamp(1, len(nodes) - 1)
+    width = nodes[right] - nodes[right - 1]
+    return torch.lerp(values[right - 1], values[right], ((x - nodes[right - 1]) / width).clamp(0, 1))
+
+
+def data(dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
+    """Steps in log sigma that are short where noise is as large as the deviation of the data."""
+    return around(dynamics.data_std, FLOOR, WIDTH)(dynamics, t_end, steps)
+
+
+def decisive(dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
+    """Steps in log sigma that are short where samples are told apart, at the dynamics' ``decision_level``.
+
+    That is more noise than deviation in large samples; where the level is not known, the deviation is taken.
+    """
+    centre = dynamics.data_std if dynamics.decision_level is None else dynamics.decision_level
+    return around(centre, DECISIVE_FLOOR, DECISIVE_WIDTH)(dynamics, t_end, steps)
+
+
+def around(centre: float, floor: float, width: float) -> Density:
+    """The density ``floor + BUMP exp(-(log sigma - log centre)^2 / (2 width^2))`` of nodes over log sigma."""
+    away = torch.linspace(-REACH, REACH, 101, dtype=torch.float64)
+    bump = floor + BUMP * (-away.square() / (2 * width**2)).exp()
+    return Density(tuple((math.log(centre) + away).tolist()), tuple(bump.tolist()))
+
+
+def measured(dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:
+    """Steps as they were measured on the run's own network (:mod:`common.samplers.measured`).
+
+    Raises:
+        Refusal: if nothing was measured.
+    """
+    if dynamics.node_density is None:
+        raise Refusal("measured belongs to a trained run, and nothing was measured on this one", "grid")
+    return Density(*dynamics.node_density)(dynamics, t_end, steps)
+
+
+def for_few(dynamics: LinearDynamics) -> Grid:
+    """The grid for few evaluations: measured, if it was; else by what is known of the data; rho3 for modes."""
+    if dynamics.node_density is not None:
+        return measured
+    if dynamics.basis.modes:
+        return rho3
+    return data if dynamics.decision_level is None else decisive
+
+
+GRIDS: dict[str, Grid] = {
+    "uniform": uniform,
+    "log_time": log_time,
+    "log_sigma": log_sigma,
+    "rho3": rho3,
+    "data": data,
+    "decisive": decisive,
+    MEASURED: measured,
+}

@@ -323,6 +323,11 @@ class PredictorCorrector(Solver):
                 "paper",
             )
 
+    def calls(self, steps: int, *, components: int = 1, denoise_last: bool | None = None) -> int:
+        """One in the last step, which is neither corrected nor noised again."""
+        each = self.corrector.evaluations + self._for(components).evaluations
+        return each * (steps - 1) + 1 + (self.denoise_last if denoise_last is None else denoise_last)
+
     def draws(self, components: int) -> int:
         """Those of corrector and predictor together."""
         return self.corrector.draws + sum(self._for(components).draws(components))

@@ -1,5 +1,6 @@
 """The sampling loop, written once for every dynamics, network and solver."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,20 +10,34 @@ from torch import Tensor
 from common.denoiser import Denoiser, X0Denoiser
 from common.dynamics import Fourier, LinearDynamics
 from common.refusal import Refusal
+from common.samplers.adams import AdamsBashforth2, AdamsBashforth3
+from common.samplers.adaptive import AdaptiveHeun, BogackiShampine3, DormandPrince5, DormandPrince8
 from common.samplers.base import Posterior, Solver
 from common.samplers.euler import Euler, EulerMaruyama
-from common.samplers.exponential import Exponential1, Exponential2
+from common.samplers.exponential import Exponential1, Exponential2, Exponential3
+from common.samplers.exponential_sde import ExponentialSDE1, ExponentialSDE2
 from common.samplers.grids import Grid
+from common.samplers.heun import Heun
 from common.samplers.noise import NoiseSource, fresh_seeds
 from common.samplers.predictor_corrector import PredictorCorrector
 
 Callback = Callable[[int, float, Tensor, Tensor], None]
 
 SOLVERS: dict[str, type[Solver]] = {
+    "ab2": AdamsBashforth2,
+    "ab3": AdamsBashforth3,
+    "adaptive_heun": AdaptiveHeun,
+    "bosh3": BogackiShampine3,
+    "dopri5": DormandPrince5,
+    "dopri8": DormandPrince8,
     "em": EulerMaruyama,
     "euler": Euler,
     "exp1": Exponential1,
     "exp2": Exponential2,
+    "exp3": Exponential3,
+    "exp-sde": ExponentialSDE1,
+    "exp-sde2": ExponentialSDE2,
+    "heun": Heun,
     "pc": PredictorCorrector,
 }
 MODES = {"sde": "em", "ode": "euler"}  # published names of samplers (GFDM): what --mode chooses
@@ -34,11 +49,22 @@ def path_of(solver: type[Solver], dynamics: LinearDynamics) -> LinearDynamics:
 
 
 def default_solver(dynamics: LinearDynamics, *, published: bool = False) -> str:
-    """Name of the best solver measured; the published one for weights of the published code.
+    """Name of the best solver measured (benchmarks/few_evaluations.py); the published one for weights of that code.
 
-    The exponential solver of order 2 needs a fiftieth of the evaluations, but a noise level that never falls.
+    Adams-Bashforth along the angle needs a hundredth of the evaluations, but a noise level that never falls. Two
+    slopes are better than three where modes have noise levels of their own.
     """
-    return "exp2" if dynamics.is_monotone and not published else MODES["sde"]
+    if published or not dynamics.is_monotone:
+        return MODES["sde"]
+    return "ab2" if dynamics.basis.modes else "ab3"
+
+
+def quick_solver(dynamics: LinearDynamics) -> str:
+    """Name of the best solver of few evaluations, for samples that a training shows.
+
+    Where the noise level falls in time that is order 1 on the whole state: Euler-Maruyama diverges in few steps.
+    """
+    return default_solver(dynamics) if dynamics.is_monotone else "exp1"
 
 
 @dataclass(frozen=True)
@@ -93,7 +119,8 @@ def sample(
         denoiser: any callable (v, t, labels) to x0_hat.
         shape: data shape (B, C, *S).
         solver: a name of ``SOLVERS`` or a :class:`Solver`.
-        steps: number of solver steps, at least 1.
+        steps: number of solver steps, at least 1; an adaptive solver makes as many of its own within each as it needs,
+            so that 1 is best.
         seeds: one integer in [0, 2^32) per sample; different ones, from torch's global generator, where None. Of
             several calls without seeds two samples may be the same: name the seeds, e.g. ``range(100, 200)``.
         init: start state (B, A, C, *S) instead of a draw from the prior.
@@ -102,8 +129,8 @@ def sample(
         t_end: time at which sampling ends, in [dynamics.t_min, T); None takes that of the dynamics.
         denoise_last: return as x what the denoiser makes of the state at t_end (one more call), instead of its data
             component, which still has the noise of t_end.
-        any_process: accept a denoiser that was trained under another process, e.g. because noise levels are matched.
-        callback: called after every step with (step, time, z, data component).
+        any_process: accept a denoiser that says it is for another process.
+        callback: called with (step, time, z, data component) after every step, those of its own of an adaptive solver.
 
     Returns:
         A :class:`SampleResult`.
@@ -140,31 +167,37 @@ def sample(
     source = NoiseSource(seeds, tuple(shape[1:]), device, dtype, solver.draws(dynamics.num_components))
     z = dynamics.prior.sample(tuple(shape), source.start(dynamics.num_components)) if init is None else init
     times = (grid or solver.default_grid(dynamics))(dynamics, t_end, steps)
-    readable = times.tolist()
     solver.prepare(dynamics, times)
-    posterior = Posterior(dynamics, denoiser, labels)
-    for i in range(steps):
-        t, s = times[i : i + 1], times[i + 1 : i + 2]
-        noise = source.step() if solver.stochastic and i < steps - 1 else None
-        z = solver.step(dynamics, posterior, z, t, s, noise)
+    posterior, passed = Posterior(dynamics, denoiser, labels), itertools.count()
+
+    def reached(time: float, state: Tensor) -> None:
         if callback is not None:
-            callback(i, readable[i + 1], z, z[:, 0])
+            callback(next(passed), time, state, state[:, 0])
+
+    z = solver.run(dynamics, posterior, z, times, source, reached)
     x = posterior(z, times[-1:]) if denoise_last else z[:, 0]
     return SampleResult(x=x, z=z, nfe=posterior.calls)
 
 
 def refuse_other_process(dynamics: LinearDynamics, denoiser: object) -> None:
-    """Raise a Refusal for a denoiser that was trained under another process; a plain function is not asked.
+    """Raise a Refusal for a denoiser that is for another process; a plain function is not asked.
 
-    Wrappers are followed by their attribute ``denoiser``. Processes are the same if a network sees the same law.
+    Wrappers are followed by their attribute ``denoiser``, up to one that says by an attribute ``process`` what it is
+    for, as ``common.guidance.Matched`` does. Processes are the same if a network sees the same law.
     """
-    while not isinstance(denoiser, Denoiser):
+    while (process := served_by(denoiser)) is None:
         denoiser = getattr(denoiser, "denoiser", None)
         if denoiser is None:
             return
-    if not dynamics.shows_the_law_of(denoiser.dynamics):
+    if not dynamics.shows_the_law_of(process):
         raise Refusal(
-            f"of {denoiser.dynamics} cannot reverse {dynamics}: it was trained under another law of noise. Sample from "
-            "its own dynamics, or match noise levels on purpose (any_process=True)",
+            f"of {process} cannot reverse {dynamics}: it is for another law of noise. Sample from its own dynamics, "
+            "match noise levels (common.guidance.Matched), or know better (any_process=True)",
             "denoiser",
         )
+
+
+def served_by(denoiser: object) -> LinearDynamics | None:
+    """The process that a denoiser is for, as far as it says so itself."""
+    process = denoiser.dynamics if isinstance(denoiser, Denoiser) else getattr(denoiser, "process", None)
+    return process if isinstance(process, LinearDynamics) else None

@@ -18,7 +18,7 @@ from common.data.source import DataSet
 from common.refusal import Refusal
 from common.runs import RunFolder, RunNotFound, find, load_weights, open_version
 from common.runs.versions import nature
-from common.samplers import default_solver
+from common.samplers import quick_solver
 from common.training.callbacks import SampleGrid
 from common.training.csv_log import CsvLog
 from common.training.module import DiffusionModule
@@ -111,8 +111,10 @@ def build_data(config: RunConfig, dataset: DataSet) -> DataModule:
     )
 
 
-def with_prior(config: RunConfig, dataset: DataSet, file: str) -> tuple[RunConfig, dict[str, Tensor] | None]:
-    """Put what sampling starts from into the configuration: numbers, or the name of the file the functions go to.
+def with_statistics(config: RunConfig, dataset: DataSet, file: str) -> tuple[RunConfig, dict[str, Tensor] | None]:
+    """Put what sampling needs of the data into the configuration: its deviation, and what sampling starts from.
+
+    That is numbers, or the name of the file the functions go to.
 
     Args:
         config: what the run is.
@@ -122,6 +124,7 @@ def with_prior(config: RunConfig, dataset: DataSet, file: str) -> tuple[RunConfi
     Returns:
         The configuration, and mean function and spectrum if the dynamics has modes, else None.
     """
+    config = replace(config, data_std=dataset.deviation())
     if config.model.prior != "data":
         return config, None
     basis = build_dynamics(config).basis
@@ -182,7 +185,7 @@ def build_trainer(
     """
     scale = config.keeping.picture_scale
     check_picture_scale(scale, config.sample)
-    solver, at_once = default_solver(module.dynamics), config.recipe.batch_size
+    solver, at_once = quick_solver(module.dynamics), config.recipe.batch_size
     grids = SampleGrid(folder, config.sample, solver, at_once, scale)
     log = CsvLog(folder.metrics, resume_step)
     try:

@@ -25,7 +25,7 @@ from common.training.csv_log import CsvLog
 from common.training.loggers import log_picture
 from common.training.module import EVALUATION, LOSS, VALIDATION, DiffusionModule
 
-GRID_STEPS, GRID_SAMPLES, GRID_SOUNDS = 20, 50, 8  # of the grids; sounds are long
+GRID_STEPS, GRID_SAMPLES, GRID_SOUNDS = 7, 50, 8  # of the grids; sounds are long
 GRID_COLUMNS = 10  # of samples without classes
 
 
@@ -91,7 +91,7 @@ class StepProgress(ProgressBar):
 
 
 def draw(
-    module: DiffusionModule, spec: DataSpec, solver: str, count: int, at_once: int
+    module: DiffusionModule, spec: DataSpec, solver: str, steps: int, count: int, at_once: int
 ) -> tuple[Tensor, Tensor | None]:
     """Samples of a run's best weights from the seeds 0, 1, .., of its classes in turn; no random state is touched.
 
@@ -99,6 +99,7 @@ def draw(
         module: what is trained.
         spec: what a sample is.
         solver: name of a solver.
+        steps: of the solver.
         count: how many samples.
         at_once: samples drawn together.
 
@@ -116,7 +117,7 @@ def draw(
             Clipped(denoiser) if spec.is_image else denoiser,
             (len(seeds), *spec.shape),
             solver=solver,
-            steps=GRID_STEPS,
+            steps=steps,
             seeds=seeds.tolist(),
             labels=None if labels is None else labels[seeds],
         ).x
@@ -148,7 +149,7 @@ class SampleGrid(Callback):
         """Draw and write the grid (first process only; the samples do not depend on it)."""
         if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, DiffusionModule):
             return
-        x, labels = draw(pl_module, self.spec, self.solver, self.count, self.at_once)
+        x, labels = draw(pl_module, self.spec, self.solver, GRID_STEPS, self.count, self.at_once)
         picture = self.folder.samples / f"step-{trainer.global_step:07d}.png"
         save_samples(
             picture,

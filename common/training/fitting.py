@@ -23,6 +23,7 @@ from common.config.stored import to_json, write_config
 from common.data import DataUnavailable
 from common.data.module import DataModule
 from common.data.source import DataSet
+from common.dynamics.prior import LITTLE_NOISE
 from common.files import atomic_write, locked, remove_leftovers, replacing, save_safetensors
 from common.refusal import Refusal
 from common.runs import RunFolder, read_prior
@@ -37,7 +38,7 @@ from common.training.build import (
     check_compiler,
     check_output,
     initial_weights,
-    with_prior,
+    with_statistics,
 )
 from common.training.callbacks import draw_losses, write_weights
 from common.training.check_data import check_data
@@ -52,8 +53,6 @@ from common.training.restored import Restored
 from common.training.resume import Plan, TrainOrder, check_fits, check_same_data, plan
 from common.training.session import PROGRAM, complain, hide_key, is_first_process, note_environment, say, set_tf32
 from common.training.trainer import check_rank, device_count, run_trainer
-
-LITTLE_NOISE = 2.0  # sigma at T below which the data shows through, whose values are about 1
 
 
 def train(order: TrainOrder) -> int:
@@ -117,7 +116,7 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
         return check_data(config, dataset) if is_first_process() else 0
     fitted = fit_to_data(config, dataset.spec, class_of(config.dynamics), class_of(config.network))
     if found.is_new:
-        config, prior = with_prior(fitted, dataset, folder.prior.name)
+        config, prior = with_statistics(fitted, dataset, folder.prior.name)
     else:  # the stored classes and arguments stay, even if defaults have changed since
         check_same_data(config.sample, fitted.sample, folder)
         config, prior = _stored_prior(config, folder, dataset)
@@ -236,7 +235,7 @@ def _stored_prior(config: RunConfig, folder: RunFolder, dataset: DataSet) -> tup
     """What a run that goes on starts sampling from; a file of it that was lost or damaged is made again."""
     names_file = dict(config.prior_values) == {"file": folder.prior.name}
     if names_file and not (folder.prior.is_file() and (is_whole(folder, folder.prior) or not folder.begun)):
-        return with_prior(config, dataset, folder.prior.name)
+        return with_statistics(config, dataset, folder.prior.name)
     return config, read_prior(folder, config)
 
 

@@ -23,7 +23,7 @@ from common.progress import tell
 from common.refusal import Refusal
 from common.runs import RunFolder
 from common.runs.folder import BEST
-from common.samplers import default_solver
+from common.samplers import SOLVERS, quick_solver
 from common.training.callbacks import draw, write_weights
 from common.training.module import EVALUATION, DiffusionModule
 
@@ -47,7 +47,8 @@ class Best:
 
 
 class Judging(Callback):
-    """Every few optimiser steps and after the last, samples are drawn as for a grid and judged as evaluate.py does.
+    """Every few optimiser steps and after the last, samples are drawn by the solver of the grids, in the steps that
+    it takes by default, and judged as evaluate.py does.
 
     The weights that are best by the first metric that judges, or else by the first that has a better and a worse, are
     kept as version ``best``; samples that are not all finite are never best. The first process does it, as it draws
@@ -122,7 +123,8 @@ class Judging(Callback):
 
     def _judge(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         step = trainer.global_step
-        x, labels = draw(module, self.spec, default_solver(module.dynamics), self.count, self.at_once)
+        solver = quick_solver(module.dynamics)
+        x, labels = draw(module, self.spec, solver, SOLVERS[solver].default_steps, self.count, self.at_once)
         samples = self.spec.from_network(x).movedim(1, -1).float().cpu().numpy()
         if not np.isfinite(samples.reshape(len(samples), -1)).all(1).any():
             tell(f"judged    step {step:,}: no sample is finite")

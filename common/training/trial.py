@@ -15,8 +15,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from common.config.build import build_dynamics
 from common.config.schema import RunConfig
 from common.data.source import DataSet
+from common.samplers import SOLVERS, quick_solver
 from common.training.build import build_data
 from common.training.callbacks import GRID_SAMPLES, GRID_SOUNDS, GRID_STEPS
 from common.training.memory import TensorMemory, available, bytes_of, taken
@@ -136,7 +138,10 @@ class Estimate:
         validations = recipe.train_steps // keeping.val_check_interval
         batches = -(-val_samples // recipe.batch_size)
         each = batches * self.call_seconds(recipe.batch_size) + GRID_STEPS * self.call_seconds(self.grid_samples)
-        judged = evaluations(self.config) * GRID_STEPS * self.call_seconds(keeping.eval_samples)
+        judged = 0.0
+        if count := evaluations(self.config):
+            steps = SOLVERS[quick_solver(build_dynamics(self.config))].default_steps
+            judged = count * steps * self.call_seconds(keeping.eval_samples)
         return recipe.train_steps * self.step_seconds + validations * each + judged
 
     def largest_batch(self, free: int) -> int:

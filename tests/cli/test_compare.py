@@ -42,18 +42,18 @@ def test_figures_that_evaluate_wrote(cli, run):
     """Two ways of drawing, judged and compared; the newest set of a run is the default, and any may be named."""
     for steps in (1, 2):
         assert cli("evaluate", "--run_id", "tiny", "--n_samples", 60, "--steps", steps, *SW).code == 0
-    result = cli("evaluate", "--compare", "tiny:exp2-1-ema", "tiny", "--table", "out/t.csv")
+    result = cli("evaluate", "--compare", "tiny:ab3-1-ema", "tiny", "--table", "out/t.csv")
     assert (result.code, result.err, result.written) == (0, "", ["out/t.csv"])
     lines = result.out.splitlines()
     folder = Path("runs") / run.name / "generated_data" / "model-final"
-    assert lines[0] == f"figures   tiny:exp2-1-ema: {folder / 'exp2-1-ema' / 'metrics.json'}"
-    assert lines[1] == f"figures   tiny: {folder / 'exp2-2-ema' / 'metrics.json'}"
+    assert lines[0] == f"figures   tiny:ab3-1-ema: {folder / 'ab3-1-ema' / 'metrics.json'}"
+    assert lines[1] == f"figures   tiny: {folder / 'ab3-2-ema' / 'metrics.json'}"
     assert lines[2].split() == ["samples", "of", "n", "steps", "nfe", "sw"]
     assert any(line.startswith("note      features: pixels") for line in lines)
     assert not any("not comparable" in line for line in lines)
     assert len([line for line in lines if re.fullmatch(r"verdict .*(better than|undecided).* by sw", line)]) == 1
     assert lines[-1] == "table     out/t.csv"
-    kept = json.loads((run / "generated_data" / "model-final" / "exp2-1-ema" / "metrics.json").read_text())
+    kept = json.loads((run / "generated_data" / "model-final" / "ab3-1-ema" / "metrics.json").read_text())
     with Path("out/t.csv").open(newline="") as file:
         first, second = csv.DictReader(file)
     assert [float(first[name]) for name in ("sw", "sw low", "sw high")] == [

@@ -235,7 +235,7 @@ def test_the_list_of_runs(cli, whole, tiny_run, other_run, capsys, tmp_path):
         (found,) = (line for line in lines[1:3] if line.startswith(name))
         return found
 
-    assert state("tiny").endswith("model-final/exp2-2-ema")
+    assert state("tiny").endswith("model-final/ab3-2-ema")
     with locked(whole, "train.py"):
         assert " running here " in state("tiny")
     assert " damaged " in state("other")  # its final weights are gone

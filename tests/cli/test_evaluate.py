@@ -169,16 +169,16 @@ def test_samples_are_drawn_on_the_way_and_not_again(cli, run):
     words = ("evaluate", *SHORT, "--metrics", "sw@pixels,vendi@pixels", "--per_class", True)
     first = cli(*words, "--n_samples", 30, "--batch_size", 10)
     assert (first.code, first.err) == (0, "")
-    folder = run / "generated_data" / "model-final" / "exp2-2-ema"
+    folder = run / "generated_data" / "model-final" / "ab3-2-ema"
     found = figures_in(folder / "metrics.json")
     assert found["samples"] == 30
     assert {"sw@pixels[0]", "vendi@pixels[9]"} <= set(found)
     settings = found["about"]["samples"]["settings"]
-    assert (settings["solver"], settings["steps"], settings["weights"]) == ("exp2", 2, "ema_model-final.pth")
+    assert (settings["solver"], settings["steps"], settings["weights"]) == ("ab3", 2, "ema_model-final.pth")
     again = cli(*words, "--n_samples", 30, "--batch_size", 10)
     assert {name for name in again.written if "generated_data" in name and name.endswith(".npy")} == set()
     assert figures_in(folder / "metrics.json") | {"about": 0} == found | {"about": 0}
-    fewer = cli("evaluate", "--run_id", "tiny", "--samples", "exp2-2-ema", "--n_samples", 20, "--metrics", "sw@pixels")
+    fewer = cli("evaluate", "--run_id", "tiny", "--samples", "ab3-2-ema", "--n_samples", 20, "--metrics", "sw@pixels")
     assert fewer.code == 0, fewer.err
     assert figures_in(folder / "metrics.json")["samples"] == 20
 
@@ -220,7 +220,7 @@ def test_classes_with_few_real_samples_have_a_line_too(cli, run):
     start = next(i for i, line in enumerate(lines) if line.startswith("class "))
     names = lines[start].split()
     assert names == ["class", "samples", "agreement", "sw@pixels", "sw_real@pixels", "kid@pixels", "kid_real@pixels"]
-    figures = figures_in(run / "generated_data/model-final/exp2-2-ema/metrics.json")
+    figures = figures_in(run / "generated_data/model-final/ab3-2-ema/metrics.json")
     lacking = 0
     for line in lines[start + 1 : start + 11]:
         row = dict(zip(names, line.split(), strict=True))
@@ -262,7 +262,7 @@ WRONG = {
     ),
     "a size for a run": ("--run_id tiny --image_size 4", "--image_size is for --samples"),
     "drawing without a run": ("--samples {files}/fake --reference {files}/real --steps 3", "--steps.*no effect"),
-    "drawing a set": ("--run_id tiny --samples exp2-20-ema --steps 3", "--steps.*no effect"),
+    "drawing a set": ("--run_id tiny --samples ab3-10-ema --steps 3", "--steps.*no effect"),
     "no such set": ("--run_id tiny --samples sde7", "no such samples.*none.*--n_samples"),
     "an unknown metric": ("--run_id tiny --metrics fidd", "--metrics 'fidd' is unknown; there are agreement"),
     "unknown features": ("--run_id tiny --metrics fid@vgg", "--metrics 'vgg' is unknown"),
@@ -285,7 +285,7 @@ WRONG = {
         "--reference.*3 numbers.*192",
     ),
     "a protocol that is none": ("--run_id tiny --protocol fdp", "--protocol"),
-    "a protocol without weights": ("--run_id tiny --protocol fdp-mnist --samples exp2-2-ema", "lenet|no such samples"),
+    "a protocol without weights": ("--run_id tiny --protocol fdp-mnist --samples ab3-2-ema", "lenet|no such samples"),
 }
 
 

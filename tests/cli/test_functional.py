@@ -63,7 +63,7 @@ def test_train_resume_generate(cli, tmp_path, flags):
         assert rates
         assert all(float(rate.min()) >= 0 and float(rate.max()) <= 1 for rate in rates)
     for words, name, nfe in (
-        (("--steps", 3), "exp2-3-ema", 3),
+        (("--steps", 3), "ab2-3-ema", 3),
         (("--mode", "sde", "--steps", 3), "sde3-ema", 3),
         (
             ("--solver", "pc", "--steps", 2, "--factor", 0, "--snr", 0.1),

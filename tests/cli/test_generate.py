@@ -53,7 +53,7 @@ def tiles(picture: Path, scale: int, rows: int) -> list[np.ndarray]:
 def test_nothing_but_the_run(cli, run):
     result = cli("generate", "--run_id", "tiny")
     assert result.code == 0
-    folder = Path("runs") / run.name / "generated_data" / "model-final" / "exp2-20-ema"
+    folder = Path("runs") / run.name / "generated_data" / "model-final" / "ab3-10-ema"
     assert result.written == [
         f"{folder}/data/data_000000.npy",
         f"{folder}/grid.png",
@@ -62,7 +62,7 @@ def test_nothing_but_the_run(cli, run):
         f"{folder}/settings.json",
     ]
     assert result.out.splitlines()[-2:] == [f"arrays    {folder / 'data'}", f"grid      {folder / 'grid.png'}"]
-    assert "exp2, 20 steps" in result.out
+    assert "ab3, 10 steps" in result.out
     images, labels = read_samples(folder)
     assert images.shape == (100, 8, 8, 1)
     assert images.dtype == np.float32
@@ -86,8 +86,8 @@ def test_nothing_but_the_run(cli, run):
         ("--solver exp2 --steps 5", "exp2-5-ema", 5),
         ("--solver exp2", "exp2-20-ema", 20),
         ("--solver exp1 --clip_x0 False --t_end 0.01 --steps 2", "exp1-2-ema", 2),
-        ("--version v0 --steps 2", "exp2-2-ema", 2),
-        ("--use_ema False --steps 2", "exp2-2-raw", 2),
+        ("--version v0 --steps 2", "ab3-2-ema", 2),
+        ("--use_ema False --steps 2", "ab3-2-raw", 2),
     ],
 )
 def test_ways_to_sample(cli, run, flags, name, evaluations):
@@ -142,7 +142,7 @@ def test_versions_and_averages_are_different_weights(cli, run):
 def test_a_restart_gives_identical_arrays(cli, run):
     words = (*SHORT, "--n_samples", 7, "--batch_size", 3)
     assert cli("generate", *words).code == 0
-    folder = run / "generated_data" / "model-final" / "exp2-2-ema"
+    folder = run / "generated_data" / "model-final" / "ab3-2-ema"
     whole = arrays(folder)
     assert sorted(whole) == [f"{k}/{k}_00000{i}.npy" for k in ("data", "label") for i in (0, 3, 6)]
     (folder / "data" / "data_000003.npy").unlink()
@@ -157,7 +157,7 @@ def test_a_restart_gives_identical_arrays(cli, run):
     result = cli("generate", *words)
     assert "not needed" in result.out
     assert result.err == ""  # no bar of nothing
-    assert [path.name for path in folder.parent.iterdir()] == ["exp2-2-ema"]
+    assert [path.name for path in folder.parent.iterdir()] == ["ab3-2-ema"]
 
 
 @pytest.mark.parametrize(
@@ -168,13 +168,13 @@ def test_a_restart_gives_identical_arrays(cli, run):
 def test_other_settings_go_to_another_folder(cli, run, flags):
     words = list(SHORT) if flags[0] in ("--n_samples", "--seeds") else [*SHORT, "--n_samples", 4]
     first = cli("generate", *SHORT, "--n_samples", 4)
-    whole = arrays(run / "generated_data" / "model-final" / "exp2-2-ema")
+    whole = arrays(run / "generated_data" / "model-final" / "ab3-2-ema")
     second = cli("generate", *words, *flags)
     assert (first.code, second.code) == (0, 0)
     base = run / "generated_data" / "model-final"
-    other = "exp2-2-raw" if "--use_ema" in flags else "exp2-2-ema-2"
-    assert sorted(path.name for path in base.iterdir()) == ["exp2-2-ema", other]
-    assert arrays(base / "exp2-2-ema") == whole
+    other = "ab3-2-raw" if "--use_ema" in flags else "ab3-2-ema-2"
+    assert sorted(path.name for path in base.iterdir()) == ["ab3-2-ema", other]
+    assert arrays(base / "ab3-2-ema") == whole
     again = cli("generate", *words, *flags)  # and the same settings find their own again
     assert "not needed" in again.out
     assert second.out.splitlines()[-1] == again.out.splitlines()[-1]
@@ -185,20 +185,20 @@ def test_seeds_name_samples(cli, run):
     assert cli("generate", *SHORT, "--n_samples", 8, "--labels", "4").code == 0
     assert cli("generate", *SHORT, "--seeds", "5,0-1,7", "--labels", "4").code == 0
     base = run / "generated_data" / "model-final"
-    whole, some = read_samples(base / "exp2-2-ema")[0], read_samples(base / "exp2-2-ema-2")[0]
+    whole, some = read_samples(base / "ab3-2-ema")[0], read_samples(base / "ab3-2-ema-2")[0]
     assert np.allclose(some, whole[[5, 0, 1, 7]], atol=1e-5)
 
 
 def test_labels_in_turn(cli, run):
     assert cli("generate", *SHORT, "--n_samples", 7, "--labels", "3,3,7", "--batch_size", 2).code == 0
-    images, labels = read_samples(run / "generated_data" / "model-final" / "exp2-2-ema")
+    images, labels = read_samples(run / "generated_data" / "model-final" / "ab3-2-ema")
     assert labels.tolist() == [3, 3, 7, 3, 3, 7, 3]
     assert len(images) == 7
 
 
 def test_the_grid_shows_the_samples(cli, run):
     assert cli("generate", *SHORT, "--n_samples", 20).code == 0
-    folder = run / "generated_data" / "model-final" / "exp2-2-ema"
+    folder = run / "generated_data" / "model-final" / "ab3-2-ema"
     images = read_samples(folder)[0]
     grid = tiles(folder / "grid.png", 8, rows=2)
     for index in (0, 9, 10, 19):
@@ -208,11 +208,11 @@ def test_the_grid_shows_the_samples(cli, run):
 @pytest.mark.parametrize("scale", [2, 12])
 def test_pictures_are_magnified_as_asked_and_samples_stay_the_same(cli, run, scale):
     assert cli("generate", *SHORT, "--n_samples", 20).code == 0
-    folder = run / "generated_data" / "model-final" / "exp2-2-ema"
+    folder = run / "generated_data" / "model-final" / "ab3-2-ema"
     result = cli("generate", *SHORT, "--n_samples", 20, "--picture_scale", scale, "--trajectory")
     assert result.code == 0
     assert "not needed" not in result.out  # only the trajectory needs it
-    assert [path.name for path in folder.parent.iterdir()] == ["exp2-2-ema"]
+    assert [path.name for path in folder.parent.iterdir()] == ["ab3-2-ema"]
     images, grid = read_samples(folder)[0], tiles(folder / "grid.png", scale, rows=2)
     for index in (0, 9, 10, 19):
         assert np.abs(grid[index] - images[index, :, :, 0] * 255).max() <= 1
@@ -223,7 +223,7 @@ def test_pictures_are_magnified_as_asked_and_samples_stay_the_same(cli, run, sca
 def test_a_run_shows_real_images_without_its_data_set(cli, run, monkeypatch):
     monkeypatch.setattr("common.data.digits.Digits.load", lambda *_: pytest.fail("the data set was read"))
     assert cli("generate", *SHORT, "--n_samples", 20).code == 0
-    folder, real = run / "generated_data" / "model-final" / "exp2-2-ema", load_state(run / "real.safetensors")
+    folder, real = run / "generated_data" / "model-final" / "ab3-2-ema", load_state(run / "real.safetensors")
     page = pixels(folder / "grid.png")
     for i in range(10):
         tile = page[LINE + 2 : LINE + 66 : 8, MARGIN + 2 + 66 * i : MARGIN + 66 + 66 * i : 8]
@@ -247,7 +247,7 @@ def test_real_samples_that_cannot_be_read_are_named(cli, run):
 def test_generation_is_cut_off_and_goes_on(cli, run, monkeypatch):
     words = (*SHORT, "--n_samples", 6, "--batch_size", 2)
     assert cli("generate", *words).code == 0
-    folder = run / "generated_data" / "model-final" / "exp2-2-ema"
+    folder = run / "generated_data" / "model-final" / "ab3-2-ema"
     whole = arrays(folder)
     for path in folder.rglob("*.npy"):
         path.unlink()
@@ -270,10 +270,10 @@ def test_generation_is_cut_off_and_goes_on(cli, run, monkeypatch):
 
 def test_settings_are_kept_beside_the_samples(cli, run):
     assert cli("generate", *SHORT, "--seeds", "4-6,9,8").code == 0
-    file = run / "generated_data" / "model-final" / "exp2-2-ema" / "settings.json"
+    file = run / "generated_data" / "model-final" / "ab3-2-ema" / "settings.json"
     settings = json.loads(file.read_text())
     assert settings["seeds"] == "4-6,9,8"
-    assert settings["solver"] == "exp2"
+    assert settings["solver"] == "ab3"
     assert settings["steps"] == 2
     file.write_text(json.dumps({**settings, "seeds": [4, 5, 6, 9, 8]}))  # as earlier versions wrote it,
     file.with_name("manifest.json").unlink()  # without this
@@ -289,7 +289,7 @@ def test_figures(cli, run):
     assert cli("generate", "--run_id", "tiny", "--n_samples", 50, "--steps", 5).code == 0
     result = cli("evaluate", "--run_id", "tiny")
     assert (result.code, result.err) == (0, "")
-    folder = run / "generated_data" / "model-final" / "exp2-5-ema"
+    folder = run / "generated_data" / "model-final" / "ab3-5-ema"
     figures = json.loads((folder / "metrics.json").read_text())
     assert {"samples", "about", "agreement", "agreement_real", "nearest", "sw", "sw_real", "c2st"} <= set(figures)
     assert figures["samples"] == 50
@@ -313,7 +313,7 @@ def test_one_metric(cli, run, metric):
 def test_real_images_as_samples(cli, run):
     """The figures of real images, put where samples are: all agree, and copies are seen as such."""
     train = Digits().load(DataOptions(Path())).train
-    folder = run / "generated_data" / "model-final" / "exp2-1-ema"
+    folder = run / "generated_data" / "model-final" / "ab3-1-ema"
     (folder / "data").mkdir(parents=True)
     (folder / "label").mkdir()
     np.save(folder / "data" / "data_000000.npy", (train.images[:100] / 255).movedim(1, -1).numpy())
@@ -333,15 +333,15 @@ def test_the_newest_samples_are_the_default(cli, run):
     for steps in (2, 1):
         assert cli("generate", "--run_id", "tiny", "--n_samples", 2, "--steps", steps).code == 0
     base = run / "generated_data" / "model-final"
-    os.utime(base / "exp2-2-ema" / "data", (2e9, 2e9))
-    assert "exp2-1-ema: 2" in cli(*words).out
-    assert "exp2-2-ema: 2" in cli(*words, "--samples", "exp2-2-ema", "--version", "final").out
-    (base / "exp2-1-ema" / "manifest.json").unlink()  # as in sets of earlier versions, which do not say
-    assert "exp2-2-ema: 2" in cli(*words).out
+    os.utime(base / "ab3-2-ema" / "data", (2e9, 2e9))
+    assert "ab3-1-ema: 2" in cli(*words).out
+    assert "ab3-2-ema: 2" in cli(*words, "--samples", "ab3-2-ema", "--version", "final").out
+    (base / "ab3-1-ema" / "manifest.json").unlink()  # as in sets of earlier versions, which do not say
+    assert "ab3-2-ema: 2" in cli(*words).out
 
 
 def test_sets_that_do_not_say_when_are_in_the_order_of_their_names(tmp_path):
-    names = ["v9/exp2-20", "v10/exp2-20-ema", "v10/exp2-20-ema-2", "v10/exp2-20-ema-10", "final/exp2-20", "final/²"]
+    names = ["v9/ab3-10", "v10/ab3-10-ema", "v10/ab3-10-ema-2", "v10/ab3-10-ema-10", "final/ab3-10", "final/²"]
     for name in reversed(names):
         (tmp_path / "generated_data" / f"model-{name}" / "data").mkdir(parents=True)
     found = [path.relative_to(tmp_path / "generated_data") for path in RunFolder(tmp_path).sample_sets()]
@@ -353,15 +353,15 @@ def test_samples_are_named_by_their_weights_too(cli, run):
         assert cli("generate", *SHORT, "--n_samples", 2, "--use_ema", averaged).code == 0
     words = ("evaluate", "--run_id", "tiny", "--metrics", "nearest")
     for more, name in (
-        ((), "exp2-2-raw"),
-        (("--use_ema", "True"), "exp2-2-ema"),
-        (("--ema_decay", "0.866667"), "exp2-2-ema"),
-        (("--use_ema", "False"), "exp2-2-raw"),
+        ((), "ab3-2-raw"),
+        (("--use_ema", "True"), "ab3-2-ema"),
+        (("--ema_decay", "0.866667"), "ab3-2-ema"),
+        (("--use_ema", "False"), "ab3-2-raw"),
     ):
         assert f"{name}: 2" in cli(*words, *more).out, more
     refused = cli(*words, "--ema_decay", 0.9)
     assert refused.code == 2
-    assert "there are: model-final/exp2-2-ema, model-final/exp2-2-raw" in refused.err
+    assert "there are: model-final/ab3-2-ema, model-final/ab3-2-raw" in refused.err
 
 
 def test_samples_without_labels_have_no_agreement(cli):
@@ -386,10 +386,10 @@ def test_what_is_spelt_out_is_what_the_defaults_say(cli, run):
     words = ("generate", "--run_id", "tiny", "--n_samples", 2, "--steps", 1)
     for more in ((), ("--use_ema", "True"), ("--ema_decay", "0.866667"), ("--clip_x0", "True"), ("--version", "final")):
         assert cli(*words, *more).code == 0, more
-    assert folders(run) == {"exp2-1-ema"}
+    assert folders(run) == {"ab3-1-ema"}
     for i, more in enumerate((("--labels", "3"), ("--clip_x0", "False"), ("--t_end", "0.01"))):
         assert cli(*words, *more).code == 0
-        assert folders(run) == {"exp2-1-ema", *(f"exp2-1-ema-{k + 2}" for k in range(i + 1))}
+        assert folders(run) == {"ab3-1-ema", *(f"ab3-1-ema-{k + 2}" for k in range(i + 1))}
 
 
 def test_a_trajectory_is_drawn_also_of_samples_that_are_there(cli, run):
@@ -437,7 +437,7 @@ def test_a_forecast_changes_no_sample(cli, run, monkeypatch):
     monkeypatch.setattr(forecast, "LONG", 0.0)
     result = cli(*words)
     assert "120 evaluations of the network" in result.out
-    assert "--solver exp2 --steps 20 (without --mode)" in result.out
+    assert "--solver ab3 --steps 10 (without --mode)" in result.out
     assert arrays(folder) == silent
     assert "evaluations of the network" not in cli(*words).out  # nothing is drawn
 
@@ -487,8 +487,8 @@ def test_without_final_weights_the_newest_are_taken(cli, run):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("--mode ode --steps 2", "note      euler needs about 200 steps or more; --solver exp2 does with 20"),
-        ("--mode sde --steps 99", "note      em needs about 100 steps or more; --solver exp2 does with 20"),
+        ("--mode ode --steps 2", "note      euler needs about 200 steps or more; --solver ab3 does with 10"),
+        ("--mode sde --steps 99", "note      em needs about 100 steps or more; --solver ab3 does with 10"),
         ("--mode sde --steps 100", None),
         ("--steps 2", None),
     ],

@@ -60,9 +60,9 @@ def whole(cli, run, kept, tmp_path_factory) -> Path:
         for name, more in (("whole", ()), ("other", ("--seeds", "100-105", "--batch_size", 4))):
             assert cli(*(DRAW if not more else DRAW[:5]), *more).code == 0
             kept[name] = tmp_path_factory.mktemp("sets") / name
-            shutil.move(base(run) / "exp2-2-ema", kept[name])
-    shutil.copytree(kept["whole"], base(run) / "exp2-2-ema")
-    return base(run) / "exp2-2-ema"
+            shutil.move(base(run) / "ab3-2-ema", kept[name])
+    shutil.copytree(kept["whole"], base(run) / "ab3-2-ema")
+    return base(run) / "ab3-2-ema"
 
 
 def cut(path: Path) -> None:
@@ -121,7 +121,7 @@ def test_what_is_damaged_is_drawn_again_and_never_used_without_a_word(cli, run, 
         assert target != "settings"
         assert path.read_bytes() != left.get(FILES[target])
     else:
-        assert place.name == "exp2-2-ema-2"
+        assert place.name == "ab3-2-ema-2"
         assert target in ("settings", "manifest") or damage == "folder"
         assert "is left as it is" in again.out
         assert {name: value for name, value in content(whole).items() if name != "metrics.json"} == left
@@ -177,7 +177,7 @@ def test_settings_that_say_nonsense(cli, whole, seeds):
     seen = cli(*LOOK)
     assert seen.code == (2 if seeds == "0-99999999" else 0)
     assert ("7 of 100000000 samples" in seen.err) == (seeds == "0-99999999")
-    assert drawn(cli(*DRAW).out).name == "exp2-2-ema-2"
+    assert drawn(cli(*DRAW).out).name == "ab3-2-ema-2"
 
 
 def test_arrays_of_others_do_not_count(cli, whole):
@@ -186,7 +186,7 @@ def test_arrays_of_others_do_not_count(cli, whole):
     assert seen.err.strip().endswith("data_000007.npy is not of this set, by the numbers of its samples; move it away")
     result = cli(*DRAW)
     assert f"{whole.name} is left as it is" in result.out
-    assert drawn(result.out).name == "exp2-2-ema-2"
+    assert drawn(result.out).name == "ab3-2-ema-2"
     assert cli(*LOOK).code == 0  # the newest
 
 
@@ -201,18 +201,18 @@ def test_two_at_once(cli, run, monkeypatch):
         if not seen:
             seen["same"] = cli(*DRAW)
             seen["other"] = cli(*DRAW, "--t_end", 0.01)
-            seen["early"] = cli(*LOOK, "--samples", "exp2-2-ema")
+            seen["early"] = cli(*LOOK, "--samples", "ab3-2-ema")
         return draw(self, indices, on_step)
 
     monkeypatch.setattr(generation.Job, "draw", meanwhile)
     assert cli(*DRAW).code == 0
     assert (seen["same"].code, seen["same"].written) == (2, [])
-    told = f"exp2-2-ema is being written by generate.py (process {os.getpid()} on "
+    told = f"ab3-2-ema is being written by generate.py (process {os.getpid()} on "
     assert told in seen["same"].err
     assert seen["other"].code == 0
     assert seen["early"].code == 2
-    assert {path.name for path in base(run).iterdir()} == {"exp2-2-ema", "exp2-2-ema-2"}
-    for name in ("exp2-2-ema", "exp2-2-ema-2"):
+    assert {path.name for path in base(run).iterdir()} == {"ab3-2-ema", "ab3-2-ema-2"}
+    for name in ("ab3-2-ema", "ab3-2-ema-2"):
         assert cli(*LOOK, "--samples", name).code == 0
 
 
@@ -237,7 +237,7 @@ def test_processes_that_start_together(run):
     assert sorted(codes[:2]) in ([0, 0], [0, 2]), told
     assert all("is being written by generate.py" in text for code, text in zip(codes, told, strict=True) if code)
     sets = {path.name: arrays(path) for path in base(run).iterdir()}
-    assert sets.keys() == {"exp2-2-ema", "exp2-2-ema-2"}
+    assert sets.keys() == {"ab3-2-ema", "ab3-2-ema-2"}
     assert len({len(found) for found in sets.values()}) == 1
     assert not list(run.rglob(LOCK))
 
@@ -284,7 +284,7 @@ def test_stopped_between_blocks(cli, run, monkeypatch):
         patch.setattr(generation.Job, "draw", stop)
         with pytest.raises(KeyboardInterrupt, match="6 of 7 samples are kept"):
             cli(*DRAW)
-    one_bit(base(run) / "exp2-2-ema" / FILES["data"])
+    one_bit(base(run) / "ab3-2-ema" / FILES["data"])
     result = cli(*DRAW)
     assert "note      1 drawn again, since damaged or without their labels: data_000003.npy" in result.out
     assert "kept      3 samples are there already" in result.out
@@ -298,13 +298,13 @@ def test_another_set_is_not_taken_for_the_newest_without_a_word(cli, run, whole,
     if lost == "data":
         assert (seen.code, f"{newest / 'data' / 'data_000000.npy'} is missing" in seen.err) == (2, True)
     else:
-        told = f"no manifest.json says when {newest.name} was drawn, so exp2-2-ema counts as the newest"
+        told = f"no manifest.json says when {newest.name} was drawn, so ab3-2-ema counts as the newest"
         assert (seen.code, f"note      {told}; --samples names another" in seen.out) == (0, True)
         assert told not in cli(*LOOK, "--samples", newest.name).out
 
 
 def test_a_folder_that_was_claimed_and_no_more_is_taken_over(cli, run):
-    place = base(run) / "exp2-2-ema"
+    place = base(run) / "ab3-2-ema"
     place.mkdir(parents=True)
     (place / LOCK).write_text('{"host": "here", "process": 1')  # it was killed
     assert drawn(cli(*DRAW).out).name == place.name
@@ -329,8 +329,8 @@ def test_the_lock_of_a_set_is_told_to_who_reads_it(cli, whole):
 # -- nobody let in ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("link", ["", "model-final", "model-final/exp2-2-ema", "model-final/exp2-2-ema/data",
-                                  "model-final/exp2-2-ema/data/data_000003.npy", "model-final/.lock"])  # fmt: skip
+@pytest.mark.parametrize("link", ["", "model-final", "model-final/ab3-2-ema", "model-final/ab3-2-ema/data",
+                                  "model-final/ab3-2-ema/data/data_000003.npy", "model-final/.lock"])  # fmt: skip
 def test_links_lead_nowhere(cli, run, whole, tmp_path, link):
     """A run from somebody else does not make the program write somewhere else."""
     place, victim = run / "generated_data" / link, tmp_path / "victim"
@@ -344,7 +344,7 @@ def test_links_lead_nowhere(cli, run, whole, tmp_path, link):
     assert (result.code, result.written, len(result.err.splitlines())) == (2, [], 1)
     assert "symbolic link" in result.err
     assert (content(victim) if victim.is_dir() else victim.read_bytes()) == before
-    if link in ("", "model-final", "model-final/exp2-2-ema"):
+    if link in ("", "model-final", "model-final/ab3-2-ema"):
         seen = cli(*LOOK)
         assert (seen.code, "symbolic link" in seen.err, seen.written) == (2, True, [])
 

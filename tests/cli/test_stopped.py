@@ -44,10 +44,10 @@ def test_the_newest_checkpoint_is_sampled_exported_and_evaluated(cli, stopped, t
     taken = "average of decay 0.866667 (last.ckpt); --use_ema False takes those that were trained"
     said = f"weights   checkpoint of step 150, {taken}"
     assert result.out.splitlines()[0] == said
-    (array,) = (stopped / "generated_data" / "model-step-0000150" / "exp2-2-ema").glob("data/*.npy")
+    (array,) = (stopped / "generated_data" / "model-step-0000150" / "ab3-2-ema").glob("data/*.npy")
     shutil.copytree(tiny_run, "whole/" + tiny_run.name)  # step 150 is that of the final weights
     assert cli("generate", "--run_id", "tiny", *DRAW, "--output_dir", "whole").code == 0
-    (other,) = Path("whole").glob("*/generated_data/model-final/exp2-2-ema/data/*.npy")
+    (other,) = Path("whole").glob("*/generated_data/model-final/ab3-2-ema/data/*.npy")
     assert array.read_bytes() == other.read_bytes()
     result = cli("evaluate", "--run_id", "tiny", "--metrics", "nearest", "--version", "step-0000150")
     assert result.code == 0
@@ -67,7 +67,7 @@ def test_which_weights_they_are(cli, stopped):
         assert cli("generate", "--run_id", "tiny", *DRAW, *flags).code == 0
     data = stopped / "generated_data"
     found = {str(file.parent.relative_to(data)) for file in data.glob("*/*/settings.json")}
-    assert found == {f"model-step-0000{name}" for name in ("150/exp2-2-ema", "150/exp2-2-raw", "100/exp2-2-ema")}
+    assert found == {f"model-step-0000{name}" for name in ("150/ab3-2-ema", "150/ab3-2-raw", "100/ab3-2-ema")}
     assert len({str(settings(data / name)["sha256"]) for name in found}) == 3
     refused = cli("generate", "--run_id", "tiny", "--version", "v0")
     assert refused.code == 2
@@ -128,7 +128,7 @@ def test_kept_weights_come_before_checkpoints(cli, stopped, tiny_run):
     assert "(v0)" in result.out
     assert "checkpoint" not in result.out
     (folder,) = (stopped / "generated_data" / "model-v0").iterdir()
-    assert folder.name == "exp2-2"  # there is no average of v0 to tell it from
+    assert folder.name == "ab3-2"  # there is no average of v0 to tell it from
     assert settings(folder)["sha256"] == sha256(tiny_run / "model" / "model-v0.pth")
 
 
@@ -136,12 +136,12 @@ def test_samples_of_earlier_versions_are_found_and_left(cli, run):
     """They lie in a folder without the kind of weights in its name."""
     base = run / "generated_data" / "model-final"
     assert cli("generate", "--run_id", "tiny", *DRAW).code == 0
-    (base / "exp2-2-ema").rename(base / "exp2-2")
-    (base / "exp2-2-ema" / "data").mkdir(parents=True)  # what nobody wrote settings for is not taken over
+    (base / "ab3-2-ema").rename(base / "ab3-2")
+    (base / "ab3-2-ema" / "data").mkdir(parents=True)  # what nobody wrote settings for is not taken over
     assert "samples were there" in cli("generate", "--run_id", "tiny", *DRAW).out
-    before = {path: path.read_bytes() for path in (base / "exp2-2").rglob("*.npy")}
+    before = {path: path.read_bytes() for path in (base / "ab3-2").rglob("*.npy")}
     assert cli("generate", "--run_id", "tiny", *DRAW, "--t_end", 0.01).code == 0
-    assert {path.name for path in base.iterdir()} == {"exp2-2", "exp2-2-ema", "exp2-2-ema-2"}
+    assert {path.name for path in base.iterdir()} == {"ab3-2", "ab3-2-ema", "ab3-2-ema-2"}
     assert {path: path.read_bytes() for path in before} == before
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from common.dynamics import CLD, VE, VP, Tabulated
 from common.dynamics.classic import SubVP
 from common.refusal import Refusal
-from common.samplers.exponential import augmented_coefficients
+from common.samplers.exponential import augmented_steps
 from common.samplers.grids import uniform
 from fdp.dynamics import HeatSubVP
 from gfdm.dynamics import FVE, FVP
@@ -71,7 +71,7 @@ def test_the_flows_coefficients_far_below_a_thousandth(name, steps):
     # given x0 the probability-flow ODE carries S to S
     dynamics = build(name)
     times = uniform(dynamics, 1e-5, steps)
-    maps, _, _ = augmented_coefficients(dynamics, times[:-1], times[1:])
+    maps = augmented_steps(dynamics, times[:-1], times[1:], 1, stochastic=False).maps
     cov = dynamics.moments(times).cov
     assert scaled(maps @ cov[:-1] @ maps.mT - cov[1:], cov[1:]) < 1e-9
 

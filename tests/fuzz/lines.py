@@ -15,6 +15,8 @@ import args
 from common.config.env_file import TAKEN, read_env_file
 from common.config.flags import written
 from common.config.parser import Groups
+from common.guidance import GUIDANCE
+from common.samplers import SOLVERS
 from tests.fuzz.edits import mutated, texts_like
 from tests.fuzz.frame import Target, require
 
@@ -48,7 +50,8 @@ PROGRAMS = {"train": args.parse_train, "generate": args.parse_generate, "evaluat
 def groups_of(program: str) -> Groups:
     if program == "train":
         return args.train_groups(*args.everything())
-    return args.evaluate_groups() if program == "evaluate" else args.generate_groups(args.all_members())
+    every = args.evaluate_groups if program == "evaluate" else args.generate_groups
+    return every(args.all_members(), processes=args.DYNAMICS)
 
 
 @cache
@@ -79,7 +82,8 @@ def starts(program: str) -> st.SearchStrategy[list[str]]:
     deciding = (("--dynamics", args.DYNAMICS), ("--model_name", args.BACKBONES), ("--preset", args.PRESETS))
     if program != "train":
         run = ["--run_id", "x"]
-        deciding = (("--solver", args.SOLVERS), ("--guidance", args.GUIDANCE)) if program == "generate" else ()
+        of_drawing = (("--solver", SOLVERS), ("--guidance", GUIDANCE), ("--match_noise", ("True",)))
+        deciding = of_drawing if program == "generate" else ()
     else:
         run = []
     chosen = [[*run, flag, name] for flag, names in deciding for name in names]

@@ -118,8 +118,11 @@ def returned_law(
     t_end: float = 1e-3,
     grid: Grid | None = None,
     denoise_last: bool = False,
+    noisy_end: bool = False,
 ) -> Law:
     """The law of x that a linear solver returns from the dynamics' prior, without any sampling error.
+
+    ``noisy_end`` gives the last step noise too: then the law is that of the scheme itself, step by step.
 
     One row of a batch has no noise: it carries the mean. Every other row has a unit impulse in one of all the noises,
     the prior's included; its difference to the first row is that noise's transfer function.
@@ -127,7 +130,7 @@ def returned_law(
     solver.check(dynamics)
     components, size = dynamics.num_components, field.mean.numel()
     draws = solver.draws(components) if solver.stochastic else 0
-    rows = 1 + components + (steps - 1) * draws
+    rows = 1 + components + (steps - 1 + noisy_end) * draws
     origin = (0,) * (1 + field.mean.ndim)
 
     def impulses(first: int, count: int) -> Tensor:
@@ -141,8 +144,8 @@ def returned_law(
     posterior = Posterior(dynamics, field.denoiser(dynamics), None)
     z = dynamics.prior.sample((rows, 1, *field.shape), impulses(1, components))
     for i in range(steps):
-        last = i == steps - 1
-        noise = None if last or not draws else impulses(1 + components + i * draws, draws)
+        silent = i == steps - 1 and not noisy_end
+        noise = None if silent or not draws else impulses(1 + components + i * draws, draws)
         noise = noise.squeeze(1) if draws == 1 and noise is not None else noise
         z = solver.step(dynamics, posterior, z, times[i : i + 1], times[i + 1 : i + 2], noise)
     x = posterior(z, times[-1:]) if denoise_last else z[:, 0]

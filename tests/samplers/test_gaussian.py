@@ -61,6 +61,12 @@ SCHEMES: dict[str, tuple[Callable[[], Solver], float, float]] = {  # bounds of m
     "euler": (SOLVERS["euler"], 0.08, 0.14),
     "exp1": (SOLVERS["exp1"], 0.02, 0.11),
     "exp2": (SOLVERS["exp2"], 0.02, 0.003),
+    "exp3": (SOLVERS["exp3"], 0.02, 0.002),
+    "exp-sde": (SOLVERS["exp-sde"], 5e-4, 0.17),
+    "exp-sde2": (SOLVERS["exp-sde2"], 5e-4, 0.04),  # of which up to 0.03 are the noise that the last step leaves out
+    "ab2": (SOLVERS["ab2"], 0.02, 0.007),
+    "ab3": (SOLVERS["ab3"], 0.02, 0.003),
+    "heun": (SOLVERS["heun"], 0.02, 0.007),
     "pc-euler": (pc("euler"), 0.03, 0.09),
     "pc-euler-2": (pc("euler", factor=2.0), 0.06, 0.13),
     "pc-euler-ode": (pc("euler", stochastic=False), 0.06, 0.15),
@@ -91,7 +97,7 @@ def test_solvers_return_the_mean_and_spectrum_of_the_data(name, grid, end, schem
 
 
 @pytest.mark.parametrize("name", ["fvp-0.9-2", "cld"])
-@pytest.mark.parametrize("scheme", ["em", "exp2", "pc-reverse"])
+@pytest.mark.parametrize("scheme", ["em", "exp2", "exp3", "exp-sde2", "pc-reverse"])
 def test_augmented_states_return_the_data_too(name, scheme):
     dynamics = build(name)
     got = returned_law(dynamics, FIELD, SCHEMES[scheme][0](), 100, t_end=END, grid=GRIDS["log_time"])

@@ -91,13 +91,13 @@ def test_the_line_through_two_sizes():
 
 
 def test_samples_that_are_judged_take_time():
-    """20 evaluations of the network each, at steps 300, 600, 900 and 1,000."""
+    """10 evaluations of the network each, at steps 300, 600, 900 and 1,000."""
     steps = ("--train_steps", "1000", "--batch_size", "500")
     plain, judged = (
         Estimate(a_trial(8), a_trial(2), 10**8, made(*steps, *more)[0])
         for more in ((), ("--eval_every", "300", "--eval_samples", "400"))
     )
-    assert judged.seconds(64) - plain.seconds(64) == pytest.approx(4 * 20 * judged.call_seconds(400))
+    assert judged.seconds(64) - plain.seconds(64) == pytest.approx(4 * 10 * judged.call_seconds(400))
     assert evaluations(plain.config) == 0
     assert evaluations(judged.config) == 4
 

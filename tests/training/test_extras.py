@@ -359,6 +359,7 @@ def test_a_picture_that_cannot_be_read_ends_in_one_line(tmp_path, monkeypatch, c
     pictures = write_pictures(tmp_path / "pictures")
     for path in pictures.rglob("*.png"):
         path.write_bytes(path.read_bytes()[:60])  # whole heads, so that they count as pictures
+    monkeypatch.setattr("common.data.source.DataSet.deviation", lambda self: 0.5)  # it would tell before the first step
     for module in ("folder", "module", "reading"):
         monkeypatch.setattr(f"common.data.{module}.RESIDENT_LIMIT", 100, raising=False)
     flags = {"data_name": "folder", "data_dir": pictures, "image_size": 8, "num_workers": workers, "wb_id": "x"}
