@@ -40,8 +40,10 @@ from common.metrics.config import CompareConfig, EvaluateConfig, chosen_metrics,
 from common.refusal import Refusal
 from common.runs.pretrained import PRETRAINED
 from common.training.loggers import LOGGERS
+from common.training.objectives import OBJECTIVES, Denoising
 from common.training.optimizers import OPTIMIZERS, SCHEDULERS
 from common.training.resume import AUTO, Command, TrainOrder
+from common.training.starting import check_objective, values_for
 from common.training.times import TIME_SAMPLINGS
 from common.training.weights import LOSS_WEIGHTS, REDUCTIONS
 from fdp import presets as fdp
@@ -63,7 +65,7 @@ BACKBONES: dict[str, type[nn.Module]] = {"unet": UNet, "unet1d": UNet1D, "uvit":
 PRESETS: dict[str, dict[str, object]] = {**GFDM_PRESETS, **fdp.PRESETS}
 ABOUT: dict[str, About] = {**GFDM_ABOUT, **fdp.ABOUT}
 
-trust(DYNAMICS, BACKBONES)  # config.json may name these classes, a plugin's among them
+trust(DYNAMICS, BACKBONES, OBJECTIVES)  # config.json may name these classes, a plugin's among them
 
 # the preset of a process, data set and network; else FOR_DATA decides by the data set, else FOR_KIND by what it holds
 FOR_CHOICE: dict[tuple[str, str, str], str] = {("heat", *choice): preset for choice, preset in fdp.FOR_DATA.items()}
@@ -73,7 +75,7 @@ CHOICES: dict[str, Collection[str]] = {
     "preset": PRESETS, "show_preset": PRESETS, "dynamics": DYNAMICS, "model_name": BACKBONES, "data_name": SOURCES,
     "prediction": ("auto", *PREDICTIONS), "prior": ("zero", "data"), "optimizer": OPTIMIZERS, "lr_schedule": SCHEDULERS,
     "time_sampling": TIME_SAMPLINGS, "loss_weight": LOSS_WEIGHTS, "loss_reduction": REDUCTIONS, "logger": LOGGERS,
-    "pretrained": PRETRAINED,
+    "pretrained": PRETRAINED, "objective": OBJECTIVES,
 }  # fmt: skip
 
 
@@ -89,6 +91,8 @@ class Choice:
     Attributes:
         dynamics: forward process
         model_name: network
+        objective: what the network learns: denoise, or consistency, which tunes a run (--init_from) for one or two
+            evaluations
         dynamics_args: further arguments of the dynamics, by name, e.g. mass=0.5 (default: none)
         model_args: further arguments of the network, by name, e.g. num_heads=4 (default: none)
         inner_steps: gradient steps of the network on every sample before it answers (default: 3 for inr, else 0)
@@ -97,10 +101,13 @@ class Choice:
         axes: order of axes of arrays
         preset: values for the other flags
         resume: a run to go on with
+        init_from: a run to start from
+        output_dir: folder that holds the runs
     """
 
     dynamics: str = "fvp"
     model_name: str = "unet"
+    objective: str = "denoise"
     dynamics_args: Annotated[str | None, keyword_values] = None
     model_args: Annotated[str | None, keyword_values] = None
     inner_steps: Annotated[int | None, at_least(0)] = None
@@ -109,18 +116,23 @@ class Choice:
     axes: Annotated[str | None, order_of_axes] = None
     preset: str | None = None
     resume: str | None = None
+    init_from: str | None = None
+    output_dir: str = str(Keeping.output_dir)
 
     @property
-    def members(self) -> tuple[Member, Member]:
-        """The process and the network; a name that is not known is left for the parser to refuse."""
+    def members(self) -> tuple[Member, Member, Member]:
+        """Process, network and objective; a name that is not known is left for the parser to refuse."""
         process, network = DYNAMICS.get(self.dynamics, FVP), BACKBONES.get(self.model_name, UNet)
-        return Member(self.dynamics, process, *OF_DYNAMICS), Member(self.model_name, network, *OF_NETWORK)
+        objective = Member(self.objective, OBJECTIVES.get(self.objective, Denoising), "objective")
+        return Member(self.dynamics, process, *OF_DYNAMICS), Member(self.model_name, network, *OF_NETWORK), objective
 
     @property
     def suited(self) -> Values:
-        """Values of the preset, else those that suit the data set."""
+        """Values of the preset, else of the run that is tuned, else those that suit the data set."""
         if self.preset is not None:
             return dict(PRESETS.get(self.preset, {}))
+        if tuned := values_for(self.members[-1].kind, self.init_from, self.output_dir):
+            return {**tuned, "objective": self.objective}
         chosen = FOR_CHOICE.get((self.dynamics, self.data_name, self.model_name)) or FOR_DATA.get(self.data_name)
         name = chosen or FOR_KIND.get(kind_of_data(self.data_name, self.data_dir, self.axes))
         return {**PRESETS[name], "data_name": self.data_name} if name else {}
@@ -136,10 +148,11 @@ def choice_flags(*names: str) -> tuple[Flag, ...]:
     return tuple(flag for flag in section_flags(Choice) if flag.name in names)
 
 
-def everything() -> tuple[list[Member], list[Member]]:
-    """All processes and all networks."""
+def everything() -> tuple[list[Member], list[Member], list[Member]]:
+    """All processes, all networks and all objectives."""
     of_networks = [Member(*one, *OF_NETWORK) for one in BACKBONES.items()]
-    return [Member(*one, *OF_DYNAMICS) for one in DYNAMICS.items()], of_networks
+    objectives = [Member(*one, "objective") for one in OBJECTIVES.items()]
+    return [Member(*one, *OF_DYNAMICS) for one in DYNAMICS.items()], of_networks, objectives
 
 
 # -- train.py ----------------------------------------------------------------------------------------------------------
@@ -150,7 +163,7 @@ published values, 1-D functions those of functions-small, recordings those of fd
 network, with defaults that a preset or the data replaces (--list_presets); --help all shows all flags."""
 
 
-def train_groups(processes: Sequence[Member], networks: Sequence[Member]) -> Groups:
+def train_groups(processes: Sequence[Member], networks: Sequence[Member], objectives: Sequence[Member]) -> Groups:
     """Flags of train.py, in the order in which a user meets them."""
     return without_repeats(
         {
@@ -160,7 +173,7 @@ def train_groups(processes: Sequence[Member], networks: Sequence[Member]) -> Gro
             "network": (*choice_flags(*OF_NETWORK), *(flag for member in networks for flag in member.flags)),
             "adaptation of the network to every sample": (*choice_flags("inner_steps"), *ADAPTATION_FLAGS),
             "prediction and prior": section_flags(ModelConfig),
-            "training": section_flags(Recipe),
+            "training": (*choice_flags("objective"), *section_flags(Recipe), *(f for o in objectives for f in o.flags)),
             "run folder and logging": section_flags(Keeping),
             "hardware": section_flags(Hardware),
         }
@@ -169,7 +182,9 @@ def train_groups(processes: Sequence[Member], networks: Sequence[Member]) -> Gro
 
 def train_flag_names() -> dict[str, str]:
     """Names of arguments to flags of train.py."""
-    return flag_names(train_groups(*everything()), (MetaLearned, *BACKBONES.values(), *DYNAMICS.values()))
+    return flag_names(
+        train_groups(*everything()), (MetaLearned, *BACKBONES.values(), *DYNAMICS.values(), *OBJECTIVES.values())
+    )
 
 
 def base_values(seen: Mapping[str, str]) -> Values:
@@ -191,11 +206,11 @@ def parse_train(argv: Sequence[str] | None) -> TrainOrder | None:
     seen = peek(words, section_flags(Choice))
     base = base_values(seen)
     choice = section(Choice, {**base, **seen})
-    process, network = choice.members
+    process, network, objective = choice.members
     unknown = wants_all_help(words) or choice.resume not in (None, "", AUTO)  # a run knows its own classes
-    groups = train_groups(*everything() if unknown else ([process], [network]))
+    groups = train_groups(*everything() if unknown else ([process], [network], [objective]))
     parser = make_parser("train.py", "[--preset NAME] [flags]", TRAIN_HELP, groups)
-    values = parse(parser, words, ((process, DYNAMICS), (network, BACKBONES)))
+    values = parse(parser, words, ((process, DYNAMICS), (network, BACKBONES), (objective, OBJECTIVES)))
     command: Command = section(Command, values)
     values = {name: value for name, value in values.items() if name not in vars(command)}
     if command.list_presets or command.show_preset:
@@ -203,9 +218,12 @@ def parse_train(argv: Sequence[str] | None) -> TrainOrder | None:
         return None
     if command.wb_key is not None and values.setdefault("logger", "wandb") != "wandb":
         raise Refusal(f"and --logger {values['logger']} exclude each other; use --logger wandb", "wb_key")
+    config = resolve(base, values, process, network, objective) if command.starts else None
+    if config:
+        check_objective(config, objective.kind, {*values, *(["preset"] if command.preset else [])})
     return TrainOrder(
         command=command,
-        config=resolve(base, values, process, network) if command.starts else None,
+        config=config,
         given=values,
         of_preset=base if command.preset else {},
         words=tuple(words),

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from common.config.build import build_denoiser
+from common.config.plugins import class_of
 from common.config.rehearsal import rehearse
 from common.config.schema import RunConfig
 from common.config.stored import CONFIG, read_config
@@ -61,6 +62,11 @@ class Run:
     def weights(self) -> Path:
         """The file they came from."""
         return self.source.file(self.kind)
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether it was tuned so that its answer to any point of a path is a sample: one or two evaluations do."""
+        return bool(getattr(class_of(self.config.objective), "consistent", False))
 
     @property
     def log(self) -> dict[str, np.ndarray]:

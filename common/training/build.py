@@ -11,18 +11,21 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from common.config.build import build_denoiser, build_dynamics
+from common.config.plugins import build
 from common.config.schema import RunConfig, check_picture_scale
 from common.config.stored import read_config
 from common.data.module import DataModule
 from common.data.source import DataSet
 from common.refusal import Refusal
-from common.runs import RunFolder, RunNotFound, find, load_weights, open_version
+from common.runs import RunFolder, RunNotFound, load_weights, open_version
 from common.runs.versions import nature
 from common.samplers import quick_solver
 from common.training.callbacks import SampleGrid
 from common.training.csv_log import CsvLog
 from common.training.module import DiffusionModule
+from common.training.objective import Objective
 from common.training.session import say
+from common.training.starting import start_folder
 from common.training.trainer import make_trainer
 
 RELEASED_PREDICTION = "eps"  # of the published code's networks
@@ -48,7 +51,8 @@ def build_module(config: RunConfig, weights: Path | None, prior: dict[str, Tenso
             raise Refusal(
                 f"{refusal}. The network must be that of the weights, by its preset or flags", "init_from"
             ) from refusal
-    module = DiffusionModule(denoiser, config.recipe)
+    objective = build(config.objective, Objective, denoiser.dynamics, config.recipe)
+    module = DiffusionModule(denoiser, config.recipe, objective)
     if config.hardware.compile:
         module.network.compile()  # in place: names in checkpoints stay those of the plain network
     return module
@@ -63,7 +67,7 @@ def check_output(config: RunConfig, module: DiffusionModule, device: torch.devic
     """
     module.to(device).eval()
     x = torch.zeros(2, *config.sample.shape, device=device)
-    t = module.times(torch.full((2,), 0.5, dtype=torch.float64, device=device))
+    t = torch.full((2,), module.dynamics.horizon / 2, dtype=torch.float64, device=device)
     # forward itself: a compiled network would be compiled for this batch too
     output = module.network.forward(x, t, torch.zeros(2, dtype=torch.int64, device=device))
     module.train()
@@ -146,10 +150,10 @@ def initial_weights(config: RunConfig) -> Path | None:
     source = config.recipe.init_from
     if source is None:
         return None
-    if Path(source).is_file():
+    folder = start_folder(source, config.keeping.output_dir)
+    if folder is None:
         say(f"start     weights of {source}")
         return Path(source).resolve()
-    folder = find(source, config.keeping.output_dir, flag="init_from")
     stored = None if folder.is_released else read_config(folder.path)
     learnt = stored.model.prediction if stored else RELEASED_PREDICTION
     wanted = config.model.prediction

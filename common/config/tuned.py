@@ -1,0 +1,49 @@
+"""What a tuning keeps of the run that it starts from, as values of flags."""
+
+from dataclasses import fields
+from typing import Any
+
+from common.config.flags import flag_name, flags_of
+from common.config.plugins import class_of
+from common.config.resolve import OF_DATA
+from common.config.schema import Chosen, DataConfig, ModelConfig, RunConfig
+from common.meta import MetaLearned
+
+OF_RECIPE = ("t_min", "label_dropout")  # what a network knows: which times, and samples without a label
+OF_ONE_LINE = frozenset({"download"})
+
+
+def kept_flags(start: RunConfig) -> dict[str, Any]:
+    """Flags of a run that say what it is: data, process, network, prediction, prior.
+
+    Args:
+        start: the run.
+
+    Raises:
+        Refusal: if it names a class that is not known.
+    """
+    found: dict[str, Any] = {"dynamics": start.dynamics.name, "model_name": start.network.name}
+    for section, kind in ((start.data, DataConfig), (start.model, ModelConfig)):
+        found |= {f.name: getattr(section, f.name) for f in fields(kind) if f.name not in OF_ONE_LINE}
+    found |= {name: getattr(start.recipe, name) for name in OF_RECIPE}
+    found |= _arguments(start.dynamics, "dynamics_args") | _arguments(start.network, "model_args")
+    if start.adaptation:
+        found |= {flag_name(MetaLearned, name): value for name, value in start.adaptation.arguments.items()}
+    else:
+        found["inner_steps"] = 0
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _arguments(chosen: Chosen, further: str) -> dict[str, Any]:
+    """Flags of a class's arguments, and the flag that takes those without one; the data gives some itself."""
+    kind, rest = class_of(chosen), {}
+    flags = {flag.argument: flag.name for flag in flags_of(kind)}
+    found: dict[str, Any] = {}
+    for name, value in chosen.arguments.items():
+        if name in OF_DATA:
+            continue
+        if name in flags:
+            found[flags[name]] = tuple(value) if isinstance(value, list) else value
+        else:
+            rest[name] = value
+    return found | ({further: rest} if rest else {})
