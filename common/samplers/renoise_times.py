@@ -16,6 +16,7 @@ from torch import Tensor
 from common.denoiser import X0Denoiser
 from common.dynamics import LinearDynamics
 from common.refusal import Refusal
+from common.samplers.base import Posterior
 from common.samplers.grids import Density, level_angle, position, stepped, time_at_angle
 from common.samplers.noise import NoiseSource
 from common.samplers.renoise import noised
@@ -127,6 +128,6 @@ class _Answers:
         else:
             z = noised(dynamics, before[part].to(dynamics.device), t, noise)
         labels = None if self._labels is None else self._labels[part]
-        found = self._denoiser(dynamics.statistic(z, t), t.expand(size), labels).cpu()
+        found = Posterior(dynamics, self._denoiser, labels)(z, t).cpu()
         self._on_block()
         return found
