@@ -27,7 +27,7 @@ EVERY = [
 
 
 def field_of(name: str) -> Field:
-    """Waves with, where modes have levels of their own, a smooth spectrum; else of one variance, as the prior has it."""
+    """Waves and, where modes have levels of their own, a smooth spectrum; else one variance, as the prior has it."""
     field = smooth_field(data_shape(name) if name in HEATS else (8,))
     return field if name in HEATS else Field(field.mean, torch.full_like(field.spectrum, 0.3))
 
@@ -166,7 +166,7 @@ def test_guidance_goes_around_every_answer():
 
 @pytest.mark.parametrize("times", [(0.3, 0.6), (0.5, 0.5), (math.nan,), (0.5, math.inf), (0.5, math.nan, 0.1)])
 def test_times_that_do_not_fall_are_refused(times):
-    with pytest.raises(Refusal, match="^times must be finite and fall"):
+    with pytest.raises(Refusal, match=r"^times must be finite and fall"):
         Renoise(times)
 
 
@@ -177,9 +177,9 @@ def test_times_outside_the_way_are_refused(times):
 
 
 def test_what_contradicts_given_times_is_refused():
-    with pytest.raises(Refusal, match="^times 0.6,0.3 takes 3 steps, got 4"):
+    with pytest.raises(Refusal, match=r"^times 0.6,0.3 takes 3 steps, got 4"):
         sample(build("vp"), squashed, (1, 1, 4), solver=Renoise((0.6, 0.3)), steps=4)
-    with pytest.raises(Refusal, match="^grid and times 0.6,0.3 of the solver exclude each other"):
+    with pytest.raises(Refusal, match=r"^grid and times 0.6,0.3 of the solver exclude each other"):
         sample(build("vp"), squashed, (1, 1, 4), solver=Renoise((0.6, 0.3)), steps=3, grid=GRIDS["uniform"])
 
 
