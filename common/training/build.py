@@ -189,8 +189,8 @@ def build_trainer(
     """
     scale = config.keeping.picture_scale
     check_picture_scale(scale, config.sample)
-    solver, at_once = quick_solver(module.dynamics), config.recipe.batch_size
-    grids = SampleGrid(folder, config.sample, solver, at_once, scale)
+    solver = quick_solver(module.dynamics, consistent=module.objective.consistent)
+    grids = SampleGrid(folder, config.sample, solver, config.recipe.batch_size, scale)
     log = CsvLog(folder.metrics, resume_step)
     try:
         return make_trainer(folder, log, config, device=device, deadline=deadline, callbacks=[*callbacks, grids])
