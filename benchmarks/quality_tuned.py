@@ -127,13 +127,13 @@ def judge(run: Run, folder: Path, given: argparse.Namespace) -> None:
     evaluate.main(words)
 
 
-def seconds(sets: Sequence[Drawn], repeats: int) -> list[float]:
-    """Seconds per 1,000 samples of every set: the median of draws of its first block, after one that does not count.
+def seconds(sets: Sequence[Drawn], repeats: int) -> dict[Path, float]:
+    """Seconds per 1,000 samples of every set, by folder: the median of draws of a block, after one that does not count.
 
     The sets take turns, so that what else the machine does meets all of them alike.
     """
     times: list[list[float]] = [[] for _ in sets]
-    for repeat in range(repeats + 1):
+    for repeat in range(repeats + 1 if repeats else 0):
         for one, found in zip(sets, times, strict=True):
             indices = one.job.blocks[0]
             start = time.perf_counter()
@@ -142,7 +142,7 @@ def seconds(sets: Sequence[Drawn], repeats: int) -> list[float]:
             )  # ends with arrays on the CPU, so that the device has been waited for
             if repeat:
                 found.append((time.perf_counter() - start) / len(indices) * 1000)
-    return [statistics.median(found) for found in times]
+    return {one.folder: statistics.median(found) for one, found in zip(sets, times, strict=True) if found}
 
 
 def ratio(value: float | None, base: float | None) -> str:
@@ -300,11 +300,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             renoise = default_solver(run.dynamics, consistent=True)
             tuned.append([draw(run, renoise, count, given, device) for count in given.tuned_counts])
         timed = [*(tuned[0] if tuned else []), *untuned]
-        took = (
-            dict(zip((one.folder for one in timed), seconds(timed, given.repeats), strict=True))
-            if given.repeats
-            else {}
-        )
+        took = seconds(timed, given.repeats)
         lines = report(untuned, tuned, took, given)
         print("\n".join(["", *lines]))
         given.out.mkdir(parents=True, exist_ok=True)
