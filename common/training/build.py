@@ -47,9 +47,9 @@ def build_module(config: RunConfig, weights: Path | None, prior: dict[str, Tenso
         try:
             load_weights(denoiser.backbone, weights)
         except Refusal as refusal:
-            raise Refusal(
-                f"{refusal}. The network must be that of the weights, by its preset or flags", "init_from"
-            ) from refusal
+            tuned = objective_of(config).starts_from_run
+            mend = "leave out the flags of another one" if tuned else "by its preset or flags"
+            raise Refusal(f"{refusal}. The network must be that of the weights; {mend}", "init_from") from refusal
     objective = build(config.objective, Objective, denoiser.dynamics, config.recipe)
     module = DiffusionModule(denoiser, config.recipe, objective)
     if config.hardware.compile:
