@@ -12,7 +12,7 @@ from torch import nn
 
 from common.backbones import INR, UNet, UNet1D, UViT
 from common.config.build import kind_of_data
-from common.config.flags import INTEGER, REAL, Flag, at_least, flags_of, keyword_values
+from common.config.flags import Flag, at_least, flags_of, keyword_values
 from common.config.parser import (
     Groups,
     flag_names,
@@ -31,9 +31,9 @@ from common.data import SOURCES
 from common.denoiser import PREDICTIONS
 from common.dynamics import CLD, EDM, VE, VP, Flow, LinearDynamics, SubVP
 from common.generation.config import GenerateOrder, Opening, SampleConfig, all_members, sample_config
-from common.generation.judged import EvaluateOrder
+from common.generation.judged import EvaluateOrder, draws_now
 from common.generation.matching import Matching
-from common.generation.parsing import PROCESS, parse_drawing, process_flags
+from common.generation.parsing import GENERATE_HELP, NOT_LOGGED, PROCESS, claim_flags, parse_drawing, process_flags
 from common.meta import MetaLearned
 from common.metrics import METRICS
 from common.metrics.config import CompareConfig, EvaluateConfig, chosen_metrics, metric_member
@@ -48,11 +48,8 @@ from common.training.times import TIME_SAMPLINGS
 from common.training.weights import LOSS_WEIGHTS, REDUCTIONS
 from fdp import presets as fdp
 from fdp.dynamics import HeatSubVP
+from gfdm import presets as gfdm
 from gfdm.dynamics import FVE, FVP
-from gfdm.presets import ABOUT as GFDM_ABOUT
-from gfdm.presets import FOR_DATA
-from gfdm.presets import FOR_KIND as GFDM_FOR_KIND
-from gfdm.presets import PRESETS as GFDM_PRESETS
 from gfdm.released import RELEASED_FLAGS, describing_flags, released_config
 
 Values = dict[str, Any]
@@ -62,14 +59,14 @@ DYNAMICS: dict[str, type[LinearDynamics]] = {
     "fvp": FVP, "fve": FVE, "vp": VP, "ve": VE, "subvp": SubVP, "cld": CLD, "edm": EDM, "flow": Flow, "heat": HeatSubVP
 }  # fmt: skip
 BACKBONES: dict[str, type[nn.Module]] = {"unet": UNet, "unet1d": UNet1D, "uvit": UViT, "inr": INR}
-PRESETS: dict[str, dict[str, object]] = {**GFDM_PRESETS, **fdp.PRESETS}
-ABOUT: dict[str, About] = {**GFDM_ABOUT, **fdp.ABOUT}
+PRESETS: dict[str, dict[str, object]] = {**gfdm.PRESETS, **fdp.PRESETS}
+ABOUT: dict[str, About] = {**gfdm.ABOUT, **fdp.ABOUT}
 
 trust(DYNAMICS, BACKBONES, OBJECTIVES)  # config.json may name these classes, a plugin's among them
 
 # the preset of a process, data set and network; else FOR_DATA decides by the data set, else FOR_KIND by what it holds
 FOR_CHOICE: dict[tuple[str, str, str], str] = {("heat", *choice): preset for choice, preset in fdp.FOR_DATA.items()}
-FOR_KIND: dict[str | None, str] = {**GFDM_FOR_KIND, **fdp.FOR_KIND}
+FOR_KIND: dict[str | None, str] = {**gfdm.FOR_KIND, **fdp.FOR_KIND}
 
 CHOICES: dict[str, Collection[str]] = {
     "preset": PRESETS, "show_preset": PRESETS, "dynamics": DYNAMICS, "model_name": BACKBONES, "data_name": SOURCES,
@@ -81,7 +78,7 @@ CHOICES: dict[str, Collection[str]] = {
 
 # -- flags that decide which others there are --------------------------------------------------------------------------
 
-OF_DYNAMICS, OF_NETWORK = ("dynamics", "dynamics_args"), ("model_name", "model_args")
+OF_DYNAMICS, OF_NETWORK, OF_OBJECTIVE = ("dynamics", "dynamics_args"), ("model_name", "model_args"), ("objective",)
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,7 @@ class Choice:
     def members(self) -> tuple[Member, Member, Member]:
         """Process, network and objective; a name that is not known is left for the parser to refuse."""
         process, network = DYNAMICS.get(self.dynamics, FVP), BACKBONES.get(self.model_name, UNet)
-        objective = Member(self.objective, OBJECTIVES.get(self.objective, Denoising), "objective")
+        objective = Member(self.objective, OBJECTIVES.get(self.objective, Denoising), *OF_OBJECTIVE)
         return Member(self.dynamics, process, *OF_DYNAMICS), Member(self.model_name, network, *OF_NETWORK), objective
 
     @property
@@ -135,7 +132,7 @@ class Choice:
             return dict(PRESETS.get(self.preset, {}))
         if tuned := values_for(self.members[-1].kind, self):
             return {**tuned, "objective": self.objective}
-        chosen = FOR_CHOICE.get((self.dynamics, self.data_name, self.model_name)) or FOR_DATA.get(self.data_name)
+        chosen = FOR_CHOICE.get((self.dynamics, self.data_name, self.model_name)) or gfdm.FOR_DATA.get(self.data_name)
         name = chosen or FOR_KIND.get(kind_of_data(self.data_name, self.data_dir, self.axes))
         return {**PRESETS[name], "data_name": self.data_name} if name else {}
 
@@ -150,11 +147,10 @@ def choice_flags(*names: str) -> tuple[Flag, ...]:
     return tuple(flag for flag in section_flags(Choice) if flag.name in names)
 
 
-def everything() -> tuple[list[Member], list[Member], list[Member]]:
+def everything() -> list[list[Member]]:
     """All processes, all networks and all objectives."""
-    of_networks = [Member(*one, *OF_NETWORK) for one in BACKBONES.items()]
-    objectives = [Member(*one, "objective") for one in OBJECTIVES.items()]
-    return [Member(*one, *OF_DYNAMICS) for one in DYNAMICS.items()], of_networks, objectives
+    of_choices = (DYNAMICS, OF_DYNAMICS), (BACKBONES, OF_NETWORK), (OBJECTIVES, OF_OBJECTIVE)
+    return [[Member(*one, *flags) for one in register.items()] for register, flags in of_choices]
 
 
 # -- train.py ----------------------------------------------------------------------------------------------------------
@@ -216,13 +212,12 @@ def parse_train(argv: Sequence[str] | None) -> TrainOrder | None:
     command: Command = section(Command, values)
     values = {name: value for name, value in values.items() if name not in vars(command)}
     if command.list_presets or command.show_preset:
-        print(preset_table(PRESETS, ABOUT) if command.list_presets else preset_line(PRESETS[str(command.show_preset)]))
+        print(preset_line(PRESETS[command.show_preset]) if command.show_preset else preset_table(PRESETS, ABOUT))
         return None
     if command.wb_key is not None and values.setdefault("logger", "wandb") != "wandb":
         raise Refusal(f"and --logger {values['logger']} exclude each other; use --logger wandb", "wb_key")
     config = resolve(base, values, process, network, objective) if command.starts else None
-    if config:
-        check_objective(config, objective.kind, {*values, *(["preset"] if command.preset else [])})
+    check_objective(config, objective.kind, values, command.preset)
     return TrainOrder(
         command=command,
         config=config,
@@ -234,17 +229,9 @@ def parse_train(argv: Sequence[str] | None) -> TrainOrder | None:
 
 # -- generate.py -------------------------------------------------------------------------------------------------------
 
-GENERATE_HELP = """Draw samples from a trained run. Flags of solvers and wrappers are shown for those that are named;
---help all shows every flag."""
 DRAWING = "what to draw, and how"
 PLUGIN = next(flag for flag in flags_of(Command) if flag.name == "plugin")
-CLAIMED = "accepted as published; checked against the run"
-OR_OTHER = f"{CLAIMED}; with --match_noise, of the process to sample under"
-CLAIMS = (
-    Flag("data_name", str, None, CLAIMED), Flag("dynamics", str, None, OR_OTHER, DYNAMICS),
-    Flag("hurst", REAL, None, OR_OTHER), Flag("num_aug", INTEGER, None, OR_OTHER),
-)  # fmt: skip
-NOT_LOGGED = Flag("wb_key", str, None, "accepted as published; nothing is logged here")
+CLAIMS = claim_flags(DYNAMICS)
 
 
 def generate_groups(members: Iterable[Member] = (), *, processes: Mapping[str, type] | None = None) -> Groups:
@@ -323,11 +310,7 @@ def parse_evaluate(argv: Sequence[str] | None) -> EvaluateOrder | CompareConfig:
     config: EvaluateConfig = section(EvaluateConfig, values)
     if config.paper and config.samples is None:
         values.setdefault("n_samples", config.paper.n_samples)
-    given = sorted(TAKEN & values.keys() - {"n_samples", "device"})
-    if given and (config.samples is not None or config.run_id is None):
-        raise Refusal("has no effect on samples that lie there; leave it or --samples out", given[0])
-    sample = sample_config(values, *members)
-    draws = config.samples is None and config.run_id is not None and bool(TAKEN & values.keys() - {"device"})
+    sample, draws = sample_config(values, *members), draws_now(config, TAKEN & values.keys())
     return EvaluateOrder(
         config=config,
         metrics=chosen_metrics(config, values, TAKEN),

@@ -370,8 +370,8 @@ class RunConfig:
         Args:
             class_of: gives the class of a :class:`Chosen`.
         """
-        values: dict[str, Any] = {"dynamics": self.dynamics.name, "model_name": self.network.name, "inner_steps": 0}
-        values["objective"] = self.objective.name
+        chosen_ones = {"dynamics": self.dynamics, "model_name": self.network, "objective": self.objective}
+        values: dict[str, Any] = {name: one.name for name, one in chosen_ones.items()} | {"inner_steps": 0}
         for chosen in (self.objective, self.adaptation, self.network, self.dynamics):
             if chosen:
                 kind = MetaLearned if chosen is self.adaptation else class_of(chosen)

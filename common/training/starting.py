@@ -110,21 +110,28 @@ def values_for(objective: type[Objective], asked: Start) -> dict[str, Any]:
     return {**kept_flags(start), **objective.suited(start)}
 
 
-def check_objective(config: RunConfig, objective: type[Objective], given: Collection[str]) -> None:
+def check_objective(
+    config: RunConfig | None, objective: type[Objective], given: Collection[str], preset: str | None
+) -> None:
     """Refuse an objective without what it starts from, and flags that have no effect on it.
 
     Args:
-        config: the run.
+        config: the run; None if it is gone on with, and its own config.json says all.
         objective: its objective.
         given: flags that a user gave.
+        preset: the preset that was named.
 
     Raises:
         Refusal: naming the flag.
     """
+    if config is None:
+        return
     name = config.objective.name
     if objective.starts_from_run and config.recipe.init_from is None:
         raise Refusal(f"{name} tunes what was trained before; name it: --init_from RUN", "objective")
-    if objective.starts_from_run and "preset" in given:
-        raise Refusal(f"and --objective {name} exclude each other: the run that is tuned says what it is", "preset")
+    if objective.starts_from_run and preset is not None:
+        raise Refusal(
+            f"{preset} and --objective {name} exclude each other: the run that is tuned says what it is", "preset"
+        )
     if idle := sorted(objective.idle & set(given)):
         raise Refusal(f"has no effect on --objective {name}; leave it out", idle[0])
