@@ -25,7 +25,7 @@ from common.training.csv_log import CsvLog
 from common.training.loggers import log_picture
 from common.training.module import EVALUATION, LOSS, VALIDATION, DiffusionModule
 
-GRID_STEPS, GRID_SAMPLES, GRID_SOUNDS = 7, 50, 8  # of the grids, at most; sounds are long
+GRID_STEPS, GRID_SAMPLES, GRID_SOUNDS = 7, 50, 8  # of the grids; sounds are long
 GRID_COLUMNS = 10  # of samples without classes
 
 
@@ -90,6 +90,11 @@ class StepProgress(ProgressBar):
         self._close()
 
 
+def grid_steps(solver: str) -> int:
+    """Steps in which a solver draws the samples of a grid: few, or fewer if it needs no more."""
+    return min(GRID_STEPS, SOLVERS[solver].default_steps)
+
+
 def draw(
     module: DiffusionModule, spec: DataSpec, solver: str, steps: int, count: int, at_once: int
 ) -> tuple[Tensor, Tensor | None]:
@@ -127,11 +132,6 @@ def draw(
     return torch.cat(parts), labels
 
 
-def grid_steps(solver: str) -> int:
-    """Steps in which a grid is drawn by a solver."""
-    return min(GRID_STEPS, SOLVERS[solver].default_steps)
-
-
 class SampleGrid(Callback):
     """After each validation: samples from the same seeds by the run's best weights, as a picture.
 
@@ -154,8 +154,7 @@ class SampleGrid(Callback):
         """Draw and write the grid (first process only; the samples do not depend on it)."""
         if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, DiffusionModule):
             return
-        steps = grid_steps(self.solver)
-        x, labels = draw(pl_module, self.spec, self.solver, steps, self.count, self.at_once)
+        x, labels = draw(pl_module, self.spec, self.solver, grid_steps(self.solver), self.count, self.at_once)
         picture = self.folder.samples / f"step-{trainer.global_step:07d}.png"
         save_samples(
             picture,

@@ -114,10 +114,10 @@ class Consistency(Objective):
     @classmethod
     def check_start(cls, config: RunConfig, start: RunConfig) -> list[str]:
         """Refuse guidance by a network that has never seen a sample without its label."""
-        scale = config.objective.arguments["guidance_scale"]
+        scale = config.objective.arguments.get("guidance_scale", 1)
         if scale != 1 and not start.recipe.label_dropout:
             raise Refusal(
-                f"{scale:g}: the network of {start.folder_name} does not know samples without a label; start from a "
+                f"{scale}: the network of {start.folder_name} does not know samples without a label; start from a "
                 "run that was trained with --label_dropout",
                 "guidance_scale",
             )

@@ -3,10 +3,11 @@
 from torch import Tensor
 
 from common.config.schema import Recipe, RunConfig
+from common.config.tuned import is_consistent
 from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics
 from common.seeding import NOISE, TIMES, StepRandomness
-from common.training.objective import Objective, objective_of
+from common.training.objective import Objective
 from common.training.times import TIME_SAMPLINGS, growth
 from common.training.weights import LOSS_WEIGHTS, REDUCTIONS
 
@@ -31,7 +32,7 @@ class Denoising(Objective):
     @classmethod
     def check_start(cls, config: RunConfig, start: RunConfig) -> list[str]:
         """A network that was tuned for few evaluations forgets that."""
-        if not objective_of(start).consistent:
+        if not is_consistent(start):
             return []
         return [
             f"these weights were trained by --objective {start.objective.name}; denoising takes that away, and samples "

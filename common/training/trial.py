@@ -17,13 +17,13 @@ from lightning.pytorch.callbacks import Callback
 
 from common.config.build import build_dynamics
 from common.config.schema import RunConfig
+from common.config.tuned import is_consistent
 from common.data.source import DataSet
 from common.samplers import SOLVERS, quick_solver
 from common.training.build import build_data
 from common.training.callbacks import GRID_SAMPLES, GRID_SOUNDS, grid_steps
 from common.training.memory import TensorMemory, available, bytes_of, taken
 from common.training.module import DiffusionModule
-from common.training.objective import objective_of
 from common.training.trainer import run_trainer, trial_trainer
 
 SECONDS = 38.0  # that sizes may go on growing
@@ -138,12 +138,11 @@ class Estimate:
         recipe, keeping = self.config.recipe, self.config.keeping
         validations = recipe.train_steps // keeping.val_check_interval
         batches = -(-val_samples // recipe.batch_size)
-        solver = quick_solver(build_dynamics(self.config), consistent=objective_of(self.config).consistent)
-        grid = grid_steps(solver) * self.call_seconds(self.grid_samples)
-        each = batches * self.call_seconds(recipe.batch_size) + grid
-        judged = 0.0
-        if count := evaluations(self.config):
-            judged = count * SOLVERS[solver].default_steps * self.call_seconds(keeping.eval_samples)
+        solver = quick_solver(build_dynamics(self.config), consistent=is_consistent(self.config))
+        drawing = grid_steps(solver) * self.call_seconds(self.grid_samples)
+        each = batches * self.call_seconds(recipe.batch_size) + drawing
+        count = evaluations(self.config)
+        judged = count * SOLVERS[solver].default_steps * self.call_seconds(keeping.eval_samples)
         return recipe.train_steps * self.step_seconds + validations * each + judged
 
     def largest_batch(self, free: int) -> int:

@@ -35,7 +35,7 @@ WRONG = [
     (f"{' '.join(TUNE)} --guidance_scale 2", "--guidance_scale 2: .*without a label.*--label_dropout"),
     (
         f"{' '.join(TUNE)} --guidance_scale 2 --label_dropout 0.1",
-        f"--guidance_scale 2: the network of {START} does not know samples without a label; start from a run",
+        f"--guidance_scale 2.0: the network of {START} does not know samples without a label; start from a run",
     ),
     (f"{' '.join(TUNE)} --guidance_scale -1", "--guidance_scale"),
     (f"{' '.join(TUNE)} --prediction eps", "--init_from tiny: its network predicts v; add --prediction v"),
@@ -65,6 +65,32 @@ def test_a_process_whose_level_falls(cli, run):
     edit(run, lambda config: config["dynamics"]["arguments"].update(hurst=0.1, marginals="paper"))
     line = refused(cli("train", *TUNE), "train", "--objective consistency compares noise levels of one path")
     assert line.endswith("--marginals exact has none that falls")
+
+
+FOREIGN = [
+    ({"class": "common.dynamics.classic:VP"}, "config.json names 'common.dynamics.classic:VP', which is no Objective"),
+    ({"class": "os:system"}, "config.json names 'os:system', which is not ours"),
+    ({"class": "common.training.objective:Objective"}, "common.training.objective:Objective is abstract"),
+    ({"arguments": {"nothing": 1}}, "has no argument nothing"),
+    ({"arguments": {"stages": "x"}}, "--stages of common.training.consistency:Consistency cannot be 'x'"),
+    ({"arguments": {"level_std": -1.0}}, "--level_std must be above 0"),
+    ({"arguments": {"guidance_scale": [2]}}, "--guidance_scale"),
+    ({"arguments": []}, "a class must be named by"),
+]
+
+
+@pytest.mark.parametrize(("changes", "pattern"), FOREIGN, ids=[str(changes) for changes, _ in FOREIGN])
+def test_an_objective_of_a_foreign_config(cli, run, changes, pattern):
+    """It is refused by who would go on with the run; samples need nothing of it but whether it is consistent."""
+    own = {"name": "consistency", "class": "common.training.consistency:Consistency", "arguments": {}}
+    edit(run, lambda config: config.update(objective={**own, **changes}))
+    refused(cli("train", "--resume", "tiny"), "train", pattern)
+
+
+def test_a_config_of_an_earlier_version_denoises(cli, run):
+    edit(run, lambda config: config.pop("objective"))
+    assert not load("tiny").is_consistent
+    assert "already finished" in cli("train", "--resume", "tiny").out
 
 
 def notes(out: str) -> list[str]:
