@@ -111,6 +111,18 @@ class Consistency(Objective):
             "ema_every": 1,
         }
 
+    @classmethod
+    def check_start(cls, config: RunConfig, start: RunConfig) -> list[str]:
+        """Refuse guidance by a network that has never seen a sample without its label."""
+        scale = config.objective.arguments.get("guidance_scale", 1)
+        if scale != 1 and not start.recipe.label_dropout:
+            raise Refusal(
+                f"{scale}: the network of {start.folder_name} does not know samples without a label; start from a "
+                "run that was trained with --label_dropout",
+                "guidance_scale",
+            )
+        return []
+
     def begin(self, denoiser: Denoiser) -> None:
         """Keep a copy of the network as the tuning finds it, if guidance is folded in."""
         if self.guidance_scale != 1:
@@ -153,17 +165,19 @@ class Consistency(Objective):
         noise = draws.normal(NOISE, tuple(x0.shape[1:]))
         law, before = dynamics.moments(t), dynamics.moments(s)
         v = dynamics.perturb_by(law, x0, noise)
+        draws.restart_dropout()
+        # first: after a call without gradient, autocast of torch before 2.10 has the weights in half precision without
+        answer = denoiser(v, t, labels)
         with torch.no_grad():
             earlier = dynamics.perturb_by(before, x0, noise)
             if self._guide:  # the same v_t lies on a path that ends elsewhere
                 shift = self._guidance(v, t, labels)
                 x0 = x0 + shift
                 earlier += dynamics.basis.scale(before.scale - before.std * (law.scale / law.std), shift)
-            draws.restart_dropout()
+            draws.restart_dropout()  # the same masks on both sides
             fixed = denoiser(earlier, s, labels)
             fixed = torch.where(align(sigma_s, x0) > 0, fixed, x0)
-        draws.restart_dropout()  # the same masks on both sides
-        away = (denoiser(v, t, labels) - fixed).square().flatten(1).sum(1)
+        away = (answer - fixed).square().flatten(1).sum(1)
         c = self.distance_scale
         weight = (1 / (sigma_t - sigma_s)).clamp_max(LARGEST_WEIGHT).to(away.dtype)
         return t, weight * ((away + c * c).sqrt() - c)
