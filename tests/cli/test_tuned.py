@@ -19,6 +19,7 @@ from common.generation.sets import command_for
 from common.generation.tuned import notes_on
 from common.runs import RunFolder, SampleFolder, load
 from common.runs.listing import ListConfig, list_runs
+from common.samplers import renoise_times
 from common.training import callbacks, judging
 from tests.training import tiny
 
@@ -185,6 +186,12 @@ def test_guidance_over_folded_guidance_is_noted(folder):
 # -- measured ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def _few_followed(monkeypatch):
+    monkeypatch.setattr(renoise_times, "FOLLOWED", 32)
+
+
+@pytest.mark.usefixtures("_few_followed")
 def test_times_are_chosen_once_and_taken_from_then_on(cli, folder):
     first = cli("generate", *DRAW, "--grid", "measured")
     assert first.code == 0
@@ -196,6 +203,7 @@ def test_times_are_chosen_once_and_taken_from_then_on(cli, folder):
     assert json.loads(folder.time_grid.read_text())["weights"] == "ema_model-final.pth"
 
 
+@pytest.mark.usefixtures("_few_followed")
 def test_without_its_data_no_times_can_be_chosen(cli, folder):
     content = json.loads(folder.config.read_text())
     content["data"] |= {"data_name": "arrays", "data_dir": "gone.npz"}
