@@ -134,6 +134,25 @@ def test_a_sample_is_a_function_of_its_seed(name):
     assert (whole[0] - whole[1]).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("name", ["vp", "fvp-0.9-2"])
+def test_half_precision_stays_near(name):
+    """Of answers alone, which come back in the dtype of states, and of states too."""
+    dynamics, shape = build(name), (2, 1, 8)
+
+    def answers(v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        return squashed(v, t).bfloat16()
+
+    noise = torch.randn(2, dynamics.num_components, 1, 8, generator=torch.Generator().manual_seed(1))
+    init = dynamics.prior.sample(shape, noise)
+    exact = sample(dynamics, squashed, shape, solver="renoise", steps=3, seeds=[0, 1], init=init)
+    half = sample(dynamics, answers, shape, solver="renoise", steps=3, seeds=[0, 1], init=init)
+    assert half.x.dtype == half.z.dtype == torch.float32
+    assert (half.x - exact.x).abs().max() < 0.03
+    whole = sample(dynamics, answers, shape, solver="renoise", steps=3, seeds=[0, 1], init=init.bfloat16())
+    assert whole.z.dtype == torch.bfloat16
+    assert whole.x.isfinite().all()
+
+
 def test_a_denoiser_of_another_process_serves_by_its_noise_level():
     """Matched: an exact answer under VP is one under FVE, and so gives the law of the data there, too."""
     trained, other = build("vp"), build("fve-0.9-2-path")
