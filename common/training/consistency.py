@@ -51,9 +51,9 @@ class Consistency(Objective):
     Args:
         dynamics: the process.
         recipe: how the network is trained; paths begin at its ``t_min``.
-        level_mean: mean of log sigma at which answers are compared, with --objective consistency (default: that of .73 of
-            the level at which samples are told apart, which grows with the root of their number of points)
-        level_std: deviation of that, with --objective consistency
+        level_mean: mean of log sigma at which answers are compared (default: .73 of the level at which samples are told
+            apart, which grows with the root of their number of points)
+        level_std: deviation of log sigma at which answers are compared
         stages: parts of a tuning, each with half the distance of two noise levels of the one before
         distance_scale: c of the distance sqrt(|a - b|^2 + c^2) - c of two answers
         guidance_scale: strength of classifier-free guidance that is folded into the answers, of a run that was trained
