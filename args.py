@@ -42,8 +42,8 @@ from common.runs.pretrained import PRETRAINED
 from common.training.loggers import LOGGERS
 from common.training.objectives import OBJECTIVES, Denoising
 from common.training.optimizers import OPTIMIZERS, SCHEDULERS
-from common.training.resume import AUTO, Command, TrainOrder
-from common.training.starting import check_objective, values_for
+from common.training.resume import Command, TrainOrder
+from common.training.starting import AUTO, check_objective, values_for
 from common.training.times import TIME_SAMPLINGS
 from common.training.weights import LOSS_WEIGHTS, REDUCTIONS
 from fdp import presets as fdp
@@ -88,8 +88,7 @@ class Choice:
     Attributes:
         dynamics: forward process
         model_name: network
-        objective: what the network learns: denoise, or consistency, which tunes a run (--init_from) for one or two
-            evaluations
+        objective: what the network learns: denoise, or consistency, which tunes a run (--init_from) to answer at once
         dynamics_args: further arguments of the dynamics, by name, e.g. mass=0.5 (default: none)
         model_args: further arguments of the network, by name, e.g. num_heads=4 (default: none)
         inner_steps: gradient steps of the network on every sample before it answers (default: 3 for inr, else 0)
@@ -99,6 +98,7 @@ class Choice:
         preset: values for the other flags
         resume: a run to go on with
         init_from: a run to start from
+        wb_id: id of the run
         output_dir: folder that holds the runs
     """
 
@@ -114,6 +114,7 @@ class Choice:
     preset: str | None = None
     resume: str | None = None
     init_from: str | None = None
+    wb_id: str | None = None
     output_dir: str = str(Keeping.output_dir)
 
     @property
@@ -128,7 +129,7 @@ class Choice:
         """Values of the preset, else of the run that is tuned, else those that suit the data set."""
         if self.preset is not None:
             return dict(PRESETS.get(self.preset, {}))
-        if tuned := values_for(self.members[-1].kind, self.init_from, self.output_dir):
+        if tuned := values_for(self.members[-1].kind, self):
             return {**tuned, "objective": self.objective}
         chosen = FOR_CHOICE.get((self.dynamics, self.data_name, self.model_name)) or gfdm.FOR_DATA.get(self.data_name)
         name = chosen or FOR_KIND.get(kind_of_data(self.data_name, self.data_dir, self.axes))

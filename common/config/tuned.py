@@ -1,16 +1,36 @@
-"""What a tuning keeps of the run that it starts from, as values of flags."""
+"""Runs that tune another one: whether a run is such a one, from what, and what it keeps of that."""
 
 from dataclasses import fields
+from pathlib import PurePath
 from typing import Any
 
 from common.config.flags import flag_name, flags_of
 from common.config.plugins import class_of
 from common.config.resolve import OF_DATA
-from common.config.schema import Chosen, DataConfig, ModelConfig, RunConfig
+from common.config.schema import DENOISE, Chosen, DataConfig, ModelConfig, RunConfig
 from common.meta import MetaLearned
 
 OF_RECIPE = ("t_min", "label_dropout")  # what a network knows: which times, and samples without a label
+MODEL, FINAL = "model", "-final"  # the folder of weights of a run, and how the names of the last ones end
 OF_ONE_LINE = frozenset({"download"})
+
+
+def is_consistent(config: RunConfig) -> bool:
+    """Whether a run was tuned so that its answer to any point of a path is a sample.
+
+    Raises:
+        Refusal: if its objective is a class that is not known.
+    """
+    return config.objective != DENOISE and bool(getattr(class_of(config.objective), "consistent", False))
+
+
+def tuned_from(config: RunConfig) -> str:
+    """The run that a run was tuned from, with its file of weights unless they are final; else the path of a file."""
+    weights = PurePath(str(config.recipe.init_from))
+    run = weights.parent.parent.name if weights.parent.name == MODEL else ""
+    if not run:
+        return str(weights)
+    return run if weights.stem.endswith(FINAL) else f"{run} ({weights.name})"
 
 
 def kept_flags(start: RunConfig) -> dict[str, Any]:

@@ -10,7 +10,7 @@ with x0 itself in place of D(v_s, s) where s is before the path begins. In expec
 probability-flow ODE through v_t as t - s becomes small, whatever linear SDE the path is of; under heat dynamics, where
 every mode has a noise level of its own, sigma is that of the representative mode. Both come close stage by stage,
 
-    sigma_s = sigma_t max(0, 1 - 2^-j (1 + 8 / (1 + exp sigma_t))),      j = 1 .. 6 in equal parts of the training.
+    sigma_s = sigma_t max(0, 1 - 2^-j (1 + 8 / (1 + exp sigma_t))),      j = 1 .. 4 in equal parts of the training.
 
 Guidance (arXiv 2207.12598) of a fixed scale g is folded in by a path whose end is x0 + (g - 1) (D'_label - D'_null) at
 v_t, with D' the network as the tuning found it: its drift is that of the guided ODE. g = 1 needs no D'.
@@ -38,6 +38,7 @@ from common.training.objective import Objective
 FACTOR, BEND = 2.0, 8.0  # of the distance of two levels: 2^-j (1 + 8 / (1 + exp sigma))
 LARGEST_WEIGHT = 50.0
 LEAST_STEPS, SHARE = 1500, 4  # of a tuning: a quarter of the training it starts from, at least 1,500
+RATE, SLOWER = 4e-4, 5  # learning rate: a fifth of that of the training
 
 
 class Consistency(Objective):
@@ -68,7 +69,7 @@ class Consistency(Objective):
         *,
         level_mean: Annotated[float, REAL] = -0.6,
         level_std: Annotated[float, POSITIVE] = 1.6,
-        stages: Annotated[int, at_least(1)] = 6,
+        stages: Annotated[int, at_least(1)] = 4,
         distance_scale: Annotated[float, POSITIVE] = 0.03,
         guidance_scale: Annotated[float, Range(0)] = 1.0,
     ) -> None:
@@ -104,11 +105,23 @@ class Consistency(Objective):
         return {
             "train_steps": max(LEAST_STEPS, steps),
             "optimizer": "radam",
-            "lr": 4e-4,
-            "lr_schedule": "constant",
+            "lr": start.recipe.lr / SLOWER if start else RATE,
+            "lr_schedule": "warmup_cosine",
             "ema_decay": (0.99,),
             "ema_every": 1,
         }
+
+    @classmethod
+    def check_start(cls, config: RunConfig, start: RunConfig) -> list[str]:
+        """Refuse guidance by a network that has never seen a sample without its label."""
+        scale = config.objective.arguments.get("guidance_scale", 1)
+        if scale != 1 and not start.recipe.label_dropout:
+            raise Refusal(
+                f"{scale}: the network of {start.folder_name} does not know samples without a label; start from a "
+                "run that was trained with --label_dropout",
+                "guidance_scale",
+            )
+        return []
 
     def begin(self, denoiser: Denoiser) -> None:
         """Keep a copy of the network as the tuning finds it, if guidance is folded in."""
@@ -152,17 +165,19 @@ class Consistency(Objective):
         noise = draws.normal(NOISE, tuple(x0.shape[1:]))
         law, before = dynamics.moments(t), dynamics.moments(s)
         v = dynamics.perturb_by(law, x0, noise)
+        draws.restart_dropout()
+        # first: after a call without gradient, autocast of torch before 2.10 has the weights in half precision without
+        answer = denoiser(v, t, labels)
         with torch.no_grad():
             earlier = dynamics.perturb_by(before, x0, noise)
             if self._guide:  # the same v_t lies on a path that ends elsewhere
                 shift = self._guidance(v, t, labels)
                 x0 = x0 + shift
                 earlier += dynamics.basis.scale(before.scale - before.std * (law.scale / law.std), shift)
-            draws.restart_dropout()
+            draws.restart_dropout()  # the same masks on both sides
             fixed = denoiser(earlier, s, labels)
             fixed = torch.where(align(sigma_s, x0) > 0, fixed, x0)
-        draws.restart_dropout()  # the same masks on both sides
-        away = (denoiser(v, t, labels) - fixed).square().flatten(1).sum(1)
+        away = (answer - fixed).square().flatten(1).sum(1)
         c = self.distance_scale
         weight = (1 / (sigma_t - sigma_s)).clamp_max(LARGEST_WEIGHT).to(away.dtype)
         return t, weight * ((away + c * c).sqrt() - c)

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from common.config.schema import Recipe
+from common.config.schema import Recipe, RunConfig
+from common.config.tuned import is_consistent
 from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics
 from common.seeding import NOISE, TIMES, StepRandomness
@@ -27,6 +28,16 @@ class Denoising(Objective):
         law_of_times = TIME_SAMPLINGS[recipe.time_sampling or dynamics.default_time_sampling]
         self.times = law_of_times(dynamics, recipe.t_min)
         self._weight = LOSS_WEIGHTS[recipe.loss_weight]
+
+    @classmethod
+    def check_start(cls, config: RunConfig, start: RunConfig) -> list[str]:
+        """A network that was tuned for few evaluations forgets that."""
+        if not is_consistent(start):
+            return []
+        return [
+            f"these weights were trained by --objective {start.objective.name}; denoising takes that away, and samples "
+            "are drawn as from any denoiser"
+        ]
 
     def errors(
         self, denoiser: Denoiser, x0: Tensor, labels: Tensor, draws: StepRandomness, step: int | None

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from common.config.plugins import resolve_class
 from common.config.schema import Recipe, RunConfig
 from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics
@@ -43,6 +44,19 @@ class Objective(nn.Module):
         """
         return {}
 
+    @classmethod
+    def check_start(cls, config: RunConfig, start: RunConfig) -> list[str]:
+        """What there is to say before a training starts from the weights of a run; nothing unless a member says so.
+
+        Args:
+            config: the training.
+            start: the run, as it was trained.
+
+        Raises:
+            Refusal: if what the run has learned does not do.
+        """
+        return []
+
     def begin(self, denoiser: Denoiser) -> None:
         """Look at the network before its first step; most objectives need nothing of it.
 
@@ -70,3 +84,13 @@ class Objective(nn.Module):
         Returns:
             Times (B,) float64 and weighted errors (B,).
         """
+
+
+def objective_of(config: RunConfig) -> type[Objective]:
+    """The class of what a run's network is trained towards.
+
+    Raises:
+        Refusal: if the configuration names none.
+    """
+    found: type[Objective] = resolve_class(config.objective.path, Objective)
+    return found

@@ -5,7 +5,7 @@ An objective may tune what was trained before: the run that it starts from then 
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from common.config.flags import at_home
 from common.config.schema import RunConfig
@@ -13,54 +13,101 @@ from common.config.stored import read_config
 from common.config.tuned import kept_flags
 from common.refusal import Refusal
 from common.runs import RunFolder, find
+from common.runs.folder import of_id
 from common.training.objective import Objective
 
-FLAG = "init_from"
+FLAG, AUTO = "init_from", "auto"
 
 
-def start_folder(source: str, output_dir: Path) -> RunFolder | None:
-    """The folder of the run that is started from; None if a file of weights is.
+def weights_file(source: str, output_dir: Path) -> Path | None:
+    """The file of weights that is started from; None if a run is named.
 
     Args:
-        source: what ``--init_from`` says.
+        source: what ``--init_from`` says: any file, or, as a run notes it, one by its path in the folder of runs.
+        output_dir: that folder.
+    """
+    return next((place.resolve() for place in (Path(source), output_dir / source) if place.is_file()), None)
+
+
+def noted(file: Path, output_dir: Path) -> str:
+    """What a run says it was started from: run and version, by a path that stays right if the folder of runs is moved.
+
+    Args:
+        file: the file of weights.
+        output_dir: the folder that holds the runs; a file elsewhere is noted by its whole path.
+    """
+    file, folder = file.resolve(), output_dir.resolve()
+    return (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
+
+
+def start_folder(source: str, output_dir: Path) -> RunFolder:
+    """The folder of the run that is started from.
+
+    Args:
+        source: what ``--init_from`` says, if that is no file.
         output_dir: folder that holds the runs.
 
     Raises:
         RunNotFound: if there is no such run.
     """
-    place = Path(source)
-    if place.is_file():
-        return None
-    if place.is_dir() and RunFolder(place).is_ours:  # anywhere
-        return RunFolder(place)
-    return find(source, output_dir, flag=FLAG)
+    folder = RunFolder(Path(source))
+    return folder if folder.is_ours else find(source, output_dir, flag=FLAG)  # a folder lies anywhere
 
 
 def start_config(source: str, output_dir: Path) -> RunConfig | None:
-    """What the run is that is started from; None of a file of weights, or a folder of the published code.
+    """What the run is that is started from, or in whose folder the weights lie; None if they lie in no run of ours.
 
     Raises:
         Refusal: if there is no such run, or its configuration is damaged.
     """
-    folder = start_folder(source, output_dir)
-    return None if folder is None or folder.is_released else read_config(folder.path)
+    file = weights_file(source, output_dir)
+    folder = RunFolder(file.parent.parent) if file else start_folder(source, output_dir)
+    return read_config(folder.path) if folder.is_ours else None
 
 
-def values_for(objective: type[Objective], source: str | None, output_dir: str) -> dict[str, Any]:
+class Start(Protocol):
+    """What a command line says of where a training starts.
+
+    Attributes:
+        init_from: what ``--init_from`` says.
+        output_dir: folder that holds the runs.
+        resume: the run to go on with.
+        wb_id: id of the run.
+    """
+
+    @property
+    def init_from(self) -> str | None: ...
+    @property
+    def output_dir(self) -> str: ...
+    @property
+    def resume(self) -> str | None: ...
+    @property
+    def wb_id(self) -> str | None: ...
+
+
+def values_for(objective: type[Objective], asked: Start) -> dict[str, Any]:
     """Values of flags for an objective that tunes a run: what that run is, and how it is tuned; else nothing.
+
+    A tuning that goes on says all itself: the run that it started from may be gone.
 
     Args:
         objective: the objective.
-        source: what ``--init_from`` says.
-        output_dir: folder that holds the runs.
+        asked: the command line.
 
     Raises:
         Refusal: if there is no such run, or it cannot be read.
     """
-    if not (objective.starts_from_run and source):
+    if not (objective.starts_from_run and asked.init_from) or asked.resume not in (None, "", AUTO):
         return {}
-    start = start_config(at_home(source), Path(at_home(output_dir)))
-    return {**(kept_flags(start) if start else {}), **objective.suited(start)}
+    source, folder = at_home(asked.init_from), Path(at_home(asked.output_dir))
+    begun = of_id(asked.wb_id, folder) if asked.wb_id and asked.resume is not None else []
+    start = read_config(begun[0].path) if len(begun) == 1 else start_config(source, folder)
+    if start is None:
+        raise Refusal(
+            f"{source}: nothing says what these weights are; give a run, or a file of weights in the folder of one",
+            FLAG,
+        )
+    return {**kept_flags(start), **objective.suited(start)}
 
 
 def check_objective(
