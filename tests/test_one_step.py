@@ -24,7 +24,7 @@ from common.runs.one_step import pickled
 from common.samplers import NoiseSource
 from scripts import export
 from tests.cli.test_flags import fitted
-from tests.test_imports import ROOT
+from tests.documents import ROOT, blocks
 
 TUNED = Chosen("consistency", "common.training.consistency:Consistency", {})
 UNET = "--channel_mult 1,1 --num_res_blocks 1 --model_channels 16"
@@ -99,7 +99,7 @@ def close(found: np.ndarray, wanted: np.ndarray) -> None:
     assert np.std(found) > 0.01
 
 
-def test_a_program_of_one_call(tmp_path):
+def test_a_program_of_one_call(tmp_path, monkeypatch):
     """It draws what generate.py draws, knows what its samples are, and holds no pickle and no path of this machine."""
     run = tuned("uvit", tmp_path / "runs")
     path = export_one_step(run)
@@ -113,6 +113,11 @@ def test_a_program_of_one_call(tmp_path):
         found = program(noise_of(run, count), torch.from_numpy(labels))
         assert not found.requires_grad
         close(found.numpy(), x)
+    monkeypatch.chdir(path.parent)
+    (shown,) = blocks((ROOT / "docs" / "guide.md").read_text(), "py")
+    names: dict[str, Tensor] = {}
+    exec(shown.replace("28, 28", "8, 8"), names)
+    assert names["x"].shape == (10, 1, 8, 8)
     about = json.loads(extra["about.json"])
     assert about["run"] == "uvit_x"
     assert about["inputs"]["noise"]["shape"] == ["B", *run.data.shape] == about["output"]["shape"]
