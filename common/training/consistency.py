@@ -27,6 +27,7 @@ from torch import Tensor
 from common.broadcast import align
 from common.config.flags import POSITIVE, REAL, Range, at_least
 from common.config.schema import Recipe, RunConfig
+from common.config.tuned import folded_guidance
 from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics
 from common.dynamics.inverse import TimeOfLevel
@@ -126,7 +127,7 @@ class Consistency(Objective):
     @classmethod
     def check_start(cls, config: RunConfig, start: RunConfig) -> list[str]:
         """Refuse guidance by a network that has never seen a sample without its label."""
-        scale = config.objective.arguments.get("guidance_scale", 1)
+        scale = folded_guidance(config)
         if scale != 1 and not start.recipe.label_dropout:
             raise Refusal(
                 f"{scale}: the network of {start.folder_name} does not know samples without a label; start from a "
