@@ -106,7 +106,7 @@ def test_what_a_tuning_keeps_and_what_it_notes(cli, run):
         assert tuned[part] == start[part]
     assert tuned["recipe"]["t_min"] == start["recipe"]["t_min"]
     assert tuned["objective"]["name"] == "consistency"
-    assert (tuned["recipe"]["optimizer"], tuned["recipe"]["lr_schedule"]) == ("radam", "constant")
+    assert (tuned["recipe"]["optimizer"], tuned["recipe"]["batch_size"]) == ("radam", 8)
     folder = run.parent / TUNED
     assert [int(line["step"]) for line in tiny.lines(folder) if line["train/loss"]] == [1, 2, 3, 4]
     assert tiny.lines(folder)[-1]["val/loss"]
