@@ -88,8 +88,7 @@ class Choice:
     Attributes:
         dynamics: forward process
         model_name: network
-        objective: what the network learns: denoise, or consistency, which tunes a run (--init_from) for one or two
-            evaluations
+        objective: what the network learns: denoise, or consistency, which tunes a run (--init_from) to answer at once
         dynamics_args: further arguments of the dynamics, by name, e.g. mass=0.5 (default: none)
         model_args: further arguments of the network, by name, e.g. num_heads=4 (default: none)
         inner_steps: gradient steps of the network on every sample before it answers (default: 3 for inr, else 0)

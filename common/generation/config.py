@@ -52,6 +52,8 @@ class Opening(Checked):
         use_ema: use averaged weights (default: True if the run kept some)
         ema_decay: which average to use, if the run kept several (default: its first)
         output_dir: folder that holds the runs
+        data_dir: where the data of a tuned run lies now, which --grid measured compares with (default: where the run
+            found it)
     """
 
     run_id: Annotated[str | None, place] = None
@@ -60,6 +62,7 @@ class Opening(Checked):
     use_ema: bool | None = None
     ema_decay: Annotated[float | None, SHARE] = None
     output_dir: Path = Path("runs")
+    data_dir: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,8 +88,8 @@ class SampleConfig(Checked):
         mode: published samplers: sde reverses the SDE by Euler-Maruyama, ode follows the probability-flow ODE by Euler;
             a solver that can do both, like the predictor-corrector, reads it too
         solver: solver (default: Adams-Bashforth along the angle; Euler-Maruyama if the noise level falls in time, and
-            for weights of the published code)
-        steps: solver steps (default: those of the solver, 10 to 1000; adaptive solvers choose their own, by --rtol)
+            for weights of the published code; renoise for runs that were tuned by --objective consistency)
+        steps: solver steps (default: those of the solver, 2 to 1000; adaptive solvers choose their own, by --rtol)
         nfe: network evaluations per sample, in place of --steps
         grid: time grid; measured is measured on the network once, in less than a minute for small ones, kept with the
             run, and its default from then on (default: the solver's own)
@@ -142,20 +145,24 @@ class SampleConfig(Checked):
                 f"{self.n_samples} contradicts --seeds, which names {len(self.seeds)}; leave it out", "n_samples"
             )
 
-    def settled(self, dynamics: LinearDynamics, spec: DataSpec, *, published: bool, device: str) -> "SampleConfig":
+    def settled(
+        self, dynamics: LinearDynamics, spec: DataSpec, *, published: bool, consistent: bool, device: str
+    ) -> "SampleConfig":
         """The same with every default filled in.
 
         Args:
             dynamics: what is reversed.
             spec: what a sample is.
             published: whether the weights are the published code's, which are sampled as published.
+            consistent: whether the network was tuned so that an answer is a sample.
             device: ``cpu`` or ``cuda``: they draw other noise from the same seed.
 
         Raises:
             Refusal: for a magnification of what is no image, an end of sampling that cannot be, or a number of
                 evaluations that no number of steps takes.
         """
-        solver = self.solver or (MODES[self.mode] if self.mode else default_solver(dynamics, published=published))
+        own = default_solver(dynamics, published=published, consistent=consistent)
+        solver = self.solver or (MODES[self.mode] if self.mode else own)
         kind, arguments = SOLVERS[solver], dict(self.solver_arguments)
         check_picture_scale(self.picture_scale, spec)
         if OF_MODE in solver_member(solver).arguments:
@@ -165,11 +172,11 @@ class SampleConfig(Checked):
             arguments = plain | arguments
         seeds = self.seeds or tuple(range(self.n_samples or SAMPLES))
         denoise_last = kind.denoise_last if self.denoise_last is None else self.denoise_last
-        steps = self.steps or (None if kind.adaptive else kind.default_steps)
+        made = kind(**arguments)
+        steps = self.steps or made.own_steps
         if self.nfe is not None:
             components = path_of(kind, dynamics).num_components
-            steps = kind(**arguments).steps_for(self.nfe, components=components, denoise_last=denoise_last)
-        suits = kind(**arguments).default_grid(dynamics)
+            steps = made.steps_for(self.nfe, components=components, denoise_last=denoise_last)
         return replace(
             self,
             mode=None,
@@ -180,7 +187,7 @@ class SampleConfig(Checked):
             solver_arguments=arguments,
             steps=steps,
             nfe=None,
-            grid=self.grid or (None if kind.adaptive else name_if_of_run(suits)),
+            grid=self.grid or (None if kind.adaptive else name_if_of_run(made.default_grid(dynamics))),
             t_end=ending(dynamics, self.t_end),
             denoise_last=denoise_last,
             clip_x0=kind.clips and spec.is_image if self.clip_x0 is None else self.clip_x0,

@@ -208,8 +208,7 @@ def build_trainer(
     scale = config.keeping.picture_scale
     check_picture_scale(scale, config.sample)
     solver = quick_solver(module.dynamics, consistent=module.objective.consistent)
-    at_once = config.recipe.batch_size
-    grids = SampleGrid(folder, config.sample, solver, at_once, scale)
+    grids = SampleGrid(folder, config.sample, solver, config.recipe.batch_size, scale)
     log = CsvLog(folder.metrics, resume_step)
     try:
         return make_trainer(folder, log, config, device=device, deadline=deadline, callbacks=[*callbacks, grids])

@@ -37,6 +37,10 @@ from common.training.objective import Objective
 
 FACTOR, BEND = 2.0, 8.0  # of the distance of two levels: 2^-j (1 + 8 / (1 + exp sigma))
 LARGEST_WEIGHT = 50.0
+CENTRE, MEAN = (
+    0.73,
+    -0.6,
+)  # of the levels that are compared: share of the decision level, or log sigma where it is unknown
 LEAST_STEPS, SHARE = 1500, 4  # of a tuning: a quarter of the training it starts from, at least 1,500
 RATE, SLOWER = 4e-4, 5  # learning rate: a fifth of that of the training
 
@@ -47,8 +51,9 @@ class Consistency(Objective):
     Args:
         dynamics: the process.
         recipe: how the network is trained; paths begin at its ``t_min``.
-        level_mean: mean of log sigma at which answers are compared, with --objective consistency
-        level_std: deviation of that, with --objective consistency
+        level_mean: mean of log sigma at which answers are compared (default: .73 of the level at which samples are told
+            apart, which grows with the root of their number of points)
+        level_std: deviation of log sigma at which answers are compared
         stages: parts of a tuning, each with half the distance of two noise levels of the one before
         distance_scale: c of the distance sqrt(|a - b|^2 + c^2) - c of two answers
         guidance_scale: strength of classifier-free guidance that is folded into the answers, of a run that was trained
@@ -67,7 +72,7 @@ class Consistency(Objective):
         dynamics: LinearDynamics,
         recipe: Recipe,
         *,
-        level_mean: Annotated[float, REAL] = -0.6,
+        level_mean: Annotated[float | None, REAL] = None,
         level_std: Annotated[float, POSITIVE] = 1.6,
         stages: Annotated[int, at_least(1)] = 4,
         distance_scale: Annotated[float, POSITIVE] = 0.03,
@@ -90,7 +95,10 @@ class Consistency(Objective):
                 "trained with --label_dropout",
                 "guidance_scale",
             )
-        self.level_mean, self.level_std, self.stages = level_mean, level_std, stages
+        decisive = dynamics.decision_level
+        suits = MEAN if decisive is None else math.log(CENTRE * decisive)
+        self.level_mean = suits if level_mean is None else level_mean
+        self.level_std, self.stages = level_std, stages
         self.distance_scale, self.guidance_scale = distance_scale, guidance_scale
         self.time_of_level = TimeOfLevel(dynamics)
         ends = torch.tensor([recipe.t_min, dynamics.horizon], dtype=torch.float64, device=dynamics.device)
@@ -98,6 +106,10 @@ class Consistency(Objective):
         self.lowest = math.exp(low)
         self._shares = self._cumulative(low), self._cumulative(high)
         self._guide: tuple[Denoiser, ...] = ()  # a tuple: its network is registered once
+
+    @property
+    def account(self) -> str:
+        return f"consistency, at noise levels around sigma = {math.exp(self.level_mean):.2g}, in {self.stages} stages"
 
     @classmethod
     def suited(cls, start: RunConfig | None) -> Mapping[str, object]:

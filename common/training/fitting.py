@@ -255,6 +255,8 @@ def introduce(config: RunConfig, module: DiffusionModule, device: torch.device, 
             f"note      the noise level at T is only {level:.3g}: data is still seen there, so samples start from the "
             f"wrong law; {dynamics.more_noise}"
         )
+    if module.objective.account:
+        say(f"objective {module.objective.account}")
     say(f"network   {config.network.name}, {module.parameter_count:,} parameters, on {device}")
     for line in paragraph(dataset, config):
         say(line)

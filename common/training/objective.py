@@ -35,6 +35,11 @@ class Objective(nn.Module):
         super().__init__()
         self.recipe = recipe
 
+    @property
+    def account(self) -> str:
+        """What it does, in a line of a training; empty if there is nothing to say."""
+        return ""
+
     @classmethod
     def suited(cls, start: RunConfig | None) -> Mapping[str, object]:
         """Values of flags that suit it, which a preset and given flags win over.
