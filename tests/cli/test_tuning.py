@@ -25,7 +25,7 @@ WRONG = [
         "--init_from .*final.pth does not fit this network.*leave out the flags of another",
     ),
     (f"{' '.join(TUNE)} --model_name uvit", "--init_from .*does not fit this network"),
-    (f"{' '.join(TUNE)} --preset digits", "--preset digits and --objective consistency exclude each other: the run that is"),
+    (f"{' '.join(TUNE)} --preset digits", "--preset digits and --objective consistency exclude each other: the run"),
     (f"{' '.join(TUNE)} --time_sampling uniform", "--time_sampling has no effect on --objective consistency; leave it"),
     (f"{' '.join(TUNE)} --loss_weight edm", "--loss_weight has no effect on --objective consistency; leave it out"),
     (f"{' '.join(TUNE)} --loss_reduction sum", "--loss_reduction has no effect on --objective consistency; leave it"),
