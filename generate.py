@@ -74,7 +74,11 @@ def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
         except KeyboardInterrupt:
             raise KeyboardInterrupt(interrupted(folder, job)) from None
     told = " to ".join(map(str, sorted({min(calls), max(calls)}))) if calls else ""  # adaptive: each block its own
-    print(f"network   {told} evaluations per sample" if told else "network   not needed: all samples were there")
+    print(
+        f"network   {told} evaluation{'' if told == '1' else 's'} per sample"
+        if told
+        else "network   not needed: all samples were there"
+    )
     if trajectory:
         print("\n".join(trajectory.save(SampleFolder(folder))))
     broken, text = complaint(folder, job.seeds)

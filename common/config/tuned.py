@@ -11,6 +11,7 @@ from common.config.schema import DENOISE, Chosen, DataConfig, ModelConfig, RunCo
 from common.meta import MetaLearned
 
 OF_RECIPE = ("t_min", "label_dropout")  # what a network knows: which times, and samples without a label
+FOLDED = "guidance_scale"  # the argument of an objective
 MODEL, FINAL = "model", "-final"  # the folder of weights of a run, and how the names of the last ones end
 OF_ONE_LINE = frozenset({"download"})
 
@@ -31,6 +32,11 @@ def tuned_from(config: RunConfig) -> str:
     if not run:
         return str(weights)
     return run if weights.stem.endswith(FINAL) else f"{run} ({weights.name})"
+
+
+def folded_guidance(config: RunConfig) -> float:
+    """The scale of guidance that a tuning folds into the answers of its network; 1 is none."""
+    return float(config.objective.arguments.get(FOLDED, 1.0))
 
 
 def kept_flags(start: RunConfig) -> dict[str, Any]:

@@ -178,7 +178,8 @@ class Job:
     def how(self) -> str:
         """The solver and its steps, or its tolerance if it chooses them, in words."""
         given = (f"{name} {value}" for name, value in self.config.solver_arguments.items())
-        return ", ".join([str(self.config.solver), *(given if self.steps is None else [f"{self.steps} steps"])])
+        steps = f"{self.steps} step{'' if self.steps == 1 else 's'}"
+        return ", ".join([str(self.config.solver), *(given if self.steps is None else [steps])])
 
     @property
     def remarks(self) -> list[str]:

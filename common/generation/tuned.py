@@ -1,10 +1,9 @@
 """What a user should know of network and solver: a tuned network answers with samples, others with means of many."""
 
+from common.config.tuned import folded_guidance
 from common.generation.config import SampleConfig
 from common.runs import Run
 from common.samplers import SOLVERS, default_solver
-
-FOLDED = "guidance_scale"  # the argument of an objective that folds guidance into answers
 
 
 def notes_on(run: Run, config: SampleConfig) -> tuple[str, ...]:
@@ -27,7 +26,7 @@ def notes_on(run: Run, config: SampleConfig) -> tuple[str, ...]:
             f"{run.folder.name} was tuned to answer with samples, and {name} takes answers for means of many: samples "
             f"are off; --solver {own} does with {SOLVERS[own].default_steps} evaluations"
         )
-    folded = float(run.config.objective.arguments.get(FOLDED, 1.0))
+    folded = folded_guidance(run.config)
     if folded != 1 and config.guidance:
         found.append(
             f"guidance of scale {folded:g} is folded into this network already; that of --guidance comes on top"

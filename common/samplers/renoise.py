@@ -87,7 +87,7 @@ class Renoise(Solver):
     def step(
         self, dynamics: LinearDynamics, posterior: Posterior, z: Tensor, t: Tensor, s: Tensor, noise: Tensor | None
     ) -> Tensor:
-        x0 = posterior(z, t)
+        x0 = posterior(z, t).to(z.dtype)
         return path_from(dynamics, x0, s) if noise is None else noised(dynamics, x0, s, noise)
 
 

@@ -135,7 +135,8 @@ def returned_law(
 ) -> Law:
     """The law of x that a linear solver returns from the dynamics' prior, without any sampling error.
 
-    ``consistent`` answers with ends of paths, not with posterior means. ``noisy_end`` gives the last step noise too: then the law is that of the scheme itself, step by step.
+    ``consistent`` answers with ends of paths, not with posterior means. ``noisy_end`` gives the last step noise too:
+    then the law is that of the scheme itself, step by step.
 
     One row of a batch has no noise: it carries the mean. Every other row has a unit impulse in one of all the noises,
     the prior's included; its difference to the first row is that noise's transfer function.

@@ -27,7 +27,7 @@ EVERY = [
 
 
 def field_of(name: str) -> Field:
-    """Waves with, where modes have levels of their own, a smooth spectrum; else of one variance, as the prior has it."""
+    """Waves and, where modes have levels of their own, a smooth spectrum; else one variance, as the prior has it."""
     field = smooth_field(data_shape(name) if name in HEATS else (8,))
     return field if name in HEATS else Field(field.mean, torch.full_like(field.spectrum, 0.3))
 
@@ -134,6 +134,25 @@ def test_a_sample_is_a_function_of_its_seed(name):
     assert (whole[0] - whole[1]).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("name", ["vp", "fvp-0.9-2"])
+def test_half_precision_stays_near(name):
+    """Of answers alone, which come back in the dtype of states, and of states too."""
+    dynamics, shape = build(name), (2, 1, 8)
+
+    def answers(v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        return squashed(v, t).bfloat16()
+
+    noise = torch.randn(2, dynamics.num_components, 1, 8, generator=torch.Generator().manual_seed(1))
+    init = dynamics.prior.sample(shape, noise)
+    exact = sample(dynamics, squashed, shape, solver="renoise", steps=3, seeds=[0, 1], init=init)
+    half = sample(dynamics, answers, shape, solver="renoise", steps=3, seeds=[0, 1], init=init)
+    assert half.x.dtype == half.z.dtype == torch.float32
+    assert (half.x - exact.x).abs().max() < 0.03
+    whole = sample(dynamics, answers, shape, solver="renoise", steps=3, seeds=[0, 1], init=init.bfloat16())
+    assert whole.z.dtype == torch.bfloat16
+    assert whole.x.isfinite().all()
+
+
 def test_a_denoiser_of_another_process_serves_by_its_noise_level():
     """Matched: an exact answer under VP is one under FVE, and so gives the law of the data there, too."""
     trained, other = build("vp"), build("fve-0.9-2-path")
@@ -166,7 +185,7 @@ def test_guidance_goes_around_every_answer():
 
 @pytest.mark.parametrize("times", [(0.3, 0.6), (0.5, 0.5), (math.nan,), (0.5, math.inf), (0.5, math.nan, 0.1)])
 def test_times_that_do_not_fall_are_refused(times):
-    with pytest.raises(Refusal, match="^times must be finite and fall"):
+    with pytest.raises(Refusal, match=r"^times must be finite and fall"):
         Renoise(times)
 
 
@@ -177,9 +196,9 @@ def test_times_outside_the_way_are_refused(times):
 
 
 def test_what_contradicts_given_times_is_refused():
-    with pytest.raises(Refusal, match="^times 0.6,0.3 takes 3 steps, got 4"):
+    with pytest.raises(Refusal, match=r"^times 0.6,0.3 takes 3 steps, got 4"):
         sample(build("vp"), squashed, (1, 1, 4), solver=Renoise((0.6, 0.3)), steps=4)
-    with pytest.raises(Refusal, match="^grid and times 0.6,0.3 of the solver exclude each other"):
+    with pytest.raises(Refusal, match=r"^grid and times 0.6,0.3 of the solver exclude each other"):
         sample(build("vp"), squashed, (1, 1, 4), solver=Renoise((0.6, 0.3)), steps=3, grid=GRIDS["uniform"])
 
 
