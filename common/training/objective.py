@@ -1,6 +1,6 @@
 """What a network is trained towards: the errors of samples, whose mean training lowers."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from common.dynamics import LinearDynamics
 from common.seeding import StepRandomness
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """An objective under a dynamics, of the register ``OBJECTIVES``; further arguments of its constructor are flags.
 
     Args:

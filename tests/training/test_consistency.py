@@ -5,6 +5,7 @@ known, x0 = mu + c (v - m mu) / r with r^2 = m^2 c^2 + sc^2: the score is linear
 """
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -267,6 +268,17 @@ def test_guidance_needs_label_dropout():
 # -- networks ----------------------------------------------------------------------------------------------------------
 
 
+class Unconditional(nn.Module):
+    """A network of x alone."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.layers(x)
+
+
 def same_point(monkeypatch: pytest.MonkeyPatch, objective: Consistency) -> None:
     """Compare every point of a path with itself."""
     sigma = torch.linspace(0.3, 3, 6, dtype=torch.float64)
@@ -279,9 +291,9 @@ def test_both_sides_are_the_same_network(kind, monkeypatch):
     dynamics = HeatSubVP((4, 4), x_norm=4)
     torch.manual_seed(1)
     if kind == "dropout":
-        network: nn.Module = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Dropout(0.5), nn.Conv2d(8, 1, 1))
-        call = network.forward
-        monkeypatch.setattr(network, "forward", lambda x, t, labels=None: call(x))
+        network: nn.Module = Unconditional(
+            nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Dropout(0.5), nn.Conv2d(8, 1, 1))
+        )
     else:
         inner = INR(in_channels=1, out_channels=1, shape=(4, 4), num_classes=2, width=8, depth=2)
         network = MetaLearned(inner, dynamics.basis, dynamics.metric, steps=2, rate=0.1)
@@ -302,8 +314,7 @@ def test_half_precision_learns_the_same():
     """The call without gradient leaves nothing behind that the other would take for its weights."""
     torch.manual_seed(2)
     layers = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 1, 3, padding=1))
-    network = nn.ModuleDict({"layers": layers})
-    network.forward = lambda x, t, labels=None: layers(x)
+    network = Unconditional(layers)
     x0, labels = torch.randn(64, 1, 4, 4), torch.zeros(64, dtype=torch.int64)
     found = {}
     for half in (False, True):
@@ -315,3 +326,20 @@ def test_half_precision_learns_the_same():
         errors.mean().backward()
         found[half] = torch.cat([weight.grad.flatten() for weight in network.parameters()])
     assert torch.nn.functional.cosine_similarity(found[False], found[True], dim=0) > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_compiled_network_learns_the_same():
+    """With and without gradient are two compilations of one network."""
+    torch.manual_seed(4)
+    network = Unconditional(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.SiLU(), nn.Conv2d(4, 1, 1)))
+    x0, labels, found = torch.randn(6, 1, 4, 4), torch.zeros(6, dtype=torch.int64), []
+    for compiled in (False, True):
+        if compiled:
+            network.compile()
+        network.zero_grad()
+        draws = StepRandomness(0, 3, 6, 0, 1, "cpu")
+        tuning(VP()).errors(Denoiser(network, VP(), "v"), x0, labels, draws, 0)[1].mean().backward()
+        found.append(torch.cat([weight.grad.flatten() for weight in network.parameters()]))
+    torch.testing.assert_close(found[0], found[1])

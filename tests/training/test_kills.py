@@ -58,7 +58,7 @@ IN_A_ROW = [
     ("train", ["torn metrics.csv", "make checkpoints/last.ckpt", "make model/ema_model-v#.pth", "validation"]),
     ("train", ["half checkpoints/step-#.ckpt", "rename checkpoints/last.ckpt", "remove checkpoints/step-#.ckpt"]),
     ("train", ["denoise", "renamed samples/step-#.png", "rename metrics.csv", "make model/ema#.#_model-final.pth"]),
-    ("tune", ["step", "half checkpoints/step-#.ckpt", "torn metrics.csv"]),
+    ("tune", ["step", "half checkpoints/step-#.ckpt", "remove checkpoints/step-#.ckpt"]),
     (
         "generate",
         [
