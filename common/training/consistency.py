@@ -27,7 +27,7 @@ from torch import Tensor
 from common.broadcast import align
 from common.config.flags import POSITIVE, REAL, Range, at_least
 from common.config.schema import Recipe, RunConfig
-from common.config.tuned import folded_guidance
+from common.config.tuned import folded_guidance, is_consistent
 from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics
 from common.dynamics.inverse import TimeOfLevel
@@ -115,10 +115,11 @@ class Consistency(Objective):
     @classmethod
     def suited(cls, start: RunConfig | None) -> Mapping[str, object]:
         steps = start.recipe.train_steps // SHARE if start else 0
+        slower = 1 if start and is_consistent(start) else SLOWER
         return {
             "train_steps": max(LEAST_STEPS, steps),
             "optimizer": "radam",
-            "lr": start.recipe.lr / SLOWER if start else RATE,
+            "lr": start.recipe.lr / slower if start else RATE,
             "lr_schedule": "warmup_cosine",
             "ema_decay": (0.99,),
             "ema_every": 1,
