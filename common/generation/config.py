@@ -158,8 +158,8 @@ class SampleConfig(Checked):
             device: ``cpu`` or ``cuda``: they draw other noise from the same seed.
 
         Raises:
-            Refusal: for a magnification of what is no image, an end of sampling that cannot be, or a number of
-                evaluations that no number of steps takes.
+            Refusal: for a magnification of what is no image, an end of sampling that cannot be, a number of
+                evaluations that no number of steps takes, or an answer at the end of a solver that gives it anyway.
         """
         own = default_solver(dynamics, published=published, consistent=consistent)
         solver = self.solver or (MODES[self.mode] if self.mode else own)
@@ -171,6 +171,8 @@ class SampleConfig(Checked):
             plain = {flag.argument: flag.default for flag in solver_member(solver).flags if flag.default is not None}
             arguments = plain | arguments
         seeds = self.seeds or tuple(range(self.n_samples or SAMPLES))
+        if self.denoise_last and kind.renoises:
+            raise Refusal(f"True asks {solver} once more, whose last answer is a sample; leave it out", "denoise_last")
         denoise_last = kind.denoise_last if self.denoise_last is None else self.denoise_last
         made = kind(**arguments)
         steps = self.steps or made.own_steps

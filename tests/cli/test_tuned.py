@@ -108,7 +108,7 @@ def test_as_many_evaluations_as_asked_for(nfe, cli, folder):
 
 
 def test_times_tell_sets_apart(cli, folder):
-    times = (("0.6",), ("0.5",), ("0.6,0.3",), ("0.6,0.3", "--denoise_last", "True"))
+    times = (("0.6",), ("0.5",), ("0.6,0.3",), ("0.6,0.3", "--clip_x0", "False"))
     for given in times:
         assert cli("generate", *DRAW, "--solver", "renoise", "--times", *given).code == 0
     places = [SampleFolder(path) for path in folder.sample_sets()]
@@ -123,6 +123,8 @@ def test_times_tell_sets_apart(cli, folder):
     arrays = [np.load(place.block(0)) for place in places]
     assert all(not np.array_equal(one, other) for i, one in enumerate(arrays) for other in arrays[:i])
     assert cli("generate", *DRAW, "--solver", "renoise", "--times", "0.6,0.3", "--nfe", 3).out.count("not needed") == 1
+    many = ",".join(f"{0.9 - i / 100:g}" for i in range(70))  # more than a name of a folder can hold
+    assert "renoise-71-ema/data" in cli("generate", *DRAW, "--solver", "renoise", "--times", many).out
 
 
 WRONG = {
@@ -131,10 +133,11 @@ WRONG = {
     "--times 0.6,nan": "--times: must lie in (-inf, inf), got nan",
     "--times x": "--times: 'x' is no number",
     "--times 1.0": "--times 1: must lie between t_end = 0.001 and T = 1",
-    "--times 0.6,0.001": "--times 0.6,0.001: must lie between t_end = 0.001 and T = 1",
+    "--times 0.6,0.001": "--times 0.001: must lie between t_end = 0.001 and T = 1",
     "--times 0.6 --t_end 0.7": "--times 0.6: must lie between t_end = 0.7 and T = 1",
     "--times 0.6 --steps 3": "--steps 3 contradicts --times 0.6, which takes 2 evaluations; leave it out",
     "--times 0.6,0.3 --nfe 2": "--nfe 2 contradicts --times 0.6,0.3, which takes 3 evaluations; leave it out",
+    "--times 0.6 --denoise_last True": "--denoise_last True asks renoise once more, whose last answer is a sample",
     "--times 0.6 --grid uniform": "--grid and --times exclude each other; leave one of them out",
 }
 
@@ -170,7 +173,7 @@ def test_another_solver_on_a_tuned_run_is_noted(cli, folder):
     assert "--solver renoise does with 2 evaluations" in result.out
 
 
-def test_guidance_over_folded_guidance_is_noted(folder):
+def test_guidance_of_samples_and_over_folded_guidance_is_noted(folder):
     opened = load("tuned")
     objective = opened.config.objective
     folded = Chosen(objective.name, objective.path, {**objective.arguments, "guidance_scale": 2.0})
@@ -178,9 +181,10 @@ def test_guidance_over_folded_guidance_is_noted(folder):
     plain = SampleConfig(solver="renoise")
     wanted = replace(plain, guidance="classifier_free", guidance_arguments={"scale": 1.5})
     assert not notes_on(guided, plain)
-    assert not notes_on(opened, wanted)
     (note,) = notes_on(guided, wanted)
     assert note.startswith("guidance of scale 2 is folded into this network already")
+    (note,) = notes_on(opened, wanted)
+    assert note.startswith(f"--guidance classifier_free steers means of many, and {NAME} answers with samples")
 
 
 # -- measured ----------------------------------------------------------------------------------------------------------
