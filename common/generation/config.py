@@ -52,8 +52,6 @@ class Opening(Checked):
         use_ema: use averaged weights (default: True if the run kept some)
         ema_decay: which average to use, if the run kept several (default: its first)
         output_dir: folder that holds the runs
-        data_dir: where the data of a tuned run lies now, which --grid measured compares with (default: where the run
-            found it)
     """
 
     run_id: Annotated[str | None, place] = None
@@ -62,7 +60,6 @@ class Opening(Checked):
     use_ema: bool | None = None
     ema_decay: Annotated[float | None, SHARE] = None
     output_dir: Path = Path("runs")
-    data_dir: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -309,6 +306,18 @@ def evaluations_of(identity: Mapping[str, Any]) -> int | None:
 
 
 @dataclass(frozen=True)
+class Compared(Checked):
+    """Real samples by which the times of a tuned run are chosen.
+
+    Attributes:
+        data_dir: where the data of a tuned run lies now, which --grid measured compares with (default: where the run
+            found it)
+    """
+
+    data_dir: Path | None = None
+
+
+@dataclass(frozen=True)
 class GenerateOrder:
     """A command line of generate.py.
 
@@ -319,6 +328,7 @@ class GenerateOrder:
         describe: gives the configuration of a folder of the published code from the flags that were given.
         describing: flags that only such a folder takes and that were given.
         matching: what is said of another process to sample under; None samples under that of the run.
+        compared: real samples by which times are chosen.
     """
 
     opening: Opening
@@ -327,11 +337,12 @@ class GenerateOrder:
     describe: Callable[[RunFolder], RunConfig]
     describing: tuple[str, ...]
     matching: Matching | None = None
+    compared: Compared = Compared()
 
 
 def taken_names() -> frozenset[str]:
     """Names of flags that are there whichever solver or wrapper is chosen, so that an argument of theirs gets none."""
-    return OF_PROGRAM | {f.name for kind in (Opening, SampleConfig) for f in fields(kind)}
+    return OF_PROGRAM | {f.name for kind in (Opening, SampleConfig, Compared) for f in fields(kind)}
 
 
 def solver_member(name: str) -> Member:

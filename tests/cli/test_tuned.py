@@ -162,7 +162,7 @@ def test_renoising_a_run_that_was_not_tuned_is_noted(cli, run):
     )
     assert note in result.out
     assert "train.py --objective consistency --init_from tiny_digits_H0.9_K2" in result.out
-    with pytest.warns(UserWarning, match="samples are blurred"):
+    with pytest.warns(UserWarning, match=r"samples are blurred\..*train.py --objective consistency --init_from tiny_"):
         generate(load("tiny"), 1, solver="renoise", device="cpu", progress=False)
 
 
@@ -218,7 +218,15 @@ def test_without_its_data_no_times_can_be_chosen(cli, folder):
     assert "gone.npz" in result.err
     assert "--data_dir" in result.err
     assert len(result.err.splitlines()) == 1
-    opened = load("tuned")
-    images = opened.data.from_network(torch.rand(64, *opened.data.shape) * 2 - 1).movedim(1, -1)
-    np.savez("here.npz", x=(255 * images).byte().numpy(), y=np.arange(64) % 10)
+    for name, side in (("here.npz", 8), ("larger.npz", 12)):
+        np.savez(name, x=(255 * torch.rand(64, side, side, 1)).byte().numpy(), y=np.arange(64) % 10)
+    larger = cli("generate", *DRAW, "--grid", "measured", "--data_dir", "larger.npz")
+    assert larger.code == 2
+    assert "--data_dir leads to samples of shape (1, 12, 12), but those of" in larger.err
+    assert not folder.time_grid.exists()
+    idle = cli("generate", *DRAW, "--data_dir", "here.npz")
+    assert (idle.code, idle.err.partition("error: ")[2]) == (
+        2,
+        "--data_dir has no effect without --grid measured; leave it out\n",
+    )
     assert "measured, and kept" in cli("generate", *DRAW, "--grid", "measured", "--data_dir", "here.npz").out
