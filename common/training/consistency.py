@@ -27,7 +27,7 @@ from torch import Tensor
 from common.broadcast import align
 from common.config.flags import POSITIVE, REAL, Range
 from common.config.schema import Recipe, RunConfig
-from common.config.tuned import folded_guidance, is_consistent
+from common.config.tuned import folded_guidance, is_consistent, tuned_from
 from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics
 from common.dynamics.inverse import TimeOfLevel
@@ -133,7 +133,7 @@ class Consistency(Objective):
 
     @classmethod
     def check_start(cls, config: RunConfig, start: RunConfig) -> list[str]:
-        """Refuse guidance by a network that has never seen a sample without its label; other samples are noted."""
+        """Refuse guidance by a network that cannot guide; note other samples, and guidance that is lost."""
         scale = folded_guidance(config)
         if scale != 1 and not start.recipe.label_dropout:
             raise Refusal(
@@ -141,8 +141,18 @@ class Consistency(Objective):
                 "run that was trained with --label_dropout",
                 "guidance_scale",
             )
-        differs = _other_samples(config, start)
-        return [f"{differs}, and a tuning is short for learning new ones: train on them first"] if differs else []
+        if scale != 1 and is_consistent(start):
+            raise Refusal(
+                f"{scale}: {start.folder_name} answers with samples, and guidance is by means of many; start from the "
+                f"run that it was tuned from, {tuned_from(start)}",
+                "guidance_scale",
+            )
+        found = []
+        if differs := _other_samples(config, start):
+            found.append(f"{differs}, and a tuning is short for learning new ones: train on them first")
+        if (folded := folded_guidance(start)) != 1:
+            found.append(f"guidance of scale {folded:g} is folded into these weights; this tuning takes it away")
+        return found
 
     def begin(self, denoiser: Denoiser) -> None:
         """Keep a copy of the network as the tuning finds it, if guidance is folded in."""

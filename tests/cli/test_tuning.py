@@ -2,11 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from common.config.plugins import class_path
+from common.config.schema import Chosen
+from common.refusal import Refusal
 from common.runs import load
+from common.training.consistency import Consistency
 from tests.cli.test_wrong_input import edit, refused
 from tests.training import interrupted, tiny
 
@@ -73,6 +78,23 @@ def test_a_process_whose_level_falls(cli, run):
     edit(run, lambda config: config["dynamics"]["arguments"].update(hurst=0.1, marginals="paper"))
     line = refused(cli("train", *TUNE), "train", "--objective consistency compares noise levels of one path")
     assert line.endswith("--marginals exact has none that falls")
+
+
+def test_a_guided_run_that_is_tuned_again(run):
+    """Answers that are samples cannot guide, and what was folded in is taken away by a tuning without guidance."""
+    start = load("tiny").config
+    start = replace(start, recipe=replace(start.recipe, label_dropout=0.1, init_from=f"{START}/model/model-final.pth"))
+    plain, guided = (
+        replace(start, objective=Chosen("consistency", class_path(Consistency), {"guidance_scale": scale}))
+        for scale in (1.0, 2.0)
+    )
+    assert Consistency.check_start(guided, start) == []
+    assert Consistency.check_start(plain, plain) == []
+    (note,) = Consistency.check_start(plain, guided)
+    assert note == "guidance of scale 2 is folded into these weights; this tuning takes it away"
+    for tuned in (plain, guided):
+        with pytest.raises(Refusal, match=f"answers with samples.*start from the run that it was tuned from, {START}$"):
+            Consistency.check_start(guided, tuned)
 
 
 FOREIGN = [
