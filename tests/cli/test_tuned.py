@@ -159,7 +159,7 @@ def test_renoising_a_run_that_was_not_tuned_is_noted(cli, run):
     )
     assert note in result.out
     assert "train.py --objective consistency --init_from tiny_digits_H0.9_K2" in result.out
-    with pytest.warns(UserWarning, match="samples are blurred"):
+    with pytest.warns(UserWarning, match="blurred.*train.py --objective consistency --init_from tiny_digits_H0.9_K2"):
         generate(load("tiny"), 1, solver="renoise", device="cpu", progress=False)
 
 
@@ -181,6 +181,7 @@ def test_guidance_over_folded_guidance_is_noted(folder):
     assert not notes_on(opened, wanted)
     (note,) = notes_on(guided, wanted)
     assert note.startswith("guidance of scale 2 is folded into this network already")
+    assert note.endswith("leave it out for that scale alone")
 
 
 # -- measured ----------------------------------------------------------------------------------------------------------

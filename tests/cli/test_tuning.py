@@ -22,7 +22,7 @@ WRONG = [
     ("--objective consistency --init_from old_cifar10_H0.9_K2", "nothing says what these weights are"),
     (
         f"{' '.join(TUNE)} --model_channels 64",
-        "--init_from .*final.pth does not fit this network.*leave out the flags of another",
+        "--init_from .*final.pth does not fit this network.*leave out the flags of another one, and of other data",
     ),
     (f"{' '.join(TUNE)} --model_name uvit", "--init_from .*does not fit this network"),
     (f"{' '.join(TUNE)} --preset digits", "--preset digits and --objective consistency exclude each other: the run"),
