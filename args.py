@@ -30,7 +30,7 @@ from common.config.schema import DataConfig, Hardware, Keeping, ModelConfig, Rec
 from common.data import SOURCES
 from common.denoiser import PREDICTIONS
 from common.dynamics import CLD, EDM, VE, VP, Flow, LinearDynamics, SubVP
-from common.generation.config import GenerateOrder, Opening, SampleConfig, all_members, sample_config
+from common.generation.config import Compared, GenerateOrder, Opening, SampleConfig, all_members, sample_config
 from common.generation.judged import EvaluateOrder, draws_now
 from common.generation.matching import Matching
 from common.generation.parsing import GENERATE_HELP, NOT_LOGGED, PROCESS, claim_flags, parse_drawing, process_flags
@@ -238,7 +238,11 @@ def generate_groups(members: Iterable[Member] = (), *, processes: Mapping[str, t
     return without_repeats(
         {
             "which run": (*section_flags(Opening), PLUGIN),
-            DRAWING: (*section_flags(SampleConfig), *(f for member in members for f in member.flags)),
+            DRAWING: (
+                *section_flags(SampleConfig),
+                *section_flags(Compared),
+                *(f for member in members for f in member.flags),
+            ),
             "published command lines": (*CLAIMS, NOT_LOGGED),
             "run folders of the published code, which have no config.json": describing_flags(),
             PROCESS: process_flags(processes),
@@ -269,6 +273,7 @@ def generate_order(values: Values, sample: SampleConfig) -> GenerateOrder:
     named = {name for name in values if not (matching and name in matching.flags)}
     return GenerateOrder(
         opening=section(Opening, values),
+        compared=section(Compared, values),
         sample=sample,
         claims={flag.name: values[flag.name] for flag in CLAIMS if flag.name in named},
         describe=partial(released_config, given=values),

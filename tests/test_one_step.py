@@ -175,7 +175,7 @@ def test_a_pickle_is_seen():
     ("words", "message"),
     [
         ("--run_id untuned", "--format one-step: untuned_x is not tuned"),
-        ("--run_id untuned", "python train.py --objective consistency --init_from untuned_x"),
+        ("--run_id untuned", "python train.py --objective consistency --init_from untuned_x --output_dir"),
         ("--run_id adapting", "--format one-step: adapting_x adapts to every sample by gradient steps"),
         ("--run_id adapting --copy_to there", "--copy_to and --format one-step exclude each other"),
     ],

@@ -180,7 +180,7 @@ def generate(
     if not finite.all():
         remarks.append(f"{(~finite).sum()} of {len(finite)} samples have NaN or infinite values")
     for remark in (*job.remarks, *remarks):
-        warnings.warn(by_name(remark), stacklevel=2)
+        warnings.warn(of_python(remark), stacklevel=2)
     return samples
 
 
@@ -321,13 +321,14 @@ def by_argument() -> Iterator[None]:
     try:
         yield
     except Refusal as error:
-        if (problem := by_name(error.problem)) == error.problem:
+        problem = of_python(error.problem)
+        if problem == error.problem:
             raise
         raise Refusal(problem, error.argument) from None
 
 
-def by_name(message: str) -> str:
-    """A message of a program with flags written as arguments; one that says what to type stays as it is."""
+def of_python(message: str) -> str:
+    """A message with arguments in place of flags, unless it says what to type."""
     return message if COMMAND in message else FLAG.sub(r"\1", message)
 
 
