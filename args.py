@@ -157,7 +157,7 @@ def everything() -> list[list[Member]]:
 TRAIN_HELP = """Train a diffusion model. Without --preset and --data_name: preset digits. Sets of the papers get their
 published values, 1-D functions those of functions-small, recordings those of fdp-audio-small, others those of CIFAR-10
 (59 M parameters, 1 M steps), unless a preset or flags say otherwise. Below are the flags of the chosen dynamics and
-network, with defaults that a preset or the data replaces (--list_presets); --help all shows all flags."""
+network, with defaults that a preset, the data or a tuned run replaces (--list_presets); --help all shows all flags."""
 
 
 def train_groups(processes: Sequence[Member], networks: Sequence[Member], objectives: Sequence[Member]) -> Groups:

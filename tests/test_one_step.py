@@ -191,6 +191,7 @@ def test_refusals(tmp_path, capsys, words, message):
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+    assert ("--init_from" in line) == (f"--output_dir {tmp_path}" in line)  # what is to be pasted finds the run
     assert sorted(tmp_path.rglob("*")) == before
 
 

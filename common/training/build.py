@@ -57,7 +57,7 @@ def build_module(config: RunConfig, weights: Path | None, prior: dict[str, Tenso
             fit_weights(denoiser.backbone, state, weights)
         except Refusal as refusal:
             tuned = objective_of(config).starts_from_run
-            mend = "leave out the flags of another one" if tuned else "by its preset or flags"
+            mend = "leave out the flags of another one, and of other data" if tuned else "by its preset or flags"
             raise Refusal(f"{refusal}. The network must be that of the weights; {mend}", "init_from") from refusal
     objective = build(config.objective, Objective, denoiser.dynamics, config.recipe)
     module = DiffusionModule(denoiser, config.recipe, objective)

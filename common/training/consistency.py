@@ -116,7 +116,9 @@ class Consistency(Objective):
 
     @property
     def account(self) -> str:
-        return f"consistency, at noise levels around sigma = {math.exp(self.level_mean):.2g}, in {self.stages} stages"
+        guided = f", guidance of scale {self.guidance_scale:g} folded in" if self.guidance_scale != 1 else ""
+        levels = f"at noise levels around sigma = {math.exp(self.level_mean):.2g}"
+        return f"consistency, {levels}, in {self.stages} stages{guided}"
 
     @classmethod
     def suited(cls, start: RunConfig | None) -> Mapping[str, object]:

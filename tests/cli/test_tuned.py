@@ -183,6 +183,7 @@ def test_guidance_of_samples_and_over_folded_guidance_is_noted(folder):
     assert not notes_on(guided, plain)
     (note,) = notes_on(guided, wanted)
     assert note.startswith("guidance of scale 2 is folded into this network already")
+    assert note.endswith("leave it out for that scale alone")
     (note,) = notes_on(opened, wanted)
     assert note.startswith(f"--guidance classifier_free steers means of many, and {NAME} answers with samples")
 

@@ -31,7 +31,7 @@ WRONG = [
     ),
     (
         f"{' '.join(TUNE)} --model_channels 64",
-        "--init_from .*final.pth does not fit this network.*leave out the flags of another",
+        "--init_from .*final.pth does not fit this network.*leave out the flags of another one, and of other data",
     ),
     (f"{' '.join(TUNE)} --model_name uvit", "--init_from .*does not fit this network"),
     (f"{' '.join(TUNE)} --preset digits", "--preset digits and --objective consistency exclude each other: the run"),
