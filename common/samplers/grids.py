@@ -14,13 +14,8 @@ from common.refusal import Refusal
 
 Grid = Callable[[LinearDynamics, float, int], Tensor]
 MEASURED = "measured"
-OF_RUN = (
-    "rho3",
-    "data",
-    "decisive",
-    "angle",
-    MEASURED,
-)  # which of them is the default follows from what is known of a run
+# which of these is the default follows from what is known of a run
+OF_RUN = ("rho3", "data", "decisive", "angle", MEASURED)
 FINE = 4000  # cells in which a density of nodes is summed up
 FLOOR, BUMP, WIDTH, REACH = 0.35, 2.0, 1.6, 10.0  # of the density of nodes around the scale of the data
 DECISIVE_FLOOR, DECISIVE_WIDTH = 0.24, 1.45  # of that around the level at which samples are told apart
