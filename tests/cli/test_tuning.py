@@ -97,27 +97,27 @@ def notes(out: str) -> list[str]:
     return [line for line in out.splitlines() if line.startswith("note ")]
 
 
-def test_what_a_tuning_keeps_and_what_it_notes(cli, run):
-    """The run says data, process, network and prediction; another process is said by name, another goal too."""
-    result = cli("train", *TUNE, *QUICK, "--wb_id", "b")
-    assert (result.code, notes(result.out)) == (0, [])
-    start, tuned = (json.loads((run.parent / name / "config.json").read_text()) for name in (START, TUNED))
+def test_what_a_tuning_keeps(tiny_run, tuned_run):
+    """The run says data, process, network and prediction."""
+    start, tuned = (json.loads((place / "config.json").read_text()) for place in (tiny_run, tuned_run))
     for part in ("dynamics", "network", "adaptation", "data", "model", "spec"):
         assert tuned[part] == start[part]
     assert tuned["recipe"]["t_min"] == start["recipe"]["t_min"]
     assert tuned["objective"]["name"] == "consistency"
-    assert (tuned["recipe"]["optimizer"], tuned["recipe"]["batch_size"]) == ("radam", 8)
-    folder = run.parent / TUNED
-    assert [int(line["step"]) for line in tiny.lines(folder) if line["train/loss"]] == [1, 2, 3, 4]
-    assert tiny.lines(folder)[-1]["val/loss"]
-    assert {path.name for path in (folder / "samples").iterdir()} == {"step-0000004.png"}
-    assert (folder / "loss.png").stat().st_size > 1000
-    assert load("b").is_consistent
-    assert not load("tiny").is_consistent
+    assert (tuned["recipe"]["optimizer"], tuned["recipe"]["batch_size"]) == ("radam", 32)
+    assert [int(line["step"]) for line in tiny.lines(tuned_run) if line["train/loss"]] == list(range(1, 9))
+    assert tiny.lines(tuned_run)[-1]["val/loss"]
+    assert {path.name for path in (tuned_run / "samples").iterdir()} == {"step-0000004.png", "step-0000008.png"}
+    assert (tuned_run / "loss.png").stat().st_size > 1000
+    assert load("tuned", output_dir=tuned_run.parent).is_consistent
+    assert not load("tiny", output_dir=tiny_run.parent).is_consistent
 
-    again = cli("train", "--objective", "consistency", "--init_from", "b", *QUICK, "--wb_id", "c")
+
+def test_what_a_tuning_notes(cli, run, tuned_run):
+    """Another process is said by name, another goal too."""
+    again = cli("train", "--objective", "consistency", "--init_from", tuned_run, *QUICK, "--dry_run")
     assert (again.code, notes(again.out)) == (0, [])
-    back = cli("train", *tiny.command(**tiny.FLAGS), "--init_from", "b", *QUICK, "--dry_run")
+    back = cli("train", *tiny.command(**tiny.FLAGS), "--init_from", tuned_run, *QUICK, "--dry_run")
     assert back.code == 0
     (note,) = notes(back.out)
     assert note.startswith("note      these weights were trained by --objective consistency; denoising takes that away")
@@ -162,19 +162,17 @@ def test_what_is_noted_of_the_start(cli, run, source):
 
 
 @pytest.mark.parametrize("again", ["same command", "id"])
-@pytest.mark.usefixtures("_quick")
-def test_it_goes_on_without_its_start(cli, run, again, monkeypatch):
-    words = (*TUNE, *QUICK, "--wb_id", "b", "--resume", "auto", "--stages", 3)
+def test_it_goes_on_without_its_start(cli, run, tuned_run, again):
+    """To the weights of a tuning that was not stopped, bit for bit."""
+    words = (*tiny.command(**tiny.TUNED), "--init_from", "tiny", "--resume", "auto")
     assert cli("train", *words, "--max_time", "0.001s").code == 0
     shutil.rmtree(run)
-    result = cli("train", *(words if again == "same command" else ("--resume", "b")))
+    result = cli("train", *(words if again == "same command" else ("--resume", "tuned")))
     assert (result.code, notes(result.out)) == (0, [])
     assert "goes on at step 1" in result.out
-    assert Path("runs", TUNED, "model", "model-final.pth").is_file()
-    for wrong in (("--stages", 4), ("--objective", "denoise")):
-        line = refused(
-            cli("train", "--resume", "b", *wrong), "train", f"--{wrong[0][2:]} {wrong[1]} contradicts the run"
-        )
+    assert tiny.difference(tuned_run, Path("runs", tiny.TUNED_FOLDER)) == 0
+    for flag, value in (("--stages", 1), ("--objective", "denoise")):
+        line = refused(cli("train", "--resume", "tuned", flag, value), "train", f"{flag} {value} contradicts the run")
         assert line.endswith("leave it out")
 
 
