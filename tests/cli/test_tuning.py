@@ -124,8 +124,8 @@ def test_what_a_tuning_notes(cli, run, tuned_run):
     other = cli("train", *TUNE, *QUICK, "--dynamics", "vp", "--dry_run")
     assert other.code == 0
     assert notes(other.out)[0] == (
-        "note      the process is not that of these weights: they are trained on under VP(beta_min=0.1, beta_max=20.0), "
-        "not FVP(hurst=0.9, num_aug=2, marginals=exact, normalize=True)"
+        "note      the process is not that of these weights: they are trained on under VP(beta_min=0.1, beta_max=20.0)"
+        ", not FVP(hurst=0.9, num_aug=2, marginals=exact, normalize=True)"
     )
     dropped = cli("train", *TUNE, *QUICK, "--label_dropout", 0.1, "--dry_run")
     assert (dropped.code, notes(dropped.out)) == (0, [])
