@@ -115,7 +115,8 @@ def test_what_a_tuning_keeps(tiny_run, tuned_run):
 
 def test_what_a_tuning_notes(cli, run, tuned_run):
     """Another process is said by name, another goal too."""
-    again = cli("train", "--objective", "consistency", "--init_from", tuned_run, *QUICK, "--dry_run")
+    more = ("--label_dropout", 0.1, "--dry_run")
+    again = cli("train", "--objective", "consistency", "--init_from", tuned_run, *QUICK, *more)
     assert (again.code, notes(again.out)) == (0, [])
     back = cli("train", *tiny.command(**tiny.FLAGS), "--init_from", tuned_run, *QUICK, "--dry_run")
     assert back.code == 0
@@ -127,12 +128,11 @@ def test_what_a_tuning_notes(cli, run, tuned_run):
         "note      the process is not that of these weights: they are trained on under VP(beta_min=0.1, beta_max=20.0)"
         ", not FVP(hurst=0.9, num_aug=2, marginals=exact, normalize=True)"
     )
-    dropped = cli("train", *TUNE, *QUICK, "--label_dropout", 0.1, "--dry_run")
-    assert (dropped.code, notes(dropped.out)) == (0, [])
 
 
 @pytest.mark.parametrize(
-    "source", ["runs/tiny_digits_H0.9_K2", "runs/tiny_digits_H0.9_K2/model/model-v0.pth", "elsewhere"]
+    "source",
+    [f"runs/{START}", pytest.param(f"runs/{START}/model/model-v0.pth", marks=pytest.mark.slow), "elsewhere"],
 )
 @pytest.mark.usefixtures("_quick")
 def test_what_is_noted_of_the_start(cli, run, source):
@@ -158,7 +158,7 @@ def test_what_is_noted_of_the_start(cli, run, source):
     assert f"start     weights of {noted}" in result.out
 
 
-@pytest.mark.parametrize("again", ["same command", "id"])
+@pytest.mark.parametrize("again", ["same command", pytest.param("id", marks=pytest.mark.slow)])
 def test_it_goes_on_without_its_start(cli, run, tuned_run, again):
     """To the weights of a tuning that was not stopped, bit for bit."""
     words = (*tiny.command(**tiny.TUNED), "--init_from", "tiny", "--resume", "auto")
@@ -173,16 +173,12 @@ def test_it_goes_on_without_its_start(cli, run, tuned_run, again):
         assert line.endswith("leave it out")
 
 
-def test_trying_tells_the_time_of_a_step_of_two_evaluations(cli, run):
-    """--dry_run tries real steps; samples are told by the solver that draws them."""
-    plain, tuned = (
-        cli("train", "--init_from", "tiny", *tiny.command(**tiny.FLAGS), *goal, "--batch_size", 64, "--dry_run")
-        for goal in ((), ("--objective", "consistency"))
-    )
-    assert plain.code == tuned.code == 0
-    assert "renoise, 2 evaluations of the network" in tuned.out
-    assert "renoise" not in plain.out
-    assert tuned.written == []
+def test_trying_tells_of_the_solver_that_draws(cli, run):
+    """--dry_run tries real steps, and samples as those of a tuned run are drawn."""
+    tried = cli("train", *TUNE, "--batch_size", 64, "--dry_run")
+    assert tried.code == 0
+    assert "renoise, 2 evaluations of the network" in tried.out
+    assert tried.written == []
 
 
 @pytest.mark.parametrize("words", [("--help",), (*TUNE, "--help"), ("--help", "all"), ("--show_preset", "digits")])

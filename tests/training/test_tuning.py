@@ -75,6 +75,7 @@ def test_whatever_can_be_trained_can_be_tuned(tmp_path, name):
     assert len(list((folder / "samples").iterdir())) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [{"precision": "bf16-mixed"}, {"dynamics": "heat", "prediction": "v"}], ids=str)
 def test_variants(tmp_path, tiny_run, flags):
     folder = tuned(tmp_path, tiny_run, **flags)
