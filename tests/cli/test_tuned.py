@@ -23,18 +23,8 @@ from common.samplers import renoise_times
 from common.training import callbacks, judging
 from tests.training import tiny
 
-NAME = f"tuned_{tiny.FOLDER.partition('_')[2]}_consistency"
-TUNING = {"wb_id": "tuned", "train_steps": 8, "batch_size": 32, "val_check_interval": 4, "log_every": 4}
+NAME = tiny.TUNED_FOLDER
 DRAW = ("--run_id", "tuned", "--n_samples", 4)
-
-
-@pytest.fixture(scope="session")
-def tuned_run(tiny_run, tmp_path_factory) -> Path:
-    """A run that was tuned from the tiny one, in a few steps; to be read, never written."""
-    root = tmp_path_factory.mktemp("tuned")
-    words = tiny.command(**TUNING, objective="consistency", init_from=tiny_run, output_dir=root)
-    assert train.main(words) == 0
-    return root / NAME
 
 
 @pytest.fixture
@@ -85,11 +75,7 @@ def test_grids_and_judged_samples_of_a_tuning_are_renoised(tiny_run, tmp_path, m
         "eval_metrics": "sw_values",
         "eval_samples": 16,
     }
-    tuning = tiny.command(
-        **{**TUNING, **words}, objective="consistency", init_from=tiny_run, output_dir=tmp_path / "runs"
-    )
-    assert train.main([*tuning, "--dry_run"]) == 0
-    assert "renoise, 2 evaluations of the network" in capsys.readouterr().out
+    tuning = tiny.command(**{**tiny.TUNED, **words}, init_from=tiny_run, output_dir=tmp_path / "runs")
     assert train.main(tuning) == 0
     assert {*asked} == {("renoise", 2)}
     assert "judged" in capsys.readouterr().out

@@ -136,39 +136,37 @@ def notes(out: str) -> list[str]:
     return [line for line in out.splitlines() if line.startswith("note ")]
 
 
-def test_what_a_tuning_keeps_and_what_it_notes(cli, run):
-    """The run says data, process, network and prediction; another process is said by name, another goal too."""
-    result = cli("train", *TUNE, *QUICK, "--wb_id", "b")
-    assert (result.code, notes(result.out)) == (0, [])
-    start, tuned = (json.loads((run.parent / name / "config.json").read_text()) for name in (START, TUNED))
+def test_what_a_tuning_keeps(tiny_run, tuned_run):
+    """The run says data, process, network and prediction."""
+    start, tuned = (json.loads((place / "config.json").read_text()) for place in (tiny_run, tuned_run))
     for part in ("dynamics", "network", "adaptation", "data", "model", "spec"):
         assert tuned[part] == start[part]
     assert tuned["recipe"]["t_min"] == start["recipe"]["t_min"]
     assert tuned["objective"]["name"] == "consistency"
-    assert (tuned["recipe"]["optimizer"], tuned["recipe"]["batch_size"]) == ("radam", 8)
-    folder = run.parent / TUNED
-    assert [int(line["step"]) for line in tiny.lines(folder) if line["train/loss"]] == [1, 2, 3, 4]
-    assert tiny.lines(folder)[-1]["val/loss"]
-    assert {path.name for path in (folder / "samples").iterdir()} == {"step-0000004.png"}
-    assert (folder / "loss.png").stat().st_size > 1000
-    assert load("b").is_consistent
-    assert not load("tiny").is_consistent
+    assert (tuned["recipe"]["optimizer"], tuned["recipe"]["batch_size"]) == ("radam", 32)
+    assert [int(line["step"]) for line in tiny.lines(tuned_run) if line["train/loss"]] == list(range(1, 9))
+    assert tiny.lines(tuned_run)[-1]["val/loss"]
+    assert {path.name for path in (tuned_run / "samples").iterdir()} == {"step-0000004.png", "step-0000008.png"}
+    assert (tuned_run / "loss.png").stat().st_size > 1000
+    assert load("tuned", output_dir=tuned_run.parent).is_consistent
+    assert not load("tiny", output_dir=tiny_run.parent).is_consistent
 
-    again = cli("train", "--objective", "consistency", "--init_from", "b", *QUICK, "--wb_id", "c")
+
+def test_what_a_tuning_notes(cli, run, tuned_run):
+    """Another process is said by name, another goal too."""
+    more = ("--label_dropout", 0.1, "--dry_run")
+    again = cli("train", "--objective", "consistency", "--init_from", tuned_run, *QUICK, *more)
     assert (again.code, notes(again.out)) == (0, [])
-    back = cli("train", *tiny.command(**tiny.FLAGS), "--init_from", "b", *QUICK, "--dry_run")
+    back = cli("train", *tiny.command(**tiny.FLAGS), "--init_from", tuned_run, *QUICK, "--dry_run")
     assert back.code == 0
     (note,) = notes(back.out)
     assert note.startswith("note      these weights were trained by --objective consistency; denoising takes that away")
-    other = cli("train", *TUNE, *QUICK, "--hurst", 0.3, "--dry_run")
+    other = cli("train", *TUNE, *QUICK, "--dynamics", "vp", "--dry_run")
     assert other.code == 0
     assert notes(other.out)[0] == (
-        "note      the process is not that of these weights: they are trained on under FVP(hurst=0.3, num_aug=2, "
-        "marginals=exact, normalize=True), not FVP(hurst=0.9, num_aug=2, marginals=exact, normalize=True)"
+        "note      the process is not that of these weights: they are trained on under VP(beta_min=0.1, beta_max=20.0)"
+        ", not FVP(hurst=0.9, num_aug=2, marginals=exact, normalize=True)"
     )
-    vp = cli("train", *TUNE, *QUICK, "--dynamics", "vp", "--dry_run")
-    assert vp.code == 0
-    assert "trained on under VP(beta_min=0.1, beta_max=20.0), not FVP(" in vp.out
     larger = cli("train", *TUNE, *QUICK, "--image_size", 12, "--dry_run")
     assert notes(larger.out)[0] == (
         "note      samples are 1x12x12, those that these weights know 1x8x8, and a tuning is short for learning new "
@@ -179,7 +177,8 @@ def test_what_a_tuning_keeps_and_what_it_notes(cli, run):
 
 
 @pytest.mark.parametrize(
-    "source", ["runs/tiny_digits_H0.9_K2", "runs/tiny_digits_H0.9_K2/model/model-v0.pth", "elsewhere"]
+    "source",
+    [f"runs/{START}", pytest.param(f"runs/{START}/model/model-v0.pth", marks=pytest.mark.slow), "elsewhere"],
 )
 @pytest.mark.usefixtures("_quick")
 def test_what_is_noted_of_the_start(cli, run, source):
@@ -205,33 +204,27 @@ def test_what_is_noted_of_the_start(cli, run, source):
     assert f"start     weights of {noted}" in result.out
 
 
-@pytest.mark.parametrize("again", ["same command", "id"])
-@pytest.mark.usefixtures("_quick")
-def test_it_goes_on_without_its_start(cli, run, again, monkeypatch):
-    words = (*TUNE, *QUICK, "--wb_id", "b", "--resume", "auto", "--stages", 3)
+@pytest.mark.parametrize("again", ["same command", pytest.param("id", marks=pytest.mark.slow)])
+def test_it_goes_on_without_its_start(cli, run, tuned_run, again):
+    """To the weights of a tuning that was not stopped, bit for bit."""
+    words = (*tiny.command(**tiny.TUNED), "--init_from", "tiny", "--resume", "auto")
     assert cli("train", *words, "--max_time", "0.001s").code == 0
     shutil.rmtree(run)
-    result = cli("train", *(words if again == "same command" else ("--resume", "b")))
+    result = cli("train", *(words if again == "same command" else ("--resume", "tuned")))
     assert (result.code, notes(result.out)) == (0, [])
     assert "goes on at step 1" in result.out
-    assert Path("runs", TUNED, "model", "model-final.pth").is_file()
-    for wrong in (("--stages", 4), ("--objective", "denoise")):
-        line = refused(
-            cli("train", "--resume", "b", *wrong), "train", f"--{wrong[0][2:]} {wrong[1]} contradicts the run"
-        )
+    assert tiny.difference(tuned_run, Path("runs", tiny.TUNED_FOLDER)) == 0
+    for flag, value in (("--stages", 1), ("--objective", "denoise")):
+        line = refused(cli("train", "--resume", "tuned", flag, value), "train", f"{flag} {value} contradicts the run")
         assert line.endswith("leave it out")
 
 
-def test_trying_tells_the_time_of_a_step_of_two_evaluations(cli, run):
-    """--dry_run tries real steps; samples are told by the solver that draws them."""
-    plain, tuned = (
-        cli("train", "--init_from", "tiny", *tiny.command(**tiny.FLAGS), *goal, "--batch_size", 64, "--dry_run")
-        for goal in ((), ("--objective", "consistency"))
-    )
-    assert plain.code == tuned.code == 0
-    assert "renoise, 2 evaluations of the network" in tuned.out
-    assert "renoise" not in plain.out
-    assert tuned.written == []
+def test_trying_tells_of_the_solver_that_draws(cli, run):
+    """--dry_run tries real steps, and samples as those of a tuned run are drawn."""
+    tried = cli("train", *TUNE, "--batch_size", 64, "--dry_run")
+    assert tried.code == 0
+    assert "renoise, 2 evaluations of the network" in tried.out
+    assert tried.written == []
 
 
 @pytest.mark.parametrize("words", [("--help",), (*TUNE, "--help"), ("--help", "all"), ("--show_preset", "digits")])

@@ -3,9 +3,10 @@
 A fast selection; ``python -m benchmarks.kills`` does the same with real starts, at random times, and in every place.
 """
 
+import functools
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,9 @@ IN_A_ROW = [
     ("train", ["torn metrics.csv", "make checkpoints/last.ckpt", "make model/ema_model-v#.pth", "validation"]),
     ("train", ["half checkpoints/step-#.ckpt", "rename checkpoints/last.ckpt", "remove checkpoints/step-#.ckpt"]),
     ("train", ["denoise", "renamed samples/step-#.png", "rename metrics.csv", "make model/ema#.#_model-final.pth"]),
-    ("tune", ["step", "half checkpoints/step-#.ckpt", "remove checkpoints/step-#.ckpt"]),
+    pytest.param(
+        "tune", ["step", "half checkpoints/step-#.ckpt", "remove checkpoints/step-#.ckpt"], marks=pytest.mark.slow
+    ),
     (
         "generate",
         [
@@ -81,18 +84,18 @@ def starter() -> Iterator[killed.Starter]:
 
 
 @pytest.fixture(scope="module")
-def whole(starter, tmp_path_factory) -> dict[str, Path]:
-    """Folders of runs after each program, without kills."""
-    found: dict[str, Path] = {}
-    for program, flags in COMMANDS.items():
-        folder = tmp_path_factory.mktemp(program)
+def whole(starter, tmp_path_factory) -> Callable[[str], Path]:
+    """The folder of runs after a program, without kills; made when it is first asked for."""
+
+    @functools.cache
+    def after(program: str) -> Path:
+        folder, name = tmp_path_factory.mktemp(program), PROGRAMS.get(program, program)
         if program in BEFORE:
-            shutil.copytree(found[BEFORE[program]], folder / killed.RUNS)
-        assert starter.start(folder, "", 1, PROGRAMS.get(program, program), flags) == 0, (
-            folder / "log.txt"
-        ).read_text()
-        found[program] = folder / killed.RUNS
-    return found
+            shutil.copytree(after(BEFORE[program]), folder / killed.RUNS)
+        assert starter.start(folder, "", 1, name, COMMANDS[program]) == 0, (folder / "log.txt").read_text()
+        return folder / killed.RUNS
+
+    return after
 
 
 def killed_at(starter, whole, folder: Path, program: str, places: list[str]) -> list[str]:
@@ -100,15 +103,15 @@ def killed_at(starter, whole, folder: Path, program: str, places: list[str]) -> 
     name, runs, found = PROGRAMS.get(program, program), folder / killed.RUNS, []
     folder.mkdir(exist_ok=True)
     if program in BEFORE:
-        shutil.copytree(whole[BEFORE[program]], runs)
+        shutil.copytree(whole(BEFORE[program]), runs)
     for place in places:
         step = step_of(runs / RUNS.get(program, RUN))
         code = starter.start(folder, place, 1, name, COMMANDS[program])
         if code != -signal.SIGKILL:
             return [*found, f"{place} is not reached, exit code {code}: {last_words(folder)}"]
-        found += [f"{place}: {text}" for text in broken(runs, whole[program], step)]
+        found += [f"{place}: {text}" for text in broken(runs, whole(program), step)]
     code = starter.start(folder, "-", 1, name, COMMANDS[program])
-    return [*found, *differences(runs, whole[program])] if code == 0 else [*found, last_words(folder)]
+    return [*found, *differences(runs, whole(program))] if code == 0 else [*found, last_words(folder)]
 
 
 def last_words(folder: Path) -> str:
@@ -124,7 +127,7 @@ def test_what_is_killed_goes_on_as_if_it_had_not_been(tmp_path, starter, whole, 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("program", COMMANDS)
 def test_every_place(tmp_path, starter, whole, program):
-    places = dict.fromkeys((whole[program].parent / "places").read_text().splitlines())
+    places = dict.fromkeys((whole(program).parent / "places").read_text().splitlines())
     found = {place: killed_at(starter, whole, tmp_path / str(i), program, [place]) for i, place in enumerate(places)}
     assert {place: texts for place, texts in found.items() if texts} == {}
     assert len(found) >= 4

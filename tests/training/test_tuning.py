@@ -39,6 +39,7 @@ STARTS = {
     "functions": functions,
     "pictures": pictures,
 }
+SLOW = ("learned rates", "uvit", "pictures")  # the others go most of their way
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,7 @@ def tuned(folder: Path, start: Path | str, **flags: object) -> Path:
     return found
 
 
-@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize("name", [pytest.param(x, marks=pytest.mark.slow if x in SLOW else ()) for x in STARTS])
 def test_whatever_can_be_trained_can_be_tuned(tmp_path, name):
     flags = STARTS[name]
     flags = flags(tmp_path) if callable(flags) else flags
@@ -74,6 +75,7 @@ def test_whatever_can_be_trained_can_be_tuned(tmp_path, name):
     assert len(list((folder / "samples").iterdir())) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [{"precision": "bf16-mixed"}, {"dynamics": "heat", "prediction": "v"}], ids=str)
 def test_variants(tmp_path, tiny_run, flags):
     folder = tuned(tmp_path, tiny_run, **flags)
