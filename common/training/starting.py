@@ -113,7 +113,7 @@ def values_for(objective: type[Objective], asked: Start) -> dict[str, Any]:
 def check_objective(
     config: RunConfig | None, objective: type[Objective], given: Collection[str], preset: str | None
 ) -> None:
-    """Refuse an objective without what it starts from, and flags that have no effect on it.
+    """Refuse an objective without what it starts from, or under the id of another run, and flags without effect.
 
     Args:
         config: the run; None if it is gone on with, and its own config.json says all.
@@ -129,6 +129,10 @@ def check_objective(
     name = config.objective.name
     if objective.starts_from_run and config.recipe.init_from is None:
         raise Refusal(f"{name} tunes what was trained before; name it: --init_from RUN", "objective")
+    wb_id = config.keeping.wb_id
+    others = of_id(wb_id, config.keeping.output_dir) if objective.starts_from_run and wb_id else []
+    if other := next((run.name for run in others if not run.name.endswith(f"_{name}")), None):
+        raise Refusal(f"{wb_id} is the id of {other}, and a tuning is a run of its own; take another id", "wb_id")
     if objective.starts_from_run and preset is not None:
         raise Refusal(
             f"{preset} and --objective {name} exclude each other: the run that is tuned says what it is", "preset"

@@ -34,6 +34,14 @@ WRONG = [
         "--init_from .*final.pth does not fit this network.*leave out the flags of another one, and of other data",
     ),
     (f"{' '.join(TUNE)} --model_name uvit", "--init_from .*does not fit this network"),
+    (
+        f"{' '.join(TUNE)} --wb_id tiny",
+        f"--wb_id tiny is the id of {START}, and a tuning is a run of its own; take ano",
+    ),
+    (
+        f"{' '.join(TUNE)} --wb_id tiny --resume auto",
+        f"--wb_id tiny is the id of {START}, and a tuning is a run of its",
+    ),
     (f"{' '.join(TUNE)} --preset digits", "--preset digits and --objective consistency exclude each other: the run"),
     (f"{' '.join(TUNE)} --time_sampling uniform", "--time_sampling has no effect on --objective consistency; leave it"),
     (f"{' '.join(TUNE)} --loss_weight edm", "--loss_weight has no effect on --objective consistency; leave it out"),
