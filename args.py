@@ -136,9 +136,9 @@ class Choice:
         return {**PRESETS[name], "data_name": self.data_name} if name else {}
 
 
-def section_flags(kind: type) -> tuple[Flag, ...]:
-    """Flags of a dataclass of the schema, with what there is to choose from."""
-    return flags_of(kind, choices=CHOICES)
+def section_flags(*kinds: type) -> tuple[Flag, ...]:
+    """Flags of dataclasses of the schema, with what there is to choose from."""
+    return tuple(flag for kind in kinds for flag in flags_of(kind, choices=CHOICES))
 
 
 def choice_flags(*names: str) -> tuple[Flag, ...]:
@@ -179,9 +179,8 @@ def train_groups(processes: Sequence[Member], networks: Sequence[Member], object
 
 def train_flag_names() -> dict[str, str]:
     """Names of arguments to flags of train.py."""
-    return flag_names(
-        train_groups(*everything()), (MetaLearned, *BACKBONES.values(), *DYNAMICS.values(), *OBJECTIVES.values())
-    )
+    kinds = (member.kind for members in everything() for member in members)
+    return flag_names(train_groups(*everything()), (MetaLearned, *kinds))
 
 
 def base_values(seen: Mapping[str, str]) -> Values:
@@ -238,11 +237,7 @@ def generate_groups(members: Iterable[Member] = (), *, processes: Mapping[str, t
     return without_repeats(
         {
             "which run": (*section_flags(Opening), PLUGIN),
-            DRAWING: (
-                *section_flags(SampleConfig),
-                *section_flags(Compared),
-                *(f for member in members for f in member.flags),
-            ),
+            DRAWING: (*section_flags(SampleConfig, Compared), *(f for member in members for f in member.flags)),
             "published command lines": (*CLAIMS, NOT_LOGGED),
             "run folders of the published code, which have no config.json": describing_flags(),
             PROCESS: process_flags(processes),
