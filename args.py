@@ -30,7 +30,7 @@ from common.config.schema import DataConfig, Hardware, Keeping, ModelConfig, Rec
 from common.data import SOURCES
 from common.denoiser import PREDICTIONS
 from common.dynamics import CLD, EDM, VE, VP, Flow, LinearDynamics, SubVP
-from common.generation.config import GenerateOrder, Opening, SampleConfig, all_members, sample_config
+from common.generation.config import Compared, GenerateOrder, Opening, SampleConfig, all_members, sample_config
 from common.generation.judged import EvaluateOrder, draws_now
 from common.generation.matching import Matching
 from common.generation.parsing import GENERATE_HELP, NOT_LOGGED, PROCESS, claim_flags, parse_drawing, process_flags
@@ -157,7 +157,7 @@ def everything() -> list[list[Member]]:
 TRAIN_HELP = """Train a diffusion model. Without --preset and --data_name: preset digits. Sets of the papers get their
 published values, 1-D functions those of functions-small, recordings those of fdp-audio-small, others those of CIFAR-10
 (59 M parameters, 1 M steps), unless a preset or flags say otherwise. Below are the flags of the chosen dynamics and
-network, with defaults that a preset or the data replaces (--list_presets); --help all shows all flags."""
+network, with defaults that a preset, the data or a tuned run replaces (--list_presets); --help all shows all flags."""
 
 
 def train_groups(processes: Sequence[Member], networks: Sequence[Member], objectives: Sequence[Member]) -> Groups:
@@ -238,7 +238,11 @@ def generate_groups(members: Iterable[Member] = (), *, processes: Mapping[str, t
     return without_repeats(
         {
             "which run": (*section_flags(Opening), PLUGIN),
-            DRAWING: (*section_flags(SampleConfig), *(f for member in members for f in member.flags)),
+            DRAWING: (
+                *section_flags(SampleConfig),
+                *section_flags(Compared),
+                *(f for member in members for f in member.flags),
+            ),
             "published command lines": (*CLAIMS, NOT_LOGGED),
             "run folders of the published code, which have no config.json": describing_flags(),
             PROCESS: process_flags(processes),
@@ -269,6 +273,7 @@ def generate_order(values: Values, sample: SampleConfig) -> GenerateOrder:
     named = {name for name in values if not (matching and name in matching.flags)}
     return GenerateOrder(
         opening=section(Opening, values),
+        compared=section(Compared, values),
         sample=sample,
         claims={flag.name: values[flag.name] for flag in CLAIMS if flag.name in named},
         describe=partial(released_config, given=values),

@@ -137,9 +137,7 @@ def seconds(sets: Sequence[Drawn], repeats: int) -> dict[Path, float]:
         for one, found in zip(sets, times, strict=True):
             indices = one.job.blocks[0]
             start = time.perf_counter()
-            one.job.draw(
-                indices, lambda _, __: None
-            )  # ends with arrays on the CPU, so that the device has been waited for
+            one.job.draw(indices, lambda *_: None)  # arrays on the CPU: the device has been waited for
             if repeat:
                 found.append((time.perf_counter() - start) / len(indices) * 1000)
     return {one.folder: statistics.median(found) for one, found in zip(sets, times, strict=True) if found}

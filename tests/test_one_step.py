@@ -175,7 +175,7 @@ def test_a_pickle_is_seen():
     ("words", "message"),
     [
         ("--run_id untuned", "--format one-step: untuned_x is not tuned"),
-        ("--run_id untuned", "python train.py --objective consistency --init_from untuned_x"),
+        ("--run_id untuned", "python train.py --objective consistency --init_from untuned_x --output_dir"),
         ("--run_id adapting", "--format one-step: adapting_x adapts to every sample by gradient steps"),
         ("--run_id adapting --copy_to there", "--copy_to and --format one-step exclude each other"),
     ],
@@ -191,6 +191,7 @@ def test_refusals(tmp_path, capsys, words, message):
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+    assert ("--init_from" in line) == (f"--output_dir {tmp_path}" in line)  # what is to be pasted finds the run
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -1,5 +1,6 @@
 """Runs that tune another one: whether a run is such a one, from what, and what it keeps of that."""
 
+import reprlib
 from dataclasses import fields
 from pathlib import PurePath
 from typing import Any
@@ -9,6 +10,7 @@ from common.config.plugins import class_of
 from common.config.resolve import OF_DATA
 from common.config.schema import DENOISE, Chosen, DataConfig, ModelConfig, RunConfig
 from common.meta import MetaLearned
+from common.refusal import Refusal
 
 OF_RECIPE = ("t_min", "label_dropout")  # what a network knows: which times, and samples without a label
 FOLDED = "guidance_scale"  # the argument of an objective
@@ -35,8 +37,15 @@ def tuned_from(config: RunConfig) -> str:
 
 
 def folded_guidance(config: RunConfig) -> float:
-    """The scale of guidance that a tuning folds into the answers of its network; 1 is none."""
-    return float(config.objective.arguments.get(FOLDED, 1.0))
+    """The scale of guidance that a tuning folds into the answers of its network; 1 is none.
+
+    Raises:
+        Refusal: if it is no number, as it may be in a foreign config.json.
+    """
+    scale = config.objective.arguments.get(FOLDED)
+    if scale is not None and type(scale) not in (int, float):
+        raise Refusal(f"config.json: {FOLDED} cannot be {reprlib.repr(scale)}")
+    return 1.0 if scale is None else float(scale)
 
 
 def kept_flags(start: RunConfig) -> dict[str, Any]:

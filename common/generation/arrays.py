@@ -180,7 +180,7 @@ def generate(
     if not finite.all():
         remarks.append(f"{(~finite).sum()} of {len(finite)} samples have NaN or infinite values")
     for remark in (*job.remarks, *remarks):
-        warnings.warn(FLAG.sub(r"\1", remark), stacklevel=2)
+        warnings.warn(of_python(remark), stacklevel=2)
     return samples
 
 
@@ -321,9 +321,15 @@ def by_argument() -> Iterator[None]:
     try:
         yield
     except Refusal as error:
-        if COMMAND in error.problem or not FLAG.search(error.problem):
+        problem = of_python(error.problem)
+        if problem == error.problem:
             raise
-        raise Refusal(FLAG.sub(r"\1", error.problem), error.argument) from None
+        raise Refusal(problem, error.argument) from None
+
+
+def of_python(message: str) -> str:
+    """A message with arguments in place of flags, unless it says what to type."""
+    return message if COMMAND in message else FLAG.sub(r"\1", message)
 
 
 # -- drawing -----------------------------------------------------------------------------------------------------------

@@ -52,8 +52,6 @@ class Opening(Checked):
         use_ema: use averaged weights (default: True if the run kept some)
         ema_decay: which average to use, if the run kept several (default: its first)
         output_dir: folder that holds the runs
-        data_dir: where the data of a tuned run lies now, which --grid measured compares with (default: where the run
-            found it)
     """
 
     run_id: Annotated[str | None, place] = None
@@ -62,7 +60,6 @@ class Opening(Checked):
     use_ema: bool | None = None
     ema_decay: Annotated[float | None, SHARE] = None
     output_dir: Path = Path("runs")
-    data_dir: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -158,8 +155,8 @@ class SampleConfig(Checked):
             device: ``cpu`` or ``cuda``: they draw other noise from the same seed.
 
         Raises:
-            Refusal: for a magnification of what is no image, an end of sampling that cannot be, or a number of
-                evaluations that no number of steps takes.
+            Refusal: for a magnification of what is no image, an end of sampling that cannot be, a number of
+                evaluations that no number of steps takes, or an answer at the end of a solver that gives it anyway.
         """
         own = default_solver(dynamics, published=published, consistent=consistent)
         solver = self.solver or (MODES[self.mode] if self.mode else own)
@@ -171,6 +168,8 @@ class SampleConfig(Checked):
             plain = {flag.argument: flag.default for flag in solver_member(solver).flags if flag.default is not None}
             arguments = plain | arguments
         seeds = self.seeds or tuple(range(self.n_samples or SAMPLES))
+        if self.denoise_last and kind.renoises:
+            raise Refusal(f"True asks {solver} once more, whose last answer is a sample; leave it out", "denoise_last")
         denoise_last = kind.denoise_last if self.denoise_last is None else self.denoise_last
         made = kind(**arguments)
         steps = self.steps or made.own_steps
@@ -307,6 +306,18 @@ def evaluations_of(identity: Mapping[str, Any]) -> int | None:
 
 
 @dataclass(frozen=True)
+class Compared(Checked):
+    """Real samples by which the times of a tuned run are chosen.
+
+    Attributes:
+        data_dir: where the data of a tuned run lies now, which --grid measured compares with (default: where the run
+            found it)
+    """
+
+    data_dir: Path | None = None
+
+
+@dataclass(frozen=True)
 class GenerateOrder:
     """A command line of generate.py.
 
@@ -317,6 +328,7 @@ class GenerateOrder:
         describe: gives the configuration of a folder of the published code from the flags that were given.
         describing: flags that only such a folder takes and that were given.
         matching: what is said of another process to sample under; None samples under that of the run.
+        compared: real samples by which times are chosen.
     """
 
     opening: Opening
@@ -325,11 +337,12 @@ class GenerateOrder:
     describe: Callable[[RunFolder], RunConfig]
     describing: tuple[str, ...]
     matching: Matching | None = None
+    compared: Compared = Compared()
 
 
 def taken_names() -> frozenset[str]:
     """Names of flags that are there whichever solver or wrapper is chosen, so that an argument of theirs gets none."""
-    return OF_PROGRAM | {f.name for kind in (Opening, SampleConfig) for f in fields(kind)}
+    return OF_PROGRAM | {f.name for kind in (Opening, SampleConfig, Compared) for f in fields(kind)}
 
 
 def solver_member(name: str) -> Member:

@@ -68,9 +68,15 @@ def chosen_on(run: Run, denoiser: nn.Module, device: torch.device, data_dir: Pat
     """The grid of a consistent run, with which few samples come nearest to real ones: by sliced W2^2 of their values.
 
     Raises:
-        Refusal: if the data is not there.
+        Refusal: if the data is not there, or its samples have another shape.
     """
     data, remarks = real_data(run.folder.name, run.config, data_dir)
+    if data.spec.shape != run.data.shape:
+        raise Refusal(
+            f"leads to samples of shape {data.spec.shape}, but those of {run.folder.name} are {run.data.shape}; point "
+            "it at the data that the run has learned from",
+            "data_dir",
+        )
     for remark in remarks:
         tell(f"note      {remark}")
     x, _ = data.train.read(MOST_REAL)

@@ -84,7 +84,7 @@ def open_job(order: GenerateOrder) -> tuple[Run, Job]:
     sample = order.sample
     if order.matching:
         sample = replace(sample, process=order.matching.process(run))
-    return run, job_of(run, sample, device, order.matching, order.opening.data_dir)
+    return run, job_of(run, sample, device, order.matching, order.compared.data_dir)
 
 
 def job_of(

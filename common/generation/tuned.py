@@ -29,6 +29,12 @@ def notes_on(run: Run, config: SampleConfig) -> tuple[str, ...]:
     folded = folded_guidance(run.config)
     if folded != 1 and config.guidance:
         found.append(
-            f"guidance of scale {folded:g} is folded into this network already; that of --guidance comes on top"
+            f"guidance of scale {folded:g} is folded into this network already; what is asked for here comes on top: "
+            "leave it out for that scale alone"
+        )
+    elif run.is_consistent and config.guidance:
+        found.append(
+            f"--guidance {config.guidance} steers means of many, and {run.folder.name} answers with samples; guidance "
+            "is folded in by a tuning: train.py --objective consistency --guidance_scale S"
         )
     return tuple(found)

@@ -45,7 +45,7 @@ class OneStep(nn.Module):
         if not run.is_consistent:
             raise Refusal(
                 f"one-step: {run.folder.name} is not tuned, so that one evaluation is no sample; tune it first: "
-                f"python train.py --objective consistency --init_from {run.folder.name}",
+                f"python train.py --objective consistency {run.folder.words('init_from')}",
                 "format",
             )
         if isinstance(run.denoiser.backbone, MetaLearned):

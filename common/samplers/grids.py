@@ -19,6 +19,7 @@ OF_RUN = ("rho3", "data", "decisive", "angle", MEASURED)
 FINE = 4000  # cells in which a density of nodes is summed up
 FLOOR, BUMP, WIDTH, REACH = 0.35, 2.0, 1.6, 10.0  # of the density of nodes around the scale of the data
 DECISIVE_FLOOR, DECISIVE_WIDTH = 0.24, 1.45  # of that around the level at which samples are told apart
+LISTED = 4  # times that messages and names of folders hold
 RAMP = 1e-3  # of the smallest cell of a density in steps: how far it rises or falls on either side of an edge
 
 
@@ -173,12 +174,18 @@ class Given:
             Refusal: for times that do not lie between, or another number of steps.
         """
         found = [dynamics.horizon, *self.times, t_end]
-        listed = ",".join(f"{time:g}" for time in self.times)
-        if not all(dynamics.horizon > time > t_end for time in self.times):
-            raise Refusal(f"{listed}: must lie between t_end = {t_end:g} and T = {dynamics.horizon:g}", "times")
+        if outside := [time for time in self.times if not dynamics.horizon > time > t_end]:
+            raise Refusal(
+                f"{listed(outside)}: must lie between t_end = {t_end:g} and T = {dynamics.horizon:g}", "times"
+            )
         if steps != len(found) - 1:
-            raise Refusal(f"{listed} takes {len(found) - 1} steps, got {steps}", "times")
+            raise Refusal(f"{listed(self.times)} takes {len(found) - 1} steps, got {steps}", "times")
         return torch.tensor(found, dtype=torch.float64, device=dynamics.device)
+
+
+def listed(times: Sequence[float]) -> str:
+    """Times as a message has them: the first few of many."""
+    return ",".join([*(f"{time:g}" for time in times[:LISTED]), *([".."] if len(times) > LISTED else [])])
 
 
 def measured(dynamics: LinearDynamics, t_end: float, steps: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from common.dynamics import LinearDynamics
 from common.refusal import Refusal
 from common.samplers.base import Posterior, Solver
-from common.samplers.grids import Given, Grid, angle, measured, rho3
+from common.samplers.grids import LISTED, Given, Grid, angle, listed, measured, rho3
 
 
 class Renoise(Solver):
@@ -39,7 +39,7 @@ class Renoise(Solver):
 
     def __init__(self, times: tuple[float, ...] | None = None) -> None:
         if times is not None and not (all(map(math.isfinite, times)) and all(a > b for a, b in pairwise(times))):
-            raise Refusal(f"must be finite and fall, each below the one before, got {_listed(times)}", "times")
+            raise Refusal(f"must be finite and fall, each below the one before, got {listed(times)}", "times")
         self.times = None if times is None else tuple(map(float, times))
 
     @classmethod
@@ -53,7 +53,7 @@ class Renoise(Solver):
         for name in ("steps", "nfe"):
             if given.get(name) not in (None, len(times) + 1):
                 raise Refusal(
-                    f"{given[name]} contradicts --times {_listed(times)}, which takes {len(times) + 1} evaluations; "
+                    f"{given[name]} contradicts --times {listed(times)}, which takes {len(times) + 1} evaluations; "
                     "leave it out",
                     name,
                 )
@@ -64,8 +64,9 @@ class Renoise(Solver):
         return self.default_steps if self.times is None else len(self.times) + 1
 
     def extent(self, steps: int | None) -> str:
-        """Its evaluations, and the times that were given."""
-        return "-".join([str(steps), *(f"{time:g}" for time in self.times or ())])
+        """Its evaluations, and the times that were given, unless they are more than a name holds."""
+        times = self.times or ()
+        return "-".join([str(steps), *(f"{time:g}" for time in times if len(times) <= LISTED)])
 
     def draws(self, components: int) -> int:
         """Noise of the whole state."""
@@ -82,7 +83,7 @@ class Renoise(Solver):
     def prepare(self, dynamics: LinearDynamics, times: Tensor) -> None:
         """Refuse another grid beside given times."""
         if self.times is not None and self.times != tuple(times[1:-1].tolist()):
-            raise Refusal(f"and times {_listed(self.times)} of the solver exclude each other", "grid")
+            raise Refusal(f"and times {listed(self.times)} of the solver exclude each other", "grid")
 
     def step(
         self, dynamics: LinearDynamics, posterior: Posterior, z: Tensor, t: Tensor, s: Tensor, noise: Tensor | None
@@ -112,7 +113,3 @@ def path_from(dynamics: LinearDynamics, x0: Tensor, t: Tensor) -> Tensor:
         return x0.unsqueeze(1)
     law = dynamics.moments(t)
     return dynamics.basis.mix((law.mean / law.scale.unsqueeze(1)).unsqueeze(2), x0.unsqueeze(1))
-
-
-def _listed(times: tuple[float, ...] | list[float]) -> str:
-    return ",".join(f"{time:g}" for time in times)

@@ -15,8 +15,11 @@ from common.config.plugins import build
 from common.config.schema import RunConfig, check_picture_scale
 from common.data.module import DataModule
 from common.data.source import DataSet
+from common.files import load_state
 from common.refusal import Refusal
-from common.runs import RunFolder, RunNotFound, load_weights, open_version
+from common.runs import RunFolder, RunNotFound, open_version
+from common.runs.released import plain_names
+from common.runs.run import fit_weights
 from common.runs.versions import nature
 from common.samplers import quick_solver
 from common.training.callbacks import SampleGrid
@@ -45,10 +48,16 @@ def build_module(config: RunConfig, weights: Path | None, prior: dict[str, Tenso
     denoiser = build_denoiser(config, prior)
     if weights is not None:
         try:
-            load_weights(denoiser.backbone, weights)
+            state = plain_names(load_state(weights))
+        except Refusal as refusal:
+            raise Refusal(
+                f"{refusal}; name the run, or a file of weights in its model folder", "init_from"
+            ) from refusal
+        try:
+            fit_weights(denoiser.backbone, state, weights)
         except Refusal as refusal:
             tuned = objective_of(config).starts_from_run
-            mend = "leave out the flags of another one" if tuned else "by its preset or flags"
+            mend = "leave out the flags of another one, and of other data" if tuned else "by its preset or flags"
             raise Refusal(f"{refusal}. The network must be that of the weights; {mend}", "init_from") from refusal
     objective = build(config.objective, Objective, denoiser.dynamics, config.recipe)
     module = DiffusionModule(denoiser, config.recipe, objective)

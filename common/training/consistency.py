@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from common.broadcast import align
-from common.config.flags import POSITIVE, REAL, Range, at_least
+from common.config.flags import POSITIVE, REAL, Range
 from common.config.schema import Recipe, RunConfig
 from common.config.tuned import folded_guidance, is_consistent
 from common.denoiser import Denoiser
@@ -34,16 +34,16 @@ from common.dynamics.inverse import TimeOfLevel
 from common.labels import NULL_LABEL
 from common.refusal import Refusal, require
 from common.seeding import NOISE, TIMES, StepRandomness
+from common.sides import written
 from common.training.objective import Objective
 
 FACTOR, BEND = 2.0, 8.0  # of the distance of two levels: 2^-j (1 + 8 / (1 + exp sigma))
 LARGEST_WEIGHT = 50.0
-CENTRE, MEAN = (
-    0.73,
-    -0.6,
-)  # of the levels that are compared: share of the decision level, or log sigma where it is unknown
+CENTRE, MEAN = 0.73, -0.6  # levels that are compared: share of the decision level; log sigma if that is unknown
 LEAST_STEPS, SHARE = 1500, 4  # of a tuning: a quarter of the training it starts from, at least 1,500
 RATE, SLOWER = 4e-4, 5  # learning rate: a fifth of that of the training
+STAGES = Range(1, 16, whole=True)  # points of more would be as good as one in float32: nothing would be learned
+DISTANCES = Range(1e-6, 1e3)  # whose squares float32 has, beside those of samples
 
 
 class Consistency(Objective):
@@ -52,8 +52,8 @@ class Consistency(Objective):
     Args:
         dynamics: the process.
         recipe: how the network is trained; paths begin at its ``t_min``.
-        level_mean: mean of log sigma at which answers are compared (default: .73 of the level at which samples are told
-            apart, which grows with the root of their number of points)
+        level_mean: mean of log sigma at which answers are compared, one of a path (default: .73 of the level at which
+            samples are told apart, which grows with the root of their number of points)
         level_std: deviation of log sigma at which answers are compared
         stages: parts of a tuning, each with half the distance of two noise levels of the one before
         distance_scale: c of the distance sqrt(|a - b|^2 + c^2) - c of two answers
@@ -61,7 +61,7 @@ class Consistency(Objective):
             with --label_dropout; 1 is none
 
     Raises:
-        Refusal: for a noise level that falls in time, or guidance without label dropout.
+        Refusal: for a noise level that falls in time, arguments out of range, or guidance without label dropout.
     """
 
     consistent: ClassVar[bool] = True
@@ -75,14 +75,14 @@ class Consistency(Objective):
         *,
         level_mean: Annotated[float | None, REAL] = None,
         level_std: Annotated[float, POSITIVE] = 1.6,
-        stages: Annotated[int, at_least(1)] = 4,
-        distance_scale: Annotated[float, POSITIVE] = 0.03,
+        stages: Annotated[int, STAGES] = 4,
+        distance_scale: Annotated[float, DISTANCES] = 0.03,
         guidance_scale: Annotated[float, Range(0)] = 1.0,
     ) -> None:
         super().__init__(dynamics, recipe)
         require(level_std > 0, "level_std", "above 0", level_std)
-        require(stages >= 1, "stages", "at least 1", stages)
-        require(distance_scale > 0, "distance_scale", "above 0", distance_scale)
+        require(stages in STAGES, "stages", "in 1 .. 16", stages)
+        require(distance_scale in DISTANCES, "distance_scale", "in [1e-6, 1000]", distance_scale)
         require(guidance_scale >= 0, "guidance_scale", "at least 0", guidance_scale)
         if not dynamics.is_monotone:
             raise Refusal(
@@ -98,19 +98,27 @@ class Consistency(Objective):
             )
         decisive = dynamics.decision_level
         suits = MEAN if decisive is None else math.log(CENTRE * decisive)
-        self.level_mean = suits if level_mean is None else level_mean
+        ends = torch.tensor([recipe.t_min, dynamics.horizon], dtype=torch.float64, device=dynamics.device)
+        low, high = dynamics.log_sigma(ends).tolist()
+        self.level_mean = min(max(suits, low), high) if level_mean is None else level_mean
+        require(
+            low <= self.level_mean <= high,
+            "level_mean",
+            f"a level of a path, from log sigma = {low:.3g} to {high:.3g}",
+            level_mean,
+        )
         self.level_std, self.stages = level_std, stages
         self.distance_scale, self.guidance_scale = distance_scale, guidance_scale
         self.time_of_level = TimeOfLevel(dynamics)
-        ends = torch.tensor([recipe.t_min, dynamics.horizon], dtype=torch.float64, device=dynamics.device)
-        low, high = dynamics.log_sigma(ends).tolist()
         self.lowest = math.exp(low)
         self._shares = self._cumulative(low), self._cumulative(high)
         self._guide: tuple[Denoiser, ...] = ()  # a tuple: its network is registered once
 
     @property
     def account(self) -> str:
-        return f"consistency, at noise levels around sigma = {math.exp(self.level_mean):.2g}, in {self.stages} stages"
+        guided = f", guidance of scale {self.guidance_scale:g} folded in" if self.guidance_scale != 1 else ""
+        levels = f"at noise levels around sigma = {math.exp(self.level_mean):.2g}"
+        return f"consistency, {levels}, in {self.stages} stages{guided}"
 
     @classmethod
     def suited(cls, start: RunConfig | None) -> Mapping[str, object]:
@@ -127,7 +135,7 @@ class Consistency(Objective):
 
     @classmethod
     def check_start(cls, config: RunConfig, start: RunConfig) -> list[str]:
-        """Refuse guidance by a network that has never seen a sample without its label."""
+        """Refuse guidance by a network that has never seen a sample without its label; other samples are noted."""
         scale = folded_guidance(config)
         if scale != 1 and not start.recipe.label_dropout:
             raise Refusal(
@@ -135,7 +143,8 @@ class Consistency(Objective):
                 "run that was trained with --label_dropout",
                 "guidance_scale",
             )
-        return []
+        differs = _other_samples(config, start)
+        return [f"{differs}, and a tuning is short for learning new ones: train on them first"] if differs else []
 
     def begin(self, denoiser: Denoiser) -> None:
         """Keep a copy of the network as the tuning finds it, if guidance is folded in."""
@@ -202,3 +211,16 @@ class Consistency(Objective):
         found: Tensor = self._guide[0](torch.cat([v, v]), torch.cat([t, t]), both)
         with_label, without = found.chunk(2)
         return (self.guidance_scale - 1) * (with_label - without)
+
+
+def _other_samples(config: RunConfig, start: RunConfig) -> str:
+    """How the samples of a training differ from those that a run was trained on, in words; empty if they do not."""
+    new, known = config.spec, start.spec
+    if new is None or known is None:
+        return ""
+    if new.shape != known.shape:
+        return f"samples are {written(new.shape)}, those that these weights know {written(known.shape)}"
+    if not known.names_classes_like(new):
+        return f"there are {known.other_classes(new)} that these weights know"
+    name, before = config.data.data_name, start.data.data_name
+    return "" if name == before else f"samples are of {name}, those that these weights know of {before}"

@@ -94,7 +94,7 @@ def test_as_many_evaluations_as_asked_for(nfe, cli, folder):
 
 
 def test_times_tell_sets_apart(cli, folder):
-    times = (("0.6",), ("0.5",), ("0.6,0.3",), ("0.6,0.3", "--denoise_last", "True"))
+    times = (("0.6",), ("0.5",), ("0.6,0.3",), ("0.6,0.3", "--clip_x0", "False"))
     for given in times:
         assert cli("generate", *DRAW, "--solver", "renoise", "--times", *given).code == 0
     places = [SampleFolder(path) for path in folder.sample_sets()]
@@ -109,6 +109,8 @@ def test_times_tell_sets_apart(cli, folder):
     arrays = [np.load(place.block(0)) for place in places]
     assert all(not np.array_equal(one, other) for i, one in enumerate(arrays) for other in arrays[:i])
     assert cli("generate", *DRAW, "--solver", "renoise", "--times", "0.6,0.3", "--nfe", 3).out.count("not needed") == 1
+    many = ",".join(f"{0.9 - i / 100:g}" for i in range(70))  # more than a name of a folder can hold
+    assert "renoise-71-ema/data" in cli("generate", *DRAW, "--solver", "renoise", "--times", many).out
 
 
 WRONG = {
@@ -117,10 +119,11 @@ WRONG = {
     "--times 0.6,nan": "--times: must lie in (-inf, inf), got nan",
     "--times x": "--times: 'x' is no number",
     "--times 1.0": "--times 1: must lie between t_end = 0.001 and T = 1",
-    "--times 0.6,0.001": "--times 0.6,0.001: must lie between t_end = 0.001 and T = 1",
+    "--times 0.6,0.001": "--times 0.001: must lie between t_end = 0.001 and T = 1",
     "--times 0.6 --t_end 0.7": "--times 0.6: must lie between t_end = 0.7 and T = 1",
     "--times 0.6 --steps 3": "--steps 3 contradicts --times 0.6, which takes 2 evaluations; leave it out",
     "--times 0.6,0.3 --nfe 2": "--nfe 2 contradicts --times 0.6,0.3, which takes 3 evaluations; leave it out",
+    "--times 0.6 --denoise_last True": "--denoise_last True asks renoise once more, whose last answer is a sample",
     "--times 0.6 --grid uniform": "--grid and --times exclude each other; leave one of them out",
 }
 
@@ -145,7 +148,7 @@ def test_renoising_a_run_that_was_not_tuned_is_noted(cli, run):
     )
     assert note in result.out
     assert "train.py --objective consistency --init_from tiny_digits_H0.9_K2" in result.out
-    with pytest.warns(UserWarning, match="samples are blurred"):
+    with pytest.warns(UserWarning, match=r"samples are blurred\..*train.py --objective consistency --init_from tiny_"):
         generate(load("tiny"), 1, solver="renoise", device="cpu", progress=False)
 
 
@@ -156,7 +159,7 @@ def test_another_solver_on_a_tuned_run_is_noted(cli, folder):
     assert "--solver renoise does with 2 evaluations" in result.out
 
 
-def test_guidance_over_folded_guidance_is_noted(folder):
+def test_guidance_of_samples_and_over_folded_guidance_is_noted(folder):
     opened = load("tuned")
     objective = opened.config.objective
     folded = Chosen(objective.name, objective.path, {**objective.arguments, "guidance_scale": 2.0})
@@ -164,9 +167,11 @@ def test_guidance_over_folded_guidance_is_noted(folder):
     plain = SampleConfig(solver="renoise")
     wanted = replace(plain, guidance="classifier_free", guidance_arguments={"scale": 1.5})
     assert not notes_on(guided, plain)
-    assert not notes_on(opened, wanted)
     (note,) = notes_on(guided, wanted)
     assert note.startswith("guidance of scale 2 is folded into this network already")
+    assert note.endswith("leave it out for that scale alone")
+    (note,) = notes_on(opened, wanted)
+    assert note.startswith(f"--guidance classifier_free steers means of many, and {NAME} answers with samples")
 
 
 # -- measured ----------------------------------------------------------------------------------------------------------
@@ -200,7 +205,15 @@ def test_without_its_data_no_times_can_be_chosen(cli, folder):
     assert "gone.npz" in result.err
     assert "--data_dir" in result.err
     assert len(result.err.splitlines()) == 1
-    opened = load("tuned")
-    images = opened.data.from_network(torch.rand(64, *opened.data.shape) * 2 - 1).movedim(1, -1)
-    np.savez("here.npz", x=(255 * images).byte().numpy(), y=np.arange(64) % 10)
+    for name, side in (("here.npz", 8), ("larger.npz", 12)):
+        np.savez(name, x=(255 * torch.rand(64, side, side, 1)).byte().numpy(), y=np.arange(64) % 10)
+    larger = cli("generate", *DRAW, "--grid", "measured", "--data_dir", "larger.npz")
+    assert larger.code == 2
+    assert "--data_dir leads to samples of shape (1, 12, 12), but those of" in larger.err
+    assert not folder.time_grid.exists()
+    idle = cli("generate", *DRAW, "--data_dir", "here.npz")
+    assert (idle.code, idle.err.partition("error: ")[2]) == (
+        2,
+        "--data_dir has no effect without --grid measured; leave it out\n",
+    )
     assert "measured, and kept" in cli("generate", *DRAW, "--grid", "measured", "--data_dir", "here.npz").out

@@ -21,8 +21,12 @@ WRONG = [
     ("--objective consistency --init_from a.pth", "--init_from a.pth: nothing says what these weights are; give a run"),
     ("--objective consistency --init_from old_cifar10_H0.9_K2", "nothing says what these weights are"),
     (
+        f"--objective consistency --init_from runs/{START}/checkpoints/last.ckpt",
+        "holds no plain state dict .names to tensors.; name the run, or a file of weights in its model folder$",
+    ),
+    (
         f"{' '.join(TUNE)} --model_channels 64",
-        "--init_from .*final.pth does not fit this network.*leave out the flags of another",
+        "--init_from .*final.pth does not fit this network.*leave out the flags of another one, and of other data",
     ),
     (f"{' '.join(TUNE)} --model_name uvit", "--init_from .*does not fit this network"),
     (f"{' '.join(TUNE)} --preset digits", "--preset digits and --objective consistency exclude each other: the run"),
@@ -40,7 +44,11 @@ WRONG = [
     (f"{' '.join(TUNE)} --guidance_scale -1", "--guidance_scale"),
     (f"{' '.join(TUNE)} --prediction eps", "--init_from tiny: its network predicts v; add --prediction v"),
     (f"{' '.join(TUNE)} --stages 0", "--stages: must be at least 1"),
+    (f"{' '.join(TUNE)} --stages 60", "--stages: must be at least 1 and at most 16, got 60"),
     (f"{' '.join(TUNE)} --level_std 0", "--level_std"),
+    (f"{' '.join(TUNE)} --level_mean 50", "--level_mean must be a level of a path, from log sigma = -8.43 to 4.77"),
+    (f"{' '.join(TUNE)} --level_mean -50", "--level_mean must be a level of a path, from log sigma = -8.43 to 4.77"),
+    (f"{' '.join(TUNE)} --distance_scale 1e25", r"--distance_scale: must lie in \[1e-06, 1000\], got 1e25"),
     (f"{' '.join(TUNE)} --marginals paper --hurst 0.1", "--objective consistency compares noise levels.*falls in time"),
     (f"{' '.join(TUNE)} --objective consistent", "--objective.*denoise.*consistency"),
 ]
@@ -75,6 +83,8 @@ FOREIGN = [
     ({"arguments": {"stages": "x"}}, "--stages of common.training.consistency:Consistency cannot be 'x'"),
     ({"arguments": {"level_std": -1.0}}, "--level_std must be above 0"),
     ({"arguments": {"guidance_scale": [2]}}, "--guidance_scale"),
+    ({"arguments": {"stages": 10**6}}, "--stages"),
+    ({"arguments": {"distance_scale": 1e-30}}, "--distance_scale"),
     ({"arguments": []}, "a class must be named by"),
 ]
 
@@ -85,6 +95,13 @@ def test_an_objective_of_a_foreign_config(cli, run, changes, pattern):
     own = {"name": "consistency", "class": "common.training.consistency:Consistency", "arguments": {}}
     edit(run, lambda config: config.update(objective={**own, **changes}))
     refused(cli("train", "--resume", "tiny"), "train", pattern)
+
+
+@pytest.mark.parametrize("scale", ["x", [2], True], ids=str)
+def test_a_foreign_scale_of_guidance_is_looked_at_before_samples_are_drawn(cli, run, scale):
+    own = {"name": "consistency", "class": "common.training.consistency:Consistency"}
+    edit(run, lambda config: config.update(objective={**own, "arguments": {"guidance_scale": scale}}))
+    refused(cli("generate", "--run_id", "tiny", "--n_samples", 1), "generate", "guidance_scale cannot be")
 
 
 def test_a_config_of_an_earlier_version_denoises(cli, run):
@@ -127,6 +144,11 @@ def test_what_a_tuning_notes(cli, run, tuned_run):
     assert notes(other.out)[0] == (
         "note      the process is not that of these weights: they are trained on under VP(beta_min=0.1, beta_max=20.0)"
         ", not FVP(hurst=0.9, num_aug=2, marginals=exact, normalize=True)"
+    )
+    larger = cli("train", *TUNE, *QUICK, "--image_size", 12, "--dry_run")
+    assert notes(larger.out)[0] == (
+        "note      samples are 1x12x12, those that these weights know 1x8x8, and a tuning is short for learning new "
+        "ones: train on them first"
     )
 
 

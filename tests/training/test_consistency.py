@@ -61,6 +61,11 @@ def tuning(dynamics: LinearDynamics, **arguments: object) -> Consistency:
     return Consistency(dynamics, Recipe(train_steps=60, label_dropout=0.1), **arguments)
 
 
+def test_the_account_tells_of_folded_guidance():
+    assert tuning(VP(), guidance_scale=1.5).account.endswith("in 4 stages, guidance of scale 1.5 folded in")
+    assert "guidance" not in tuning(VP()).account
+
+
 # -- which levels are compared -----------------------------------------------------------------------------------------
 
 
