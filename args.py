@@ -179,9 +179,8 @@ def train_groups(processes: Sequence[Member], networks: Sequence[Member], object
 
 def train_flag_names() -> dict[str, str]:
     """Names of arguments to flags of train.py."""
-    return flag_names(
-        train_groups(*everything()), (MetaLearned, *BACKBONES.values(), *DYNAMICS.values(), *OBJECTIVES.values())
-    )
+    kinds = (MetaLearned, *BACKBONES.values(), *DYNAMICS.values(), *OBJECTIVES.values())
+    return flag_names(train_groups(*everything()), kinds)
 
 
 def base_values(seen: Mapping[str, str]) -> Values:
@@ -217,13 +216,8 @@ def parse_train(argv: Sequence[str] | None) -> TrainOrder | None:
         raise Refusal(f"and --logger {values['logger']} exclude each other; use --logger wandb", "wb_key")
     config = resolve(base, values, process, network, objective) if command.starts else None
     check_objective(config, objective.kind, values, command.preset)
-    return TrainOrder(
-        command=command,
-        config=config,
-        given=values,
-        of_preset=base if command.preset else {},
-        words=tuple(words),
-    )
+    of_preset = base if command.preset else {}
+    return TrainOrder(command=command, config=config, given=values, of_preset=of_preset, words=tuple(words))
 
 
 # -- generate.py -------------------------------------------------------------------------------------------------------
@@ -238,11 +232,7 @@ def generate_groups(members: Iterable[Member] = (), *, processes: Mapping[str, t
     return without_repeats(
         {
             "which run": (*section_flags(Opening), PLUGIN),
-            DRAWING: (
-                *section_flags(SampleConfig),
-                *section_flags(Compared),
-                *(f for member in members for f in member.flags),
-            ),
+            DRAWING: (*section_flags(SampleConfig), *section_flags(Compared), *(f for m in members for f in m.flags)),
             "published command lines": (*CLAIMS, NOT_LOGGED),
             "run folders of the published code, which have no config.json": describing_flags(),
             PROCESS: process_flags(processes),
