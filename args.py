@@ -179,7 +179,7 @@ def train_groups(processes: Sequence[Member], networks: Sequence[Member], object
 
 def train_flag_names() -> dict[str, str]:
     """Names of arguments to flags of train.py."""
-    kinds = (MetaLearned, *BACKBONES.values(), *DYNAMICS.values(), *OBJECTIVES.values())
+    kinds: tuple[type, ...] = (MetaLearned, *BACKBONES.values(), *DYNAMICS.values(), *OBJECTIVES.values())
     return flag_names(train_groups(*everything()), kinds)
 
 
