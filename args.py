@@ -216,13 +216,8 @@ def parse_train(argv: Sequence[str] | None) -> TrainOrder | None:
         raise Refusal(f"and --logger {values['logger']} exclude each other; use --logger wandb", "wb_key")
     config = resolve(base, values, process, network, objective) if command.starts else None
     check_objective(config, objective.kind, values, command.preset)
-    return TrainOrder(
-        command=command,
-        config=config,
-        given=values,
-        of_preset=base if command.preset else {},
-        words=tuple(words),
-    )
+    of_preset = base if command.preset else {}
+    return TrainOrder(command=command, config=config, given=values, of_preset=of_preset, words=tuple(words))
 
 
 # -- generate.py -------------------------------------------------------------------------------------------------------
