@@ -160,6 +160,7 @@ def test_what_a_tuning_keeps(tiny_run, tuned_run):
     assert not load("tiny", output_dir=tiny_run.parent).is_consistent
 
 
+@pytest.mark.slow
 def test_what_a_tuning_notes(cli, run, tuned_run):
     """Another process is said by name, another goal too."""
     more = ("--label_dropout", 0.1, "--dry_run")
@@ -225,6 +226,7 @@ def test_it_goes_on_without_its_start(cli, run, tuned_run, again):
         assert line.endswith("leave it out")
 
 
+@pytest.mark.slow
 def test_trying_tells_of_the_solver_that_draws(cli, run):
     """--dry_run tries real steps, and samples as those of a tuned run are drawn."""
     tried = cli("train", *TUNE, "--batch_size", 64, "--dry_run")
