@@ -108,7 +108,7 @@ def test_a_guided_run_that_is_tuned_again(run):
 FOREIGN = [
     ({"class": "common.dynamics.classic:VP"}, "config.json names 'common.dynamics.classic:VP', which is no Objective"),
     ({"class": "os:system"}, "config.json names 'os:system', which is not ours"),
-    ({"class": "common.training.objective:Objective"}, "common.training.objective:Objective is abstract"),
+    ({"class": "common.training.objective:Objective"}, "'common.training.objective:Objective', which is not ours"),
     ({"arguments": {"nothing": 1}}, "has no argument nothing"),
     ({"arguments": {"stages": "x"}}, "--stages of common.training.consistency:Consistency cannot be 'x'"),
     ({"arguments": {"level_std": -1.0}}, "--level_std must be above 0"),
