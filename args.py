@@ -12,7 +12,7 @@ from torch import nn
 
 from common.backbones import INR, UNet, UNet1D, UViT
 from common.config.build import kind_of_data
-from common.config.flags import INTEGER, REAL, Flag, at_least, flags_of, keyword_values
+from common.config.flags import Flag, at_least, flags_of, keyword_values
 from common.config.parser import (
     Groups,
     flag_names,
@@ -30,27 +30,26 @@ from common.config.schema import DataConfig, Hardware, Keeping, ModelConfig, Rec
 from common.data import SOURCES
 from common.denoiser import PREDICTIONS
 from common.dynamics import CLD, EDM, VE, VP, Flow, LinearDynamics, SubVP
-from common.generation.config import GenerateOrder, Opening, SampleConfig, all_members, sample_config
-from common.generation.judged import EvaluateOrder
+from common.generation.config import Compared, GenerateOrder, Opening, SampleConfig, all_members, sample_config
+from common.generation.judged import EvaluateOrder, draws_now
 from common.generation.matching import Matching
-from common.generation.parsing import PROCESS, parse_drawing, process_flags
+from common.generation.parsing import GENERATE_HELP, NOT_LOGGED, PROCESS, claim_flags, parse_drawing, process_flags
 from common.meta import MetaLearned
 from common.metrics import METRICS
 from common.metrics.config import CompareConfig, EvaluateConfig, chosen_metrics, metric_member
 from common.refusal import Refusal
 from common.runs.pretrained import PRETRAINED
 from common.training.loggers import LOGGERS
+from common.training.objectives import OBJECTIVES, Denoising
 from common.training.optimizers import OPTIMIZERS, SCHEDULERS
-from common.training.resume import AUTO, Command, TrainOrder
+from common.training.resume import Command, TrainOrder
+from common.training.starting import AUTO, check_objective, values_for
 from common.training.times import TIME_SAMPLINGS
 from common.training.weights import LOSS_WEIGHTS, REDUCTIONS
 from fdp import presets as fdp
 from fdp.dynamics import HeatSubVP
+from gfdm import presets as gfdm
 from gfdm.dynamics import FVE, FVP
-from gfdm.presets import ABOUT as GFDM_ABOUT
-from gfdm.presets import FOR_DATA
-from gfdm.presets import FOR_KIND as GFDM_FOR_KIND
-from gfdm.presets import PRESETS as GFDM_PRESETS
 from gfdm.released import RELEASED_FLAGS, describing_flags, released_config
 
 Values = dict[str, Any]
@@ -60,26 +59,26 @@ DYNAMICS: dict[str, type[LinearDynamics]] = {
     "fvp": FVP, "fve": FVE, "vp": VP, "ve": VE, "subvp": SubVP, "cld": CLD, "edm": EDM, "flow": Flow, "heat": HeatSubVP
 }  # fmt: skip
 BACKBONES: dict[str, type[nn.Module]] = {"unet": UNet, "unet1d": UNet1D, "uvit": UViT, "inr": INR}
-PRESETS: dict[str, dict[str, object]] = {**GFDM_PRESETS, **fdp.PRESETS}
-ABOUT: dict[str, About] = {**GFDM_ABOUT, **fdp.ABOUT}
+PRESETS: dict[str, dict[str, object]] = {**gfdm.PRESETS, **fdp.PRESETS}
+ABOUT: dict[str, About] = {**gfdm.ABOUT, **fdp.ABOUT}
 
-trust(DYNAMICS, BACKBONES)  # config.json may name these classes, a plugin's among them
+trust(DYNAMICS, BACKBONES, OBJECTIVES)  # config.json may name these classes, a plugin's among them
 
 # the preset of a process, data set and network; else FOR_DATA decides by the data set, else FOR_KIND by what it holds
 FOR_CHOICE: dict[tuple[str, str, str], str] = {("heat", *choice): preset for choice, preset in fdp.FOR_DATA.items()}
-FOR_KIND: dict[str | None, str] = {**GFDM_FOR_KIND, **fdp.FOR_KIND}
+FOR_KIND: dict[str | None, str] = {**gfdm.FOR_KIND, **fdp.FOR_KIND}
 
 CHOICES: dict[str, Collection[str]] = {
     "preset": PRESETS, "show_preset": PRESETS, "dynamics": DYNAMICS, "model_name": BACKBONES, "data_name": SOURCES,
     "prediction": ("auto", *PREDICTIONS), "prior": ("zero", "data"), "optimizer": OPTIMIZERS, "lr_schedule": SCHEDULERS,
     "time_sampling": TIME_SAMPLINGS, "loss_weight": LOSS_WEIGHTS, "loss_reduction": REDUCTIONS, "logger": LOGGERS,
-    "pretrained": PRETRAINED,
+    "pretrained": PRETRAINED, "objective": OBJECTIVES,
 }  # fmt: skip
 
 
 # -- flags that decide which others there are --------------------------------------------------------------------------
 
-OF_DYNAMICS, OF_NETWORK = ("dynamics", "dynamics_args"), ("model_name", "model_args")
+OF_DYNAMICS, OF_NETWORK, OF_OBJECTIVE = ("dynamics", "dynamics_args"), ("model_name", "model_args"), ("objective",)
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,7 @@ class Choice:
     Attributes:
         dynamics: forward process
         model_name: network
+        objective: what the network learns: denoise, or consistency, which tunes a run (--init_from) to answer at once
         dynamics_args: further arguments of the dynamics, by name, e.g. mass=0.5 (default: none)
         model_args: further arguments of the network, by name, e.g. num_heads=4 (default: none)
         inner_steps: gradient steps of the network on every sample before it answers (default: 3 for inr, else 0)
@@ -97,10 +97,14 @@ class Choice:
         axes: order of axes of arrays
         preset: values for the other flags
         resume: a run to go on with
+        init_from: a run to start from
+        wb_id: id of the run
+        output_dir: folder that holds the runs
     """
 
     dynamics: str = "fvp"
     model_name: str = "unet"
+    objective: str = "denoise"
     dynamics_args: Annotated[str | None, keyword_values] = None
     model_args: Annotated[str | None, keyword_values] = None
     inner_steps: Annotated[int | None, at_least(0)] = None
@@ -109,26 +113,32 @@ class Choice:
     axes: Annotated[str | None, order_of_axes] = None
     preset: str | None = None
     resume: str | None = None
+    init_from: str | None = None
+    wb_id: str | None = None
+    output_dir: str = str(Keeping.output_dir)
 
     @property
-    def members(self) -> tuple[Member, Member]:
-        """The process and the network; a name that is not known is left for the parser to refuse."""
+    def members(self) -> tuple[Member, Member, Member]:
+        """Process, network and objective; a name that is not known is left for the parser to refuse."""
         process, network = DYNAMICS.get(self.dynamics, FVP), BACKBONES.get(self.model_name, UNet)
-        return Member(self.dynamics, process, *OF_DYNAMICS), Member(self.model_name, network, *OF_NETWORK)
+        objective = Member(self.objective, OBJECTIVES.get(self.objective, Denoising), *OF_OBJECTIVE)
+        return Member(self.dynamics, process, *OF_DYNAMICS), Member(self.model_name, network, *OF_NETWORK), objective
 
     @property
     def suited(self) -> Values:
-        """Values of the preset, else those that suit the data set."""
+        """Values of the preset, else of the run that is tuned, else those that suit the data set."""
         if self.preset is not None:
             return dict(PRESETS.get(self.preset, {}))
-        chosen = FOR_CHOICE.get((self.dynamics, self.data_name, self.model_name)) or FOR_DATA.get(self.data_name)
+        if tuned := values_for(self.members[-1].kind, self):
+            return {**tuned, "objective": self.objective}
+        chosen = FOR_CHOICE.get((self.dynamics, self.data_name, self.model_name)) or gfdm.FOR_DATA.get(self.data_name)
         name = chosen or FOR_KIND.get(kind_of_data(self.data_name, self.data_dir, self.axes))
         return {**PRESETS[name], "data_name": self.data_name} if name else {}
 
 
-def section_flags(kind: type) -> tuple[Flag, ...]:
-    """Flags of a dataclass of the schema, with what there is to choose from."""
-    return flags_of(kind, choices=CHOICES)
+def section_flags(*kinds: type) -> tuple[Flag, ...]:
+    """Flags of dataclasses of the schema, with what there is to choose from."""
+    return tuple(flag for kind in kinds for flag in flags_of(kind, choices=CHOICES))
 
 
 def choice_flags(*names: str) -> tuple[Flag, ...]:
@@ -136,10 +146,10 @@ def choice_flags(*names: str) -> tuple[Flag, ...]:
     return tuple(flag for flag in section_flags(Choice) if flag.name in names)
 
 
-def everything() -> tuple[list[Member], list[Member]]:
-    """All processes and all networks."""
-    of_networks = [Member(*one, *OF_NETWORK) for one in BACKBONES.items()]
-    return [Member(*one, *OF_DYNAMICS) for one in DYNAMICS.items()], of_networks
+def everything() -> list[list[Member]]:
+    """All processes, all networks and all objectives."""
+    of_choices = (DYNAMICS, OF_DYNAMICS), (BACKBONES, OF_NETWORK), (OBJECTIVES, OF_OBJECTIVE)
+    return [[Member(*one, *flags) for one in register.items()] for register, flags in of_choices]
 
 
 # -- train.py ----------------------------------------------------------------------------------------------------------
@@ -147,10 +157,10 @@ def everything() -> tuple[list[Member], list[Member]]:
 TRAIN_HELP = """Train a diffusion model. Without --preset and --data_name: preset digits. Sets of the papers get their
 published values, 1-D functions those of functions-small, recordings those of fdp-audio-small, others those of CIFAR-10
 (59 M parameters, 1 M steps), unless a preset or flags say otherwise. Below are the flags of the chosen dynamics and
-network, with defaults that a preset or the data replaces (--list_presets); --help all shows all flags."""
+network, with defaults that a preset, the data or a tuned run replaces (--list_presets); --help all shows all flags."""
 
 
-def train_groups(processes: Sequence[Member], networks: Sequence[Member]) -> Groups:
+def train_groups(processes: Sequence[Member], networks: Sequence[Member], objectives: Sequence[Member]) -> Groups:
     """Flags of train.py, in the order in which a user meets them."""
     return without_repeats(
         {
@@ -160,7 +170,7 @@ def train_groups(processes: Sequence[Member], networks: Sequence[Member]) -> Gro
             "network": (*choice_flags(*OF_NETWORK), *(flag for member in networks for flag in member.flags)),
             "adaptation of the network to every sample": (*choice_flags("inner_steps"), *ADAPTATION_FLAGS),
             "prediction and prior": section_flags(ModelConfig),
-            "training": section_flags(Recipe),
+            "training": (*choice_flags("objective"), *section_flags(Recipe), *(f for o in objectives for f in o.flags)),
             "run folder and logging": section_flags(Keeping),
             "hardware": section_flags(Hardware),
         }
@@ -169,7 +179,8 @@ def train_groups(processes: Sequence[Member], networks: Sequence[Member]) -> Gro
 
 def train_flag_names() -> dict[str, str]:
     """Names of arguments to flags of train.py."""
-    return flag_names(train_groups(*everything()), (MetaLearned, *BACKBONES.values(), *DYNAMICS.values()))
+    kinds = (member.kind for members in everything() for member in members)
+    return flag_names(train_groups(*everything()), (MetaLearned, *kinds))
 
 
 def base_values(seen: Mapping[str, str]) -> Values:
@@ -191,40 +202,29 @@ def parse_train(argv: Sequence[str] | None) -> TrainOrder | None:
     seen = peek(words, section_flags(Choice))
     base = base_values(seen)
     choice = section(Choice, {**base, **seen})
-    process, network = choice.members
+    process, network, objective = choice.members
     unknown = wants_all_help(words) or choice.resume not in (None, "", AUTO)  # a run knows its own classes
-    groups = train_groups(*everything() if unknown else ([process], [network]))
+    groups = train_groups(*everything() if unknown else ([process], [network], [objective]))
     parser = make_parser("train.py", "[--preset NAME] [flags]", TRAIN_HELP, groups)
-    values = parse(parser, words, ((process, DYNAMICS), (network, BACKBONES)))
+    values = parse(parser, words, ((process, DYNAMICS), (network, BACKBONES), (objective, OBJECTIVES)))
     command: Command = section(Command, values)
     values = {name: value for name, value in values.items() if name not in vars(command)}
     if command.list_presets or command.show_preset:
-        print(preset_table(PRESETS, ABOUT) if command.list_presets else preset_line(PRESETS[str(command.show_preset)]))
+        print(preset_line(PRESETS[command.show_preset]) if command.show_preset else preset_table(PRESETS, ABOUT))
         return None
     if command.wb_key is not None and values.setdefault("logger", "wandb") != "wandb":
         raise Refusal(f"and --logger {values['logger']} exclude each other; use --logger wandb", "wb_key")
-    return TrainOrder(
-        command=command,
-        config=resolve(base, values, process, network) if command.starts else None,
-        given=values,
-        of_preset=base if command.preset else {},
-        words=tuple(words),
-    )
+    config = resolve(base, values, process, network, objective) if command.starts else None
+    check_objective(config, objective.kind, values, command.preset)
+    of_preset = base if command.preset else {}
+    return TrainOrder(command=command, config=config, given=values, of_preset=of_preset, words=tuple(words))
 
 
 # -- generate.py -------------------------------------------------------------------------------------------------------
 
-GENERATE_HELP = """Draw samples from a trained run. Flags of solvers and wrappers are shown for those that are named;
---help all shows every flag."""
 DRAWING = "what to draw, and how"
 PLUGIN = next(flag for flag in flags_of(Command) if flag.name == "plugin")
-CLAIMED = "accepted as published; checked against the run"
-OR_OTHER = f"{CLAIMED}; with --match_noise, of the process to sample under"
-CLAIMS = (
-    Flag("data_name", str, None, CLAIMED), Flag("dynamics", str, None, OR_OTHER, DYNAMICS),
-    Flag("hurst", REAL, None, OR_OTHER), Flag("num_aug", INTEGER, None, OR_OTHER),
-)  # fmt: skip
-NOT_LOGGED = Flag("wb_key", str, None, "accepted as published; nothing is logged here")
+CLAIMS = claim_flags(DYNAMICS)
 
 
 def generate_groups(members: Iterable[Member] = (), *, processes: Mapping[str, type] | None = None) -> Groups:
@@ -232,7 +232,7 @@ def generate_groups(members: Iterable[Member] = (), *, processes: Mapping[str, t
     return without_repeats(
         {
             "which run": (*section_flags(Opening), PLUGIN),
-            DRAWING: (*section_flags(SampleConfig), *(f for member in members for f in member.flags)),
+            DRAWING: (*section_flags(SampleConfig, Compared), *(f for member in members for f in member.flags)),
             "published command lines": (*CLAIMS, NOT_LOGGED),
             "run folders of the published code, which have no config.json": describing_flags(),
             PROCESS: process_flags(processes),
@@ -263,6 +263,7 @@ def generate_order(values: Values, sample: SampleConfig) -> GenerateOrder:
     named = {name for name in values if not (matching and name in matching.flags)}
     return GenerateOrder(
         opening=section(Opening, values),
+        compared=section(Compared, values),
         sample=sample,
         claims={flag.name: values[flag.name] for flag in CLAIMS if flag.name in named},
         describe=partial(released_config, given=values),
@@ -303,11 +304,7 @@ def parse_evaluate(argv: Sequence[str] | None) -> EvaluateOrder | CompareConfig:
     config: EvaluateConfig = section(EvaluateConfig, values)
     if config.paper and config.samples is None:
         values.setdefault("n_samples", config.paper.n_samples)
-    given = sorted(TAKEN & values.keys() - {"n_samples", "device"})
-    if given and (config.samples is not None or config.run_id is None):
-        raise Refusal("has no effect on samples that lie there; leave it or --samples out", given[0])
-    sample = sample_config(values, *members)
-    draws = config.samples is None and config.run_id is not None and bool(TAKEN & values.keys() - {"device"})
+    sample, draws = sample_config(values, *members), draws_now(config, TAKEN & values.keys())
     return EvaluateOrder(
         config=config,
         metrics=chosen_metrics(config, values, TAKEN),

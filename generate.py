@@ -21,8 +21,10 @@ from common.generation.pictures import Trajectory, complaint, show
 from common.generation.sets import Claim, claimed, findings
 from common.media.layout import Labelled
 from common.progress import bar
+from common.refusal import Refusal
 from common.runs import Run, SampleFolder
 from common.runs.real import read_real
+from common.samplers.grids import MEASURED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(order: GenerateOrder) -> int:
     """Draw what a command line asks for; returns the exit code: 1 if no sample is finite."""
+    if order.compared.data_dir and order.sample.grid != MEASURED:
+        raise Refusal(f"has no effect without --grid {MEASURED}; leave it out", "data_dir")
     opened, job = open_job(order)
     real = read_real(opened.folder.real, job.spec)
     with claimed(opened, job) as claim:
@@ -74,7 +78,11 @@ def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
         except KeyboardInterrupt:
             raise KeyboardInterrupt(interrupted(folder, job)) from None
     told = " to ".join(map(str, sorted({min(calls), max(calls)}))) if calls else ""  # adaptive: each block its own
-    print(f"network   {told} evaluations per sample" if told else "network   not needed: all samples were there")
+    print(
+        f"network   {told} evaluation{'' if told == '1' else 's'} per sample"
+        if told
+        else "network   not needed: all samples were there"
+    )
     if trajectory:
         print("\n".join(trajectory.save(SampleFolder(folder))))
     broken, text = complaint(folder, job.seeds)

@@ -50,7 +50,7 @@ class Judged(NamedTuple):
         value, low, high = (self.figures.get(name + end) for end in ("", "_low", "_high"))
         if value is None:
             return "-"
-        return f"{value:.4f}" if low is None or high is None else f"{value:.4f} ({low:.4f} to {high:.4f})"
+        return f"{value:.4g}" if low is None or high is None else f"{value:.4g} ({low:.4g} to {high:.4g})"
 
 
 def judged(folder: Path) -> list[Judged]:

@@ -40,7 +40,7 @@ class StepRandomness:
     def __init__(
         self, seed: int, micro_step: int, batch: int, rank: int, world_size: int, device: torch.device | str
     ) -> None:
-        self._key = (seed, micro_step)
+        self._key, self._rank = (seed, micro_step), rank
         self._total, self._mine = batch * world_size, slice(rank * batch, (rank + 1) * batch)
         self._device = device
 
@@ -56,3 +56,11 @@ class StepRandomness:
         """White noise (B, *shape), float32."""
         draw = torch.randn(self._total, *shape, generator=self._generator(stream), device=self._device)
         return draw[self._mine]
+
+    def restart_dropout(self) -> None:
+        """Seed torch's global generator, which dropout draws from, for this micro-step and process.
+
+        Called before every evaluation of a network, so that each sees the same masks, and a resumed one those of an
+        uninterrupted one.
+        """
+        torch.manual_seed(mix(*self._key, DROPOUT, self._rank))

@@ -16,9 +16,10 @@ from common.config.parser import Groups, flag_names, make_parser, parse, read_wo
 from common.config.resolve import section
 from common.generation.config import GenerateOrder, SampleConfig
 from common.generation.opening import open_run
-from common.runs import ExportConfig, copy_to_sample, export_safetensors
+from common.runs import ExportConfig, copy_to_sample
+from common.runs.export import FORMATS
 
-HELP = "Write the weights of a run as .safetensors, or a copy of the run to sample from."
+HELP = "Write the weights of a run as .safetensors, a tuned run as a program of one call, or a copy to sample from."
 
 
 def groups() -> Groups:
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"note      {remark}")
         print(f"weights   {run.account}")
         if config.copy_to is None:
-            print(f"exported  {export_safetensors(run, half=config.half)}")
+            print(f"exported  {FORMATS[config.format](run, half=config.half)}")
         else:
             print(f"run       {copy_to_sample(run, config.copy_to, half=config.half).path}")
         return 0

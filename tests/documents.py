@@ -8,12 +8,15 @@ import evaluate
 import generate
 import train
 from common.runs.__main__ import main as list_runs
+from scripts import export
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ("train.py", "generate.py", "evaluate.py")
 MAINS = {
-    **dict(zip(PROGRAMS, (train.main, generate.main, evaluate.main), strict=True)), "-m common.runs": list_runs,
-}  # fmt: skip
+    **dict(zip(PROGRAMS, (train.main, generate.main, evaluate.main), strict=True)),
+    "scripts/export.py": export.main,
+    "-m common.runs": list_runs,
+}
 
 
 def blocks(text: str, language: str) -> list[str]:

@@ -18,6 +18,7 @@ from common.dynamics import VP
 from common.guidance import GUIDANCE
 from common.metrics import METRICS
 from common.samplers import SOLVERS, sample
+from common.training.objectives import OBJECTIVES
 from common.training.weights import LOSS_WEIGHTS
 from tests.documents import ROOT, blocks, commands, run
 from tests.oracles import GaussianDenoiser, slope
@@ -25,11 +26,11 @@ from tests.oracles import GaussianDenoiser, slope
 TEXT = (ROOT / "docs" / "extending.md").read_text()
 FILES = dict(re.findall(r"Save as\s+`(\w+\.py)`:\n\n```python\n(.*?)```", TEXT, flags=re.DOTALL))
 SMALL = ("--model_channels", "16", "--channel_mult", "1,1")
-REGISTERS = (args.DYNAMICS, args.BACKBONES, args.PRESETS, SOURCES, SOLVERS, GUIDANCE, METRICS, LOSS_WEIGHTS)
+REGISTERS = (args.DYNAMICS, args.BACKBONES, args.PRESETS, SOURCES, SOLVERS, GUIDANCE, METRICS, LOSS_WEIGHTS, OBJECTIVES)
 # an extension is at most as long as what was there before it was easy; what was impossible, at most 30 lines
 LENGTHS = {
     "ou.py": 32, "ralston.py": 38, "sharpness.py": 30, "waves.py": 25, "conv1d.py": 37, "inpaint.py": 30,
-    "truncated.py": 16,
+    "truncated.py": 16, "robust.py": 30,
 }  # fmt: skip
 
 
@@ -75,6 +76,8 @@ def test_commands_run_in_order(plugins):
     known = Digits().load(DataOptions(Path())).train.images[3, 0, :, :4] / 255
     drawn = np.load(generated / "ab3-3-ema" / "data" / "data_000000.npy")
     assert np.abs(drawn[:, :, :4, 0] - known.numpy()).mean() < 0.05  # the known half is that of image 3
+    config = json.loads((plugins / "runs" / "robust_digits_H0.9_K2_robust" / "config.json").read_text())
+    assert config["objective"] == {"name": "robust", "class": "robust:Robust", "arguments": {"softness": 0.5}}
     assert drawn[:, :, 4:].std(0).mean() > 2 * drawn[:, :, :4].std(0).mean()
 
 

@@ -23,6 +23,7 @@ from common.metrics import DEFAULTS, METRICS
 from common.metrics.agreement import PixelClassifier
 from common.metrics.features import FEATURES
 from common.metrics.protocols import PROTOCOLS
+from common.samplers import renoise_times
 from tests.documents import ROOT, blocks, commands, run
 from tests.training import tiny
 
@@ -34,6 +35,7 @@ LENGTHS = {
     "python.md": 120,
     "sounds.md": 60,
     "cluster.md": 90,
+    "tuning.md": 70,
 }
 GUIDES = {name: (ROOT / "docs" / name).read_text() for name in LENGTHS}
 UNET = shlex.split("--model_channels 16 --channel_mult 1,1 --attn_resolutions 2 --num_res_blocks 1 --batch_size 8")
@@ -177,6 +179,27 @@ def test_sounds(folder):
         more = {"train.py": [*small, *SHORT], "generate.py": ["--n_samples", "2", "--steps", "2"]}
         run(command, *more[command[0]])
     assert len(list(folder.glob("runs/bells_sounds_heat_uvit/generated_data/*/*/audio/*.wav"))) == 2
+
+
+def test_tuning(folder, capsys, monkeypatch):
+    """Its lines tune, draw in as many evaluations as they say, judge and export."""
+    monkeypatch.setattr(renoise_times, "FOLLOWED", 16)
+    steps = [*SHORT, "--batch_size", "8"]
+    small = {
+        "train.py": steps,
+        "generate.py": ["--n_samples", "2"],
+        "evaluate.py": ["--n_samples", "20", "--metrics", "nearest"],
+        "scripts/export.py": [],
+    }
+    for command in commands(GUIDES["tuning.md"]):
+        run(command, *small[command[0]], *(UNET if "--preset" in command else []))
+    (place,) = folder.glob("runs/fast_*")
+    assert place.name.endswith(GUIDES["tuning.md"].split("whose name ends in `")[1].split("`")[0])
+    told = re.findall(r"^python generate\.py .*?(?:--nfe (\d)|(\d) evaluations)", GUIDES["tuning.md"], re.MULTILINE)
+    drawn = re.findall(r"network   (\d) evaluations? per sample", capsys.readouterr().out)
+    assert drawn[: len(told)] == [asked or said for asked, said in told]
+    assert len(told) == 4
+    assert list(place.glob(GUIDES["tuning.md"].split("writes `")[1].split("`")[0]))
 
 
 # -- cluster.md --------------------------------------------------------------------------------------------------------

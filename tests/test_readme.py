@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from common.samplers import GRIDS, SOLVERS
 from tests.cli.test_published import GENERATE, TRAIN
 from tests.documents import PROGRAMS, ROOT, blocks, commands, run
 
@@ -40,6 +41,10 @@ def test_commands_run_in_order(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.glob("runs/first_digits_H0.9_K2/generated_data/model-final/*/grid.png"))
     for block in blocks(text, "python"):
         exec(compile(block, name, "exec"), {})
+
+
+def test_what_there_is_is_counted() -> None:
+    assert f"[{len(SOLVERS)} solvers, {len(GRIDS)} grids]" in README
 
 
 def test_published_lines_are_those_that_are_tested() -> None:

@@ -133,7 +133,7 @@ class INR(nn.Module):
         place = place.flatten(1)  # (axes, points)
         time = (2 * t - 1).to(x.dtype).reshape(-1, 1, 1).expand(-1, 1, place.shape[-1])
         values = [x.flatten(2)] if self.y_input else []
-        return torch.cat([place.expand(len(x), -1, -1), *values, time, torch.ones_like(time)], dim=1)
+        return torch.cat([place.expand(x.shape[0], -1, -1), *values, time, torch.ones_like(time)], dim=1)
 
     def _shifts(self, labels: Tensor | None) -> Sequence[Tensor] | None:
         """What the label adds before each activation, depth times (B, width)."""
@@ -164,7 +164,7 @@ class Affine(nn.Linear):
 
     def forward(self, h: Tensor, shift: Tensor | None = None) -> Tensor:
         """Map h (B, in_features + 1, points) to (B, out_features, points); shift (B, out_features) adds to the bias."""
-        weight, bias = self.weight.expand(len(h), -1, -1), self.bias.expand(len(h), -1)
+        weight, bias = self.weight.expand(h.shape[0], -1, -1), self.bias.expand(h.shape[0], -1)
         bias = bias if shift is None else bias + shift
         return torch.bmm(torch.cat([weight, bias.unsqueeze(-1)], dim=-1), h)
 

@@ -138,7 +138,7 @@ class UNet1D(nn.Module):
         """Features (B, 1 + 2 WAVES, L) of places: u, then cos and sin of pi u 2^j; u is 1 at the last given point."""
         u = torch.arange(x.shape[-1], device=x.device, dtype=x.dtype) / max(length - 1, 1)
         angle = math.pi * u * 2 ** torch.arange(WAVES, device=x.device, dtype=x.dtype).unsqueeze(1)
-        return torch.cat([u.unsqueeze(0), angle.cos(), angle.sin()]).expand(len(x), -1, -1)
+        return torch.cat([u.unsqueeze(0), angle.cos(), angle.sin()]).expand(x.shape[0], -1, -1)
 
 
 class Blocks(nn.ModuleList):

@@ -336,8 +336,9 @@ def parse(parser: OneLineParser, words: Sequence[str], choices: Iterable[tuple[M
     for name, (member, register) in itertools.product(names, choices):
         owners = [key for key, kind in register.items() if name in {f.name for f in replace(member, kind=kind).flags}]
         if owners:
-            why = f"on --{member.flag} {member.name}" if member.name else f"without --{member.flag} {owners[0]}"
-            raise Refusal(f"has no effect {why}; leave it out", name)
+            if member.name:
+                raise Refusal(f"has no effect on --{member.flag} {member.name}; leave it out", name)
+            raise Refusal(f"has no effect without --{member.flag} {owners[0]}; add that, or leave it out", name)
     if rest:
         near = meant(f"--{names[0]}", parser.flags, LIKE_FLAG) if names else ""
         parser.error(f"unrecognized arguments: {' '.join(rest)}{near}")

@@ -18,7 +18,8 @@ from common.config.schema import Chosen
 from common.refusal import Refusal
 
 # where classes are that a run may be made of; others must be in a register, or in a module that --plugin named
-OWN_PACKAGES = ("common.dynamics", "common.backbones", "common.meta", "gfdm", "fdp")
+OBJECTIVES = ("common.training.denoising", "common.training.consistency")
+OWN_PACKAGES = ("common.dynamics", "common.backbones", "common.meta", *OBJECTIVES, "gfdm", "fdp")
 _registers: list[Mapping[str, type]] = []
 _plugins: set[str] = set()
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

@@ -14,7 +14,17 @@ from torch import nn
 from common.config.flags import Flag, flag_name, flags_of, project_name
 from common.config.length import averages, intervals
 from common.config.plugins import class_path
-from common.config.schema import PROJECT, PROJECT_VARIABLE, SAMPLE_FLAGS, SECTIONS, Chosen, Keeping, Recipe, RunConfig
+from common.config.schema import (
+    DENOISE,
+    PROJECT,
+    PROJECT_VARIABLE,
+    SAMPLE_FLAGS,
+    SECTIONS,
+    Chosen,
+    Keeping,
+    Recipe,
+    RunConfig,
+)
 from common.config.stored import ADAPTATION
 from common.data import BUILT_IN
 from common.data.spec import DataSpec
@@ -142,7 +152,13 @@ def section(kind: type, values: Mapping[str, Any]) -> Any:
     return kind(**{flag.argument: values[flag.name] for flag in flags_of(kind) if flag.name in values})
 
 
-def resolve(base: Mapping[str, Any], given: Mapping[str, Any], dynamics: Member, network: Member) -> RunConfig:
+def resolve(
+    base: Mapping[str, Any],
+    given: Mapping[str, Any],
+    dynamics: Member,
+    network: Member,
+    objective: Member | None = None,
+) -> RunConfig:
     """The configuration of a run.
 
     Args:
@@ -150,6 +166,7 @@ def resolve(base: Mapping[str, Any], given: Mapping[str, Any], dynamics: Member,
         given: flags of the command line, which win.
         dynamics: the chosen process.
         network: the chosen backbone.
+        objective: what the network is trained towards; None denoises.
 
     Raises:
         Refusal: for flags that contradict each other or have no effect.
@@ -175,12 +192,14 @@ def resolve(base: Mapping[str, Any], given: Mapping[str, Any], dynamics: Member,
     recipe = averages(recipe, whole.train_steps, given)
     sections["recipe"] = recipe
     sections["keeping"] = in_project(intervals(sections["keeping"], recipe.train_steps, given))
-    chosen = dynamics.choose(values)
+    chosen, goal = dynamics.choose(values), objective.choose(values) if objective else DENOISE
+    label = process.run_label.format_map({**chosen.arguments, "dynamics": dynamics.name, "model": network.name})
     config = RunConfig(
         dynamics=chosen,
         network=network.choose(values),
         adaptation=choose_adaptation(values, network),
-        label=process.run_label.format_map({**chosen.arguments, "dynamics": dynamics.name, "model": network.name}),
+        label=label if goal == DENOISE else f"{label}_{goal.name}",
+        objective=goal,
         **sections,
     )
     check(config, given, network)

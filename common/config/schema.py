@@ -79,6 +79,9 @@ class Chosen:
     arguments: dict[str, Any]
 
 
+DENOISE = Chosen("denoise", "common.training.denoising:Denoising", {})  # what networks are trained towards by default
+
+
 @dataclass(frozen=True)
 class DataConfig(Checked):
     """What is learned from.
@@ -323,6 +326,7 @@ class RunConfig:
         prior_values: mean and variance of the data that sampling starts from: numbers, or the name of the file with
             the functions.
         data_std: deviation of the data on the network's scale, root mean square over its entries; None if not known.
+        objective: what the network is trained towards.
     """
 
     dynamics: Chosen
@@ -337,6 +341,7 @@ class RunConfig:
     spec: DataSpec | None = None
     prior_values: Mapping[str, Any] = field(default_factory=lambda: {"mean": 0.0, "variance": 0.0})
     data_std: float | None = None
+    objective: Chosen = DENOISE
 
     @property
     def sample(self) -> DataSpec:
@@ -365,8 +370,9 @@ class RunConfig:
         Args:
             class_of: gives the class of a :class:`Chosen`.
         """
-        values: dict[str, Any] = {"dynamics": self.dynamics.name, "model_name": self.network.name, "inner_steps": 0}
-        for chosen in (self.adaptation, self.network, self.dynamics):
+        chosen_ones = {"dynamics": self.dynamics, "model_name": self.network, "objective": self.objective}
+        values: dict[str, Any] = {name: one.name for name, one in chosen_ones.items()} | {"inner_steps": 0}
+        for chosen in (self.objective, self.adaptation, self.network, self.dynamics):
             if chosen:
                 kind = MetaLearned if chosen is self.adaptation else class_of(chosen)
                 for name, value in chosen.arguments.items():

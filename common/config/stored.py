@@ -12,7 +12,7 @@ from typing import Any
 
 from common.config.kinds import SIZE, fits, restored
 from common.config.plugins import is_own
-from common.config.schema import SECTIONS, Chosen, RunConfig
+from common.config.schema import DENOISE, SECTIONS, Chosen, RunConfig
 from common.data.folder import Folder
 from common.data.spec import DataSpec
 from common.files import Manifest, read_json, write_json
@@ -36,6 +36,7 @@ def to_json(config: RunConfig) -> dict[str, Any]:
         "dynamics": _named(config.dynamics),
         "network": _named(config.network),
         "adaptation": None if config.adaptation is None else config.adaptation.arguments,
+        "objective": _named(config.objective),
         "prior": dict(config.prior_values),
         "data_std": config.data_std,
         "spec": spec,
@@ -179,6 +180,11 @@ def _adaptation(arguments: dict[str, Any] | None) -> Chosen | None:
     return None if arguments is None else _chosen({"class": ADAPTATION, "arguments": arguments}, "meta")
 
 
+def _objective(content: Mapping[str, Any] | None) -> Chosen:
+    """What a network is trained towards; runs of earlier versions do not say it."""
+    return DENOISE if content is None else _chosen(content, content["name"])
+
+
 def _from_format_2(content: Mapping[str, Any]) -> RunConfig:
     spec = content["spec"]
     return RunConfig(
@@ -189,6 +195,7 @@ def _from_format_2(content: Mapping[str, Any]) -> RunConfig:
         spec=None if spec is None else _spec(spec),
         prior_values=_prior(content["prior"]),
         data_std=_deviation(content.get("data_std")),
+        objective=_objective(content.get("objective")),
         **{name: _section(kind, with_order(content[name])) for name, kind in SECTIONS.items()},
     )
 

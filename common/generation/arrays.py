@@ -113,6 +113,7 @@ def generate(
     dynamics_arguments: Mapping[str, Any] | None = None,
     batch_size: int = SampleConfig.batch_size,
     device: str = "auto",
+    data_dir: str | Path | None = None,
     save: bool = False,
     progress: bool = True,
 ) -> Samples:
@@ -144,6 +145,8 @@ def generate(
             if the class is the same.
         batch_size: samples computed together; another number changes the rounding.
         device: ``auto``, ``cpu`` or ``cuda``.
+        data_dir: where the data of a tuned run lies now, should its grid be measured; None takes the place where the
+            run found it.
         save: also write what generate.py writes, into the same folder; what lies there already is not drawn again.
         progress: show a bar, where somebody looks.
 
@@ -171,13 +174,13 @@ def generate(
         config = configured(values, solver_arguments, guidance_arguments)
         if dynamics is not None or dynamics_arguments:
             config = replace(config, process=other_process(run, dynamics, dynamics_arguments or {}))
-        job = job_of(run, config, check_device(config.device))
+        job = job_of(run, config, check_device(config.device), data_dir=folder_of(data_dir))
         samples, remarks = written(run, job, progress) if save else (drawn(run, job, progress), [])
     finite = np.isfinite(samples.x.reshape(len(samples.x), -1)).all(1)
     if not finite.all():
         remarks.append(f"{(~finite).sum()} of {len(finite)} samples have NaN or infinite values")
     for remark in (*job.remarks, *remarks):
-        warnings.warn(FLAG.sub(r"\1", remark), stacklevel=2)
+        warnings.warn(of_python(remark), stacklevel=2)
     return samples
 
 
@@ -210,8 +213,7 @@ def evaluate(
         if isinstance(metric, str):
             WantedMetric.read(metric).check()
     with by_argument():
-        place = None if data_dir is None else Path(data_dir).expanduser()
-        dataset, remarks = real_data(run.folder.name, run.config, place)
+        dataset, remarks = real_data(run.folder.name, run.config, folder_of(data_dir))
         for remark in remarks:
             warnings.warn(remark, stacklevel=2)
         chosen = [WantedMetric.read(one).metric({}) if isinstance(one, str) else one for one in metrics or DEFAULTS]
@@ -221,6 +223,11 @@ def evaluate(
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def folder_of(data_dir: str | Path | None) -> Path | None:
+    """A folder with ``~`` expanded."""
+    return None if data_dir is None else Path(data_dir).expanduser()
 
 
 def listed(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
@@ -314,9 +321,15 @@ def by_argument() -> Iterator[None]:
     try:
         yield
     except Refusal as error:
-        if COMMAND in error.problem or not FLAG.search(error.problem):
+        problem = of_python(error.problem)
+        if problem == error.problem:
             raise
-        raise Refusal(FLAG.sub(r"\1", error.problem), error.argument) from None
+        raise Refusal(problem, error.argument) from None
+
+
+def of_python(message: str) -> str:
+    """A message with arguments in place of flags, unless it says what to type."""
+    return message if COMMAND in message else FLAG.sub(r"\1", message)
 
 
 # -- drawing -----------------------------------------------------------------------------------------------------------

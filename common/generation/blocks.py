@@ -132,6 +132,7 @@ class Job:
         solver: makes the solver; every block takes a fresh one.
         grid: time grid, or None for the solver's own.
         config: how samples are drawn, every default filled in.
+        consistent: whether the network was tuned so that an answer is a sample.
         process: what is to be said of the process, if it is not that of the run.
         notes: what a user should know of it.
     """
@@ -142,6 +143,7 @@ class Job:
     solver: Callable[[], Solver]
     grid: Grid | None
     config: SampleConfig
+    consistent: bool = False
     process: str = ""
     notes: tuple[str, ...] = ()
 
@@ -176,12 +178,14 @@ class Job:
     def how(self) -> str:
         """The solver and its steps, or its tolerance if it chooses them, in words."""
         given = (f"{name} {value}" for name, value in self.config.solver_arguments.items())
-        return ", ".join([str(self.config.solver), *(given if self.steps is None else [f"{self.steps} steps"])])
+        steps = f"{self.steps} step{'' if self.steps == 1 else 's'}"
+        return ", ".join([str(self.config.solver), *(given if self.steps is None else [steps])])
 
     @property
     def remarks(self) -> list[str]:
-        """What a user should know before it starts: of the process, and that a solver needs more steps."""
-        fewest, name, other = self.solver().fewest_steps, self.config.solver, default_solver(self.dynamics)
+        """What a user should know before it starts: of process and network, and that a solver needs more steps."""
+        fewest, name = self.solver().fewest_steps, self.config.solver
+        other = default_solver(self.dynamics, consistent=self.consistent)
         if self.steps is None or self.steps >= fewest:
             return [*self.notes]
         better = "" if other == name else f"; --solver {other} does with {SOLVERS[other].default_steps}"
@@ -209,8 +213,9 @@ class Job:
     def check(self) -> None:
         """Refuse classes that do not exist, and a time grid that cannot be laid."""
         self.labels(range(1))
-        if self.grid and self.config.t_end is not None:
-            self.grid(self.dynamics, self.config.t_end, self.steps or 1)
+        if self.config.t_end is not None:
+            grid = self.grid or self.solver().default_grid(self.dynamics)
+            grid(self.dynamics, self.config.t_end, self.steps or 1)
 
     def draw(self, indices: range, on_step: StepCallback) -> tuple[np.ndarray, np.ndarray | None, int]:
         """Draw one block.

@@ -85,8 +85,8 @@ class SampleConfig(Checked):
         mode: published samplers: sde reverses the SDE by Euler-Maruyama, ode follows the probability-flow ODE by Euler;
             a solver that can do both, like the predictor-corrector, reads it too
         solver: solver (default: Adams-Bashforth along the angle; Euler-Maruyama if the noise level falls in time, and
-            for weights of the published code)
-        steps: solver steps (default: those of the solver, 10 to 1000; adaptive solvers choose their own, by --rtol)
+            for weights of the published code; renoise for runs that were tuned by --objective consistency)
+        steps: solver steps (default: those of the solver, 2 to 1000; adaptive solvers choose their own, by --rtol)
         nfe: network evaluations per sample, in place of --steps
         grid: time grid; measured is measured on the network once, in less than a minute for small ones, kept with the
             run, and its default from then on (default: the solver's own)
@@ -142,20 +142,24 @@ class SampleConfig(Checked):
                 f"{self.n_samples} contradicts --seeds, which names {len(self.seeds)}; leave it out", "n_samples"
             )
 
-    def settled(self, dynamics: LinearDynamics, spec: DataSpec, *, published: bool, device: str) -> "SampleConfig":
+    def settled(
+        self, dynamics: LinearDynamics, spec: DataSpec, *, published: bool, consistent: bool, device: str
+    ) -> "SampleConfig":
         """The same with every default filled in.
 
         Args:
             dynamics: what is reversed.
             spec: what a sample is.
             published: whether the weights are the published code's, which are sampled as published.
+            consistent: whether the network was tuned so that an answer is a sample.
             device: ``cpu`` or ``cuda``: they draw other noise from the same seed.
 
         Raises:
-            Refusal: for a magnification of what is no image, an end of sampling that cannot be, or a number of
-                evaluations that no number of steps takes.
+            Refusal: for a magnification of what is no image, an end of sampling that cannot be, a number of
+                evaluations that no number of steps takes, or an answer at the end of a solver that gives it anyway.
         """
-        solver = self.solver or (MODES[self.mode] if self.mode else default_solver(dynamics, published=published))
+        own = default_solver(dynamics, published=published, consistent=consistent)
+        solver = self.solver or (MODES[self.mode] if self.mode else own)
         kind, arguments = SOLVERS[solver], dict(self.solver_arguments)
         check_picture_scale(self.picture_scale, spec)
         if OF_MODE in solver_member(solver).arguments:
@@ -164,12 +168,14 @@ class SampleConfig(Checked):
             plain = {flag.argument: flag.default for flag in solver_member(solver).flags if flag.default is not None}
             arguments = plain | arguments
         seeds = self.seeds or tuple(range(self.n_samples or SAMPLES))
+        if self.denoise_last and kind.renoises:
+            raise Refusal(f"True asks {solver} once more, whose last answer is a sample; leave it out", "denoise_last")
         denoise_last = kind.denoise_last if self.denoise_last is None else self.denoise_last
-        steps = self.steps or (None if kind.adaptive else kind.default_steps)
+        made = kind(**arguments)
+        steps = self.steps or made.own_steps
         if self.nfe is not None:
             components = path_of(kind, dynamics).num_components
-            steps = kind(**arguments).steps_for(self.nfe, components=components, denoise_last=denoise_last)
-        suits = kind(**arguments).default_grid(dynamics)
+            steps = made.steps_for(self.nfe, components=components, denoise_last=denoise_last)
         return replace(
             self,
             mode=None,
@@ -180,7 +186,7 @@ class SampleConfig(Checked):
             solver_arguments=arguments,
             steps=steps,
             nfe=None,
-            grid=self.grid or (None if kind.adaptive else name_if_of_run(suits)),
+            grid=self.grid or (None if kind.adaptive else name_if_of_run(made.default_grid(dynamics))),
             t_end=ending(dynamics, self.t_end),
             denoise_last=denoise_last,
             clip_x0=kind.clips and spec.is_image if self.clip_x0 is None else self.clip_x0,
@@ -300,6 +306,18 @@ def evaluations_of(identity: Mapping[str, Any]) -> int | None:
 
 
 @dataclass(frozen=True)
+class Compared(Checked):
+    """Real samples by which the times of a tuned run are chosen.
+
+    Attributes:
+        data_dir: where the data of a tuned run lies now, which --grid measured compares with (default: where the run
+            found it)
+    """
+
+    data_dir: Path | None = None
+
+
+@dataclass(frozen=True)
 class GenerateOrder:
     """A command line of generate.py.
 
@@ -310,6 +328,7 @@ class GenerateOrder:
         describe: gives the configuration of a folder of the published code from the flags that were given.
         describing: flags that only such a folder takes and that were given.
         matching: what is said of another process to sample under; None samples under that of the run.
+        compared: real samples by which times are chosen.
     """
 
     opening: Opening
@@ -318,11 +337,12 @@ class GenerateOrder:
     describe: Callable[[RunFolder], RunConfig]
     describing: tuple[str, ...]
     matching: Matching | None = None
+    compared: Compared = Compared()
 
 
 def taken_names() -> frozenset[str]:
     """Names of flags that are there whichever solver or wrapper is chosen, so that an argument of theirs gets none."""
-    return OF_PROGRAM | {f.name for kind in (Opening, SampleConfig) for f in fields(kind)}
+    return OF_PROGRAM | {f.name for kind in (Opening, SampleConfig, Compared) for f in fields(kind)}
 
 
 def solver_member(name: str) -> Member:

@@ -1,6 +1,6 @@
 """Samples of a run for evaluate.py: those that lie there, or those that are drawn now."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,22 @@ from common.metrics.reference import real_data
 from common.metrics.statistics import check_features
 from common.refusal import Refusal
 from common.runs import Run, RunFolder, SampleFolder, find
+
+
+def draws_now(config: EvaluateConfig, given: Collection[str]) -> bool:
+    """Whether samples are drawn, instead of those taken that lie there.
+
+    Args:
+        config: which samples.
+        given: flags of generate.py that were given.
+
+    Raises:
+        Refusal: for such a flag beside samples that lie there.
+    """
+    of_run = config.samples is None and config.run_id is not None
+    if not of_run and (idle := sorted(set(given) - {"n_samples", "device"})):
+        raise Refusal("has no effect on samples that lie there; leave it or --samples out", idle[0])
+    return of_run and bool(set(given) - {"device"})
 
 
 @dataclass(frozen=True)

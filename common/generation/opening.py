@@ -23,6 +23,7 @@ from common.generation.blocks import Job
 from common.generation.config import GenerateOrder, Opening, SampleConfig
 from common.generation.matching import Matching, match, notes, open_process, told
 from common.generation.measuring import measure_on
+from common.generation.tuned import notes_on
 from common.guidance import GUIDANCE, Matched
 from common.refusal import Refusal
 from common.runs import Run, RunFolder, SampleFolder, find, load_folder
@@ -83,10 +84,16 @@ def open_job(order: GenerateOrder) -> tuple[Run, Job]:
     sample = order.sample
     if order.matching:
         sample = replace(sample, process=order.matching.process(run))
-    return run, job_of(run, sample, device, order.matching)
+    return run, job_of(run, sample, device, order.matching, order.compared.data_dir)
 
 
-def job_of(run: Run, sample: SampleConfig, device: torch.device, matching: Matching | None = None) -> Job:
+def job_of(
+    run: Run,
+    sample: SampleConfig,
+    device: torch.device,
+    matching: Matching | None = None,
+    data_dir: Path | None = None,
+) -> Job:
     """What a block of a run's samples is made with; the run's prior is the one that was asked for from then on.
 
     Args:
@@ -94,25 +101,28 @@ def job_of(run: Run, sample: SampleConfig, device: torch.device, matching: Match
         sample: how samples are drawn, before defaults are filled in.
         device: where to compute.
         matching: what a command line says of another process, from which advice is given if it cannot be.
+        data_dir: where the data of a consistent run lies now, should a grid be measured on it.
 
     Raises:
         Refusal: for whatever does not fit together.
     """
     check_prior(run, sample.prior)
     if sample.grid == MEASURED and run.dynamics.node_density is None:
-        measure_on(run, device)  # from the run's own prior: the grid is kept for all samples of it
+        measure_on(run, device, data_dir)  # from the run's own prior: the grid is kept for all samples of it
     choose_prior(run, sample.prior)
     dynamics = open_process(run, sample.process) if sample.process else run.dynamics
     published = run.folder.is_released and not sample.process
-    config = sample.settled(dynamics, run.data, published=published, device=device.type)
+    consistent = run.is_consistent
+    config = sample.settled(dynamics, run.data, published=published, consistent=consistent, device=device.type)
     matched = match(run, dynamics, config.t_end, matching) if sample.process else None
     denoiser = wrapped(run, config, matched).to(device)
     path = path_of(SOLVERS[str(config.solver)], dynamics.to(device))
     solver = partial(SOLVERS[str(config.solver)], **config.solver_arguments)
     solver().check(path)
-    job = Job(path, denoiser, run.data, solver, GRIDS[config.grid] if config.grid else None, config)
+    grid, said = GRIDS[config.grid] if config.grid else None, notes_on(run, config)
+    job = Job(path, denoiser, run.data, solver, grid, config, consistent, notes=said)
     if matched:
-        job = replace(job, process=told(run, matched), notes=notes(matched))
+        job = replace(job, process=told(run, matched), notes=(*notes(matched), *said))
     job.check()
     return job
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from common.config.flags import Flag, flags_of
+from common.config.flags import INTEGER, REAL, Flag, flags_of
 from common.config.parser import Groups, make_parser, parse, peek, read_words, wants_all_help
 from common.config.resolve import Member
 from common.generation.config import SampleConfig, all_members, members_of
@@ -13,6 +13,11 @@ from common.guidance import GUIDANCE
 from common.samplers import SOLVERS
 
 PROCESS = "process to sample under, with --match_noise; else as in the run, or as its class has it"
+GENERATE_HELP = """Draw samples from a trained run. Flags of solvers and wrappers are shown for those that are named;
+--help all shows every flag."""
+CLAIMED = "accepted as published; checked against the run"
+OR_OTHER = f"{CLAIMED}; with --match_noise, of the process to sample under"
+NOT_LOGGED = Flag("wb_key", str, None, "accepted as published; nothing is logged here")
 OFF = ("false", "0", "no")  # as values of switches are read
 
 
@@ -26,6 +31,20 @@ class MakesGroups(Protocol):
             members: solvers and wrappers whose flags are among them.
             processes: processes whose flags are among them; None has none.
         """
+
+
+def claim_flags(processes: Mapping[str, type]) -> tuple[Flag, ...]:
+    """Flags by which published command lines repeat what a run knows.
+
+    Args:
+        processes: the register of processes.
+    """
+    return (
+        Flag("data_name", str, None, CLAIMED),
+        Flag("dynamics", str, None, OR_OTHER, processes),
+        Flag("hurst", REAL, None, OR_OTHER),
+        Flag("num_aug", INTEGER, None, OR_OTHER),
+    )
 
 
 def process_flags(processes: Mapping[str, type] | None) -> tuple[Flag, ...]:

@@ -8,7 +8,7 @@ if sys.argv[:1] == ["-m"]:  # python -m common.runs: its __main__ comes after th
     start_program()
 
 from common.runs.drawn import SampleFolder
-from common.runs.export import ExportConfig, copy_to_sample, export_safetensors
+from common.runs.export import ExportConfig, copy_to_sample, export_one_step, export_safetensors
 from common.runs.folder import RunFolder, RunNotFound, find, run_folders
 from common.runs.released import ReleasedName, parse_released_name
 from common.runs.run import Run, load, load_folder, load_weights, read_prior
@@ -23,6 +23,7 @@ __all__ = [
     "SampleFolder",
     "Version",
     "copy_to_sample",
+    "export_one_step",
     "export_safetensors",
     "find",
     "load",

@@ -1,8 +1,10 @@
-"""Weights that leave a run folder: as one .safetensors file, or as a copy of the run that is only sampled from."""
+"""What leaves a run folder: weights as a .safetensors file, a program of one call, a copy that is only sampled from."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Protocol
 
 import torch
 
@@ -11,6 +13,7 @@ from common.config.stored import CONFIG, to_json, write_config
 from common.files import atomic_write, locked, save_safetensors
 from common.refusal import Refusal
 from common.runs.folder import SHIPPED, RunFolder
+from common.runs.one_step import one_step_program
 from common.runs.run import Run
 
 REMARK = """This is a copy of a run, with the weights that samples are drawn from: `python generate.py --run_id {id}`.
@@ -19,18 +22,10 @@ Outside of `runs`, both also need `--output_dir`, the folder that this one lies 
 """
 
 
-@dataclass(frozen=True)
-class ExportConfig(Checked):
-    """How weights leave a run folder.
+class Export(Protocol):
+    """Writes a file of a run and returns its path."""
 
-    Attributes:
-        half: write numbers of 16 bits, half as large; the network computes in 32 all the same
-        copy_to: folder of runs that gets a copy of the run to sample from: these weights, config, log and pictures
-            (default: none; the weights are written beside those of the run)
-    """
-
-    half: bool = False
-    copy_to: Path | None = None
+    def __call__(self, run: Run, path: Path | None = None, *, half: bool = False) -> Path: ...
 
 
 def export_safetensors(run: Run, path: Path | None = None, *, half: bool = False) -> Path:
@@ -49,12 +44,64 @@ def export_safetensors(run: Run, path: Path | None = None, *, half: bool = False
             has symbolic links in it.
     """
     own = run.weights.with_name(f"{run.kind}-{run.version}.safetensors")
+    return _put(run, own, path, lambda place: _write(run, place, half))
+
+
+def export_one_step(run: Run, path: Path | None = None, *, half: bool = False) -> Path:
+    """Write a tuned run as a program of one call, noise and labels to samples (:mod:`common.runs.one_step`).
+
+    Args:
+        run: what was loaded; averaged weights if they were loaded.
+        path: where it goes; None writes beside the weights, e.g. ``model/one-step-ema_model-final.pt2``.
+        half: keep weights in 16 bits; the program computes in 32.
+
+    Returns:
+        The path.
+
+    Raises:
+        Refusal: as :func:`common.runs.one_step.one_step_program` and :func:`export_safetensors` do.
+    """
+    own = run.weights.with_name(f"one-step-{run.kind}-{run.version}.pt2")
+    content = one_step_program(run, half=half)  # before the folder is locked: it takes seconds
+    return _put(run, own, path, lambda place: atomic_write(place, content))
+
+
+FORMATS: dict[str, Export] = {"weights": export_safetensors, "one-step": export_one_step}
+
+
+@dataclass(frozen=True)
+class ExportConfig(Checked):
+    """What leaves a run folder, and how.
+
+    Attributes:
+        format: what is written: weights (.safetensors), or one-step: a tuned run as a program of one call, from noise
+            and labels to samples, that needs nothing but torch (.pt2)
+        half: write numbers of 16 bits, half as large; the network computes in 32 all the same
+        copy_to: folder of runs that gets a copy of the run to sample from: these weights, config, log and pictures
+            (default: none; what is written lies beside the weights of the run)
+    """
+
+    format: Annotated[str, FORMATS] = "weights"
+    half: bool = False
+    copy_to: Path | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.copy_to is not None and self.format != type(self).format:
+            raise Refusal(
+                f"and --format {self.format} exclude each other: a copy is of the run, with its weights; leave one out",
+                "copy_to",
+            )
+
+
+def _put(run: Run, own: Path, path: Path | None, write: Callable[[Path], None]) -> Path:
+    """Write a file to a path, or where it belongs in the folder of the run, whose manifest lists it then."""
     if path is not None and path != own:
-        _write(run, path, half)
+        write(path)
         return path
     run.folder.refuse_links()
     with locked(run.folder.path, "export.py", "wait for it"), run.folder.manifest.renewing(own):
-        _write(run, own, half)
+        write(own)
     return own
 
 

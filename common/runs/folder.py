@@ -263,6 +263,11 @@ def run_folders(output_dir: Path) -> list[RunFolder]:
     return sorted(found, key=lambda folder: (folder.begun, natural(folder.name)))
 
 
+def of_id(wb_id: str, output_dir: Path) -> list[RunFolder]:
+    """The runs of an id, which have a configuration."""
+    return [run for run in run_folders(output_dir) if run.is_ours and run.name.startswith(f"{wb_id}_")]
+
+
 def find(run_id: str, output_dir: Path, flag: str = "run_id") -> RunFolder:
     """The folder of a run: by id, by folder name, or ``latest``.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from common.config.flags import Checked
 from common.config.schema import RunConfig
 from common.config.stored import read_config
+from common.config.tuned import is_consistent, tuned_from
 from common.files import UNREADABLE, Manifest, load_checkpoint, owner_of
 from common.files.writing import host_name
 from common.progress import bar
@@ -80,7 +81,7 @@ def describe(folder: RunFolder, *, thoroughly: bool) -> tuple[tuple[str, ...], l
         process_of(config) if config else "published code" if folder.is_released else UNKNOWN,
         config.network.name if config else UNKNOWN,
         "" if step is None else f"{step:,}",
-        state_of(folder, config, step, bool(wrong)),
+        state_of(folder, config, step, bool(wrong)) + (objective_of(config) if config else ""),
         in_bytes(size_of(folder.path.rglob("*"))),
         f"{sets[-1].parent.name}/{sets[-1].name}" if sets else "",
     )
@@ -105,6 +106,14 @@ def state_of(folder: RunFolder, config: RunConfig | None, step: int | None, dama
     versions = folder.versions()
     finished = FINAL in versions or (config and step is not None and step >= config.recipe.train_steps)
     return ("finished" if finished else "stopped") + (", best kept" if BEST in versions else "")
+
+
+def objective_of(config: RunConfig) -> str:
+    """What a run was trained for, if not to denoise: from what it was tuned."""
+    try:
+        return f", tuned from {tuned_from(config)}" if is_consistent(config) else ""
+    except Refusal:  # of a plugin that is not loaded here
+        return f", {config.objective.name}"
 
 
 def newest_step(folder: RunFolder, wrong: list[str]) -> int | None:

@@ -13,6 +13,7 @@ from common.config.build import build_denoiser
 from common.config.rehearsal import rehearse
 from common.config.schema import RunConfig
 from common.config.stored import CONFIG, read_config
+from common.config.tuned import is_consistent, tuned_from
 from common.data.spec import DataSpec
 from common.denoiser import Denoiser
 from common.dynamics import LinearDynamics
@@ -63,6 +64,11 @@ class Run:
         return self.source.file(self.kind)
 
     @property
+    def is_consistent(self) -> bool:
+        """Whether it was tuned so that its answer to any point of a path is a sample: one or two evaluations do."""
+        return is_consistent(self.config)
+
+    @property
     def log(self) -> dict[str, np.ndarray]:
         """What its training has logged: one array (lines,) float64 for each name; empty without a ``metrics.csv``.
 
@@ -81,7 +87,8 @@ class Run:
 
         Decays are those of the configuration; a folder of the published code says none.
         """
-        return self.source.account(self.kind, () if self.folder.is_released else self.config.recipe.averages)
+        found = self.source.account(self.kind, () if self.folder.is_released else self.config.recipe.averages)
+        return f"{found}; tuned from {tuned_from(self.config)}" if self.is_consistent else found
 
 
 def read_prior(folder: RunFolder, config: RunConfig) -> dict[str, Tensor] | None:

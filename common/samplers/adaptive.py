@@ -63,6 +63,11 @@ class Adaptive(Solver):
     def _refuse(cls, name: str) -> NoReturn:
         raise Refusal(f"has no effect on {cls.method}, which chooses its own steps; give --rtol instead", name)
 
+    @property
+    def own_steps(self) -> None:
+        """It chooses them."""
+        return
+
     def calls(self, steps: int, *, components: int = 1, denoise_last: bool | None = None) -> int:
         """Not known beforehand.
 

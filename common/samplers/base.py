@@ -43,6 +43,7 @@ class Solver(ABC):
         denoise_last: whether x0_hat at the end is given by default, instead of the state there.
         clips: whether clipping x0_hat to the range of images helps it.
         adaptive: whether it chooses its own steps, so that evaluations are known only when it is done.
+        renoises: whether it takes every answer for a sample, as networks tuned by ``--objective consistency`` give it.
     """
 
     order: int
@@ -54,11 +55,17 @@ class Solver(ABC):
     denoise_last: ClassVar[bool] = False
     clips: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
+    renoises: ClassVar[bool] = False
 
     @classmethod
     def refuse_idle(cls, given: Mapping[str, object]) -> None:
         """Raise a Refusal for given arguments that have no effect beside the others; most schemes have no such ones."""
         return
+
+    @property
+    def own_steps(self) -> int | None:
+        """Steps that it takes unless told otherwise; None if it chooses them."""
+        return self.default_steps
 
     def calls(self, steps: int, *, components: int = 1, denoise_last: bool | None = None) -> int:
         """Denoiser calls of so many steps on a state of so many components, with one for x0_hat at the end if wanted.

@@ -20,6 +20,7 @@ from common.samplers.grids import Grid
 from common.samplers.heun import Heun
 from common.samplers.noise import NoiseSource, fresh_seeds
 from common.samplers.predictor_corrector import PredictorCorrector
+from common.samplers.renoise import Renoise
 
 Callback = Callable[[int, float, Tensor, Tensor], None]
 
@@ -39,6 +40,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "exp-sde2": ExponentialSDE2,
     "heun": Heun,
     "pc": PredictorCorrector,
+    "renoise": Renoise,
 }
 MODES = {"sde": "em", "ode": "euler"}  # published names of samplers (GFDM): what --mode chooses
 
@@ -48,23 +50,26 @@ def path_of(solver: type[Solver], dynamics: LinearDynamics) -> LinearDynamics:
     return dynamics.scalar_path() if solver.path == "scalar" and dynamics.is_monotone else dynamics
 
 
-def default_solver(dynamics: LinearDynamics, *, published: bool = False) -> str:
+def default_solver(dynamics: LinearDynamics, *, published: bool = False, consistent: bool = False) -> str:
     """Name of the best solver measured (benchmarks/few_evaluations.py); the published one for weights of that code.
 
-    Adams-Bashforth along the angle needs a hundredth of the evaluations, but a noise level that never falls. Two
-    slopes are better than three where modes have noise levels of their own.
+    A consistent network, whose every answer is a sample, is asked once or twice. Otherwise Adams-Bashforth along the
+    angle needs a hundredth of the evaluations, but a noise level that never falls. Two slopes are better than three
+    where modes have noise levels of their own.
     """
+    if consistent:
+        return "renoise"
     if published or not dynamics.is_monotone:
         return MODES["sde"]
     return "ab2" if dynamics.basis.modes else "ab3"
 
 
-def quick_solver(dynamics: LinearDynamics) -> str:
+def quick_solver(dynamics: LinearDynamics, *, consistent: bool = False) -> str:
     """Name of the best solver of few evaluations, for samples that a training shows.
 
     Where the noise level falls in time that is order 1 on the whole state: Euler-Maruyama diverges in few steps.
     """
-    return default_solver(dynamics) if dynamics.is_monotone else "exp1"
+    return default_solver(dynamics, consistent=consistent) if consistent or dynamics.is_monotone else "exp1"
 
 
 @dataclass(frozen=True)

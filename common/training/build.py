@@ -11,18 +11,23 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from common.config.build import build_denoiser, build_dynamics
+from common.config.plugins import build
 from common.config.schema import RunConfig, check_picture_scale
-from common.config.stored import read_config
 from common.data.module import DataModule
 from common.data.source import DataSet
+from common.files import load_state
 from common.refusal import Refusal
-from common.runs import RunFolder, RunNotFound, find, load_weights, open_version
+from common.runs import RunFolder, RunNotFound, open_version
+from common.runs.released import plain_names
+from common.runs.run import fit_weights
 from common.runs.versions import nature
 from common.samplers import quick_solver
 from common.training.callbacks import SampleGrid
 from common.training.csv_log import CsvLog
 from common.training.module import DiffusionModule
+from common.training.objective import Objective, objective_of
 from common.training.session import say
+from common.training.starting import start_config, start_folder, weights_file
 from common.training.trainer import make_trainer
 
 RELEASED_PREDICTION = "eps"  # of the published code's networks
@@ -43,12 +48,19 @@ def build_module(config: RunConfig, weights: Path | None, prior: dict[str, Tenso
     denoiser = build_denoiser(config, prior)
     if weights is not None:
         try:
-            load_weights(denoiser.backbone, weights)
+            state = plain_names(load_state(weights))
         except Refusal as refusal:
             raise Refusal(
-                f"{refusal}. The network must be that of the weights, by its preset or flags", "init_from"
+                f"{refusal}; name the run, or a file of weights in its model folder", "init_from"
             ) from refusal
-    module = DiffusionModule(denoiser, config.recipe)
+        try:
+            fit_weights(denoiser.backbone, state, weights)
+        except Refusal as refusal:
+            tuned = objective_of(config).starts_from_run
+            mend = "leave out the flags of another one, and of other data" if tuned else "by its preset or flags"
+            raise Refusal(f"{refusal}. The network must be that of the weights; {mend}", "init_from") from refusal
+    objective = build(config.objective, Objective, denoiser.dynamics, config.recipe)
+    module = DiffusionModule(denoiser, config.recipe, objective)
     if config.hardware.compile:
         module.network.compile()  # in place: names in checkpoints stay those of the plain network
     return module
@@ -63,7 +75,7 @@ def check_output(config: RunConfig, module: DiffusionModule, device: torch.devic
     """
     module.to(device).eval()
     x = torch.zeros(2, *config.sample.shape, device=device)
-    t = module.times(torch.full((2,), 0.5, dtype=torch.float64, device=device))
+    t = torch.full((2,), module.dynamics.horizon / 2, dtype=torch.float64, device=device)
     # forward itself: a compiled network would be compiled for this batch too
     output = module.network.forward(x, t, torch.zeros(2, dtype=torch.int64, device=device))
     module.train()
@@ -135,22 +147,25 @@ def with_statistics(config: RunConfig, dataset: DataSet, file: str) -> tuple[Run
     return replace(config, prior_values={"mean": mean, "variance": variance}), None
 
 
-def initial_weights(config: RunConfig) -> Path | None:
+def initial_weights(config: RunConfig, source: str) -> Path:
     """The file that --init_from names: a file itself, or the newest weights of a run, averaged if it has those.
 
     Says what that is, and if its process is not that of the new run.
 
+    Args:
+        config: what the new run is.
+        source: what --init_from says.
+
     Raises:
-        Refusal: if there is none, or a run's network predicts something else.
+        Refusal: if there is none, a run's network predicts something else, or the objective cannot start from it.
     """
-    source = config.recipe.init_from
-    if source is None:
-        return None
-    if Path(source).is_file():
+    output_dir = config.keeping.output_dir
+    stored = start_config(source, output_dir)
+    if file := weights_file(source, output_dir):
         say(f"start     weights of {source}")
-        return Path(source).resolve()
-    folder = find(source, config.keeping.output_dir, flag="init_from")
-    stored = None if folder.is_released else read_config(folder.path)
+        remark_on(config, stored)
+        return file
+    folder = start_folder(source, output_dir)
     learnt = stored.model.prediction if stored else RELEASED_PREDICTION
     wanted = config.model.prediction
     if wanted != learnt and (wanted, learnt) != ("auto", RELEASED_PREDICTION):
@@ -164,9 +179,25 @@ def initial_weights(config: RunConfig) -> Path | None:
     kind = version.choose(averaged=None, decay=None)
     origin = f"under {build_dynamics(stored)}" if stored else "by the published code"
     say(f"start     {folder.name} ({version.title}, {nature(kind, decays)}), trained {origin}, {learnt}-prediction")
-    if stored and stored.dynamics != config.dynamics:
-        say("note      the process is not that of these weights; they have to be trained on under it")
+    remark_on(config, stored)
     return version.file(kind).resolve()
+
+
+def remark_on(config: RunConfig, start: RunConfig | None) -> None:
+    """Say what is unlike in a new run and the one that its weights come from, as far as that is known.
+
+    Raises:
+        Refusal: if the objective cannot start from it.
+    """
+    if start is None:
+        return
+    if start.dynamics != config.dynamics:
+        say(
+            f"note      the process is not that of these weights: they are trained on under {build_dynamics(config)}, "
+            f"not {build_dynamics(start)}"
+        )
+    for remark in objective_of(config).check_start(config, start):
+        say(f"note      {remark}")
 
 
 def build_trainer(
@@ -185,8 +216,8 @@ def build_trainer(
     """
     scale = config.keeping.picture_scale
     check_picture_scale(scale, config.sample)
-    solver, at_once = quick_solver(module.dynamics), config.recipe.batch_size
-    grids = SampleGrid(folder, config.sample, solver, at_once, scale)
+    solver = quick_solver(module.dynamics, consistent=module.objective.consistent)
+    grids = SampleGrid(folder, config.sample, solver, config.recipe.batch_size, scale)
     log = CsvLog(folder.metrics, resume_step)
     try:
         return make_trainer(folder, log, config, device=device, deadline=deadline, callbacks=[*callbacks, grids])

@@ -90,6 +90,11 @@ class StepProgress(ProgressBar):
         self._close()
 
 
+def grid_steps(solver: str) -> int:
+    """Steps in which a solver draws the samples of a grid: few, or fewer if it needs no more."""
+    return min(GRID_STEPS, SOLVERS[solver].default_steps)
+
+
 def draw(
     module: DiffusionModule, spec: DataSpec, solver: str, steps: int, count: int, at_once: int
 ) -> tuple[Tensor, Tensor | None]:
@@ -149,7 +154,7 @@ class SampleGrid(Callback):
         """Draw and write the grid (first process only; the samples do not depend on it)."""
         if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, DiffusionModule):
             return
-        x, labels = draw(pl_module, self.spec, self.solver, GRID_STEPS, self.count, self.at_once)
+        x, labels = draw(pl_module, self.spec, self.solver, grid_steps(self.solver), self.count, self.at_once)
         picture = self.folder.samples / f"step-{trainer.global_step:07d}.png"
         save_samples(
             picture,

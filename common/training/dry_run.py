@@ -82,7 +82,7 @@ def report(found: Estimate, module: DiffusionModule, data: DataModule, device: t
         f"time      about {in_time(found.step_seconds)} a step, {in_time(found.seconds(data.val_samples))} to the end: "
         f"{recipe.train_steps:,} steps, {validations:,} validations with a sample grid{judged}"
     )
-    name = default_solver(module.dynamics)
+    name = default_solver(module.dynamics, consistent=module.objective.consistent)
     calls = SOLVERS[name]().calls(SOLVERS[name].default_steps)
     each = found.call_seconds(SAMPLES)
     how = f"{name}, {calls:,} evaluations of the network at {in_time(each)}"

@@ -52,6 +52,7 @@ from common.training.module import LOSS, VALIDATION, DiffusionModule, NonFiniteL
 from common.training.restored import Restored
 from common.training.resume import Plan, TrainOrder, check_fits, check_same_data, plan
 from common.training.session import PROGRAM, complain, hide_key, is_first_process, note_environment, say, set_tf32
+from common.training.starting import noted
 from common.training.trainer import check_rank, device_count, run_trainer
 
 
@@ -122,8 +123,9 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
         config, prior = _stored_prior(config, folder, dataset)
     weights = None
     if config.recipe.init_from is not None and checkpoint is None and is_first_process():
-        weights = initial_weights(config)  # DDP gives the other processes the same ones
-        config = replace(config, recipe=replace(config.recipe, init_from=str(weights)))
+        weights = initial_weights(config, config.recipe.init_from)  # DDP gives the other processes the same ones
+        source = noted(weights, config.keeping.output_dir)
+        config = replace(config, recipe=replace(config.recipe, init_from=source))
     rehearse(config, checkpoint.path if checkpoint else None)
     module, data = build_module(config, weights, prior), build_data(config, dataset)
     config = replace(config, model=replace(config.model, prediction=module.prediction))
@@ -253,6 +255,8 @@ def introduce(config: RunConfig, module: DiffusionModule, device: torch.device, 
             f"note      the noise level at T is only {level:.3g}: data is still seen there, so samples start from the "
             f"wrong law; {dynamics.more_noise}"
         )
+    if module.objective.account:
+        say(f"objective {module.objective.account}")
     say(f"network   {config.network.name}, {module.parameter_count:,} parameters, on {device}")
     for line in paragraph(dataset, config):
         say(line)

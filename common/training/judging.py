@@ -123,7 +123,7 @@ class Judging(Callback):
 
     def _judge(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         step = trainer.global_step
-        solver = quick_solver(module.dynamics)
+        solver = quick_solver(module.dynamics, consistent=module.objective.consistent)
         x, labels = draw(module, self.spec, solver, SOLVERS[solver].default_steps, self.count, self.at_once)
         samples = self.spec.from_network(x).movedim(1, -1).float().cpu().numpy()
         if not np.isfinite(samples.reshape(len(samples), -1)).all(1).any():

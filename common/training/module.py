@@ -16,11 +16,10 @@ from common.data.module import Batch
 from common.denoiser import Denoiser
 from common.labels import NULL_LABEL
 from common.meta import MetaLearned
-from common.seeding import DROPOUT, LABELS, NOISE, TIMES, StepRandomness, mix
+from common.seeding import LABELS, StepRandomness
 from common.training.ema import NetworkAverage
+from common.training.objective import Objective
 from common.training.optimizers import OPTIMIZERS, SCHEDULERS, Schedule
-from common.training.times import TIME_SAMPLINGS, growth
-from common.training.weights import LOSS_WEIGHTS, REDUCTIONS
 
 LOSS, VALIDATION = "train/loss", "val/loss"  # names in the log,
 EVALUATION = "eval/"  # and what those of figures about samples begin with
@@ -33,11 +32,12 @@ class NonFiniteLoss(RuntimeError):
 
 
 class DiffusionModule(pl.LightningModule):
-    """Denoising training of a network under a dynamics.
+    """Training of a network under a dynamics, towards an objective.
 
     Args:
         denoiser: network, dynamics and prediction.
         recipe: how to train.
+        objective: what for.
     """
 
     level_loss: Tensor
@@ -47,9 +47,9 @@ class DiffusionModule(pl.LightningModule):
     first_bad_step: Tensor
     bad_levels: Tensor
 
-    def __init__(self, denoiser: Denoiser, recipe: Recipe) -> None:
+    def __init__(self, denoiser: Denoiser, recipe: Recipe, objective: Objective) -> None:
         super().__init__()
-        self.recipe = recipe
+        self.recipe, self.objective = recipe, objective
         self.network = denoiser.backbone.to(memory_format=torch.channels_last)
         self.dynamics = denoiser.dynamics
         self.prediction = denoiser.prediction
@@ -57,9 +57,7 @@ class DiffusionModule(pl.LightningModule):
         self.averages = nn.ModuleList(
             NetworkAverage(self.network, decay=decay, every=recipe.ema_every) for decay in recipe.averages
         )
-        law_of_times = TIME_SAMPLINGS[recipe.time_sampling or self.dynamics.default_time_sampling]
-        self.times = law_of_times(self.dynamics, recipe.t_min)
-        self._weight = LOSS_WEIGHTS[recipe.loss_weight]
+        objective.begin(denoiser)
         low, high = self.dynamics.log_sigma(torch.tensor([recipe.t_min, self.dynamics.horizon])).tolist()
         self.register_buffer(
             "level_edges", torch.linspace(low, high, LEVELS + 1, dtype=torch.float64), persistent=False
@@ -103,11 +101,6 @@ class DiffusionModule(pl.LightningModule):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def errors(self, denoiser: Denoiser, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
-        """Weighted squared error of every sample, (B,): what training averages."""
-        factor = REDUCTIONS[self.recipe.loss_reduction](tuple(x0.shape[2:]))
-        return factor * denoiser.error(x0, t, noise, labels, weight=self._weight)
-
     def _randomness(self, micro_step: int, batch: int, device: torch.device) -> StepRandomness:
         return StepRandomness(
             self.recipe.seed, micro_step, batch, self.trainer.global_rank, self.trainer.world_size, device
@@ -117,13 +110,9 @@ class DiffusionModule(pl.LightningModule):
         """Mean loss of one micro-step; nothing here waits for the device."""
         x0, labels, micro_step = batch
         draws = self._randomness(micro_step, len(x0), x0.device)
-        t = self.times(draws.uniform(TIMES) * growth(self.trainer.global_step, self.recipe.time_warmup))
-        noise = draws.normal(NOISE, tuple(x0.shape[1:]))
         if self.recipe.label_dropout:
             labels = labels.masked_fill(draws.uniform(LABELS) < self.recipe.label_dropout, NULL_LABEL)
-        # dropout draws from the global generator: keyed per step and process, it resumes like everything else
-        torch.manual_seed(mix(self.recipe.seed, micro_step, DROPOUT, self.trainer.global_rank))
-        errors = self.errors(self.denoiser, x0, t, noise, labels)
+        t, errors = self.objective.errors(self.denoiser, x0, labels, draws, self.trainer.global_step)
         loss = errors.mean()
         if micro_step % self._period == 0:
             self.loss_sum.zero_()
@@ -218,9 +207,7 @@ class DiffusionModule(pl.LightningModule):
         """Loss of the best network on held-out data at fixed times and noise."""
         x0, labels, index = batch
         draws = self._randomness(-1 - index, len(x0), x0.device)
-        t = self.times(draws.uniform(TIMES))
-        noise = draws.normal(NOISE, tuple(x0.shape[1:]))
-        self.val_loss.update(self.errors(self.best_denoiser(), x0, t, noise, labels))
+        self.val_loss.update(self.objective.errors(self.best_denoiser(), x0, labels, draws, None)[1])
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation loss."""

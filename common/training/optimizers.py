@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torch import nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import Adam, AdamW, Optimizer, RAdam
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 BETAS = (0.9, 0.999)  # of every optimiser, in both papers
@@ -34,7 +34,12 @@ def adabelief(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float
     return AdaBelief(parameters, lr=lr, betas=BETAS, weight_decay=weight_decay, eps=1e-16)
 
 
-OPTIMIZERS: dict[str, MakeOptimizer] = {"adam": adam, "adamw": adamw, "adabelief": adabelief}
+def radam(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> Optimizer:
+    """Rectified Adam (arXiv 1908.03265), as published for ECT (arXiv 2406.14548); decay is part of its gradient."""
+    return RAdam(parameters, lr=lr, betas=BETAS, weight_decay=weight_decay)
+
+
+OPTIMIZERS: dict[str, MakeOptimizer] = {"adam": adam, "adamw": adamw, "adabelief": adabelief, "radam": radam}
 
 
 @dataclass(frozen=True)

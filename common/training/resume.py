@@ -17,16 +17,16 @@ from common.config.stored import CONFIG, read_config
 from common.data.spec import DataSpec
 from common.files import UNREADABLE
 from common.refusal import Refusal, require
-from common.runs.folder import FINAL, RunFolder, find, run_folders
+from common.runs.folder import FINAL, RunFolder, find, of_id, run_folders
 from common.runs.versions import Checkpoint
 from common.seeding import SEEDS
 from common.training.loggers import LOGGERS
 from common.training.optimizers import OPTIMIZERS, SCHEDULERS
 from common.training.session import fresh_id, is_first_process
+from common.training.starting import AUTO
 from common.training.times import TIME_SAMPLINGS
 from common.training.weights import LOSS_WEIGHTS, REDUCTIONS
 
-AUTO = "auto"
 OF_LENGTH = ("ema_decay", "ema_every")  # what :func:`averages` decides
 FURTHER = ("dynamics_args", "model_args")  # flags that give arguments by name
 CHOSEN_BY_NAME: dict[str, dict[str, Collection[str]]] = {
@@ -181,8 +181,8 @@ def plan(order: TrainOrder) -> Plan:
     config = order.config.named(wb_id or fresh_id(output_dir), output_dir)
     folder = RunFolder(output_dir / config.folder_name)
     if command.resume == AUTO and not command.only_looks:  # other flags would make another folder: the id decides
-        of_id = [run for run in run_folders(output_dir) if run.is_ours and run.name.startswith(f"{wb_id}_")]
-        folder = of_id[0] if len(of_id) == 1 else folder
+        begun = of_id(str(wb_id), output_dir)
+        folder = begun[0] if len(begun) == 1 else folder
     exists = wb_id is not None and folder.is_ours
     if exists and command.resume is None and not command.only_looks and is_first_process():
         raise Refusal(f"{wb_id}: {folder.path} exists; add --resume auto or take another id", "wb_id")

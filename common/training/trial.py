@@ -17,10 +17,11 @@ from lightning.pytorch.callbacks import Callback
 
 from common.config.build import build_dynamics
 from common.config.schema import RunConfig
+from common.config.tuned import is_consistent
 from common.data.source import DataSet
 from common.samplers import SOLVERS, quick_solver
 from common.training.build import build_data
-from common.training.callbacks import GRID_SAMPLES, GRID_SOUNDS, GRID_STEPS
+from common.training.callbacks import GRID_SAMPLES, GRID_SOUNDS, grid_steps
 from common.training.memory import TensorMemory, available, bytes_of, taken
 from common.training.module import DiffusionModule
 from common.training.trainer import run_trainer, trial_trainer
@@ -137,11 +138,11 @@ class Estimate:
         recipe, keeping = self.config.recipe, self.config.keeping
         validations = recipe.train_steps // keeping.val_check_interval
         batches = -(-val_samples // recipe.batch_size)
-        each = batches * self.call_seconds(recipe.batch_size) + GRID_STEPS * self.call_seconds(self.grid_samples)
-        judged = 0.0
-        if count := evaluations(self.config):
-            steps = SOLVERS[quick_solver(build_dynamics(self.config))].default_steps
-            judged = count * steps * self.call_seconds(keeping.eval_samples)
+        solver = quick_solver(build_dynamics(self.config), consistent=is_consistent(self.config))
+        drawing = grid_steps(solver) * self.call_seconds(self.grid_samples)
+        each = batches * self.call_seconds(recipe.batch_size) + drawing
+        count = evaluations(self.config)
+        judged = count * SOLVERS[solver].default_steps * self.call_seconds(keeping.eval_samples)
         return recipe.train_steps * self.step_seconds + validations * each + judged
 
     def largest_batch(self, free: int) -> int:

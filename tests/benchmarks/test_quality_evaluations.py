@@ -27,8 +27,8 @@ def test_sets_stand_by_solver_and_evaluations(tmp_path, capsys):
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1:4] == [
         ["5", "ab3", "on", "data", "4", "-", "-"],
-        ["7", "ab3", "on", "data", "4", "0.0100", "(0.0090", "to", "0.0110)", "0.9000"],
-        ["9", "em", "4", "0.0200", "(0.0190", "to", "0.0210)", "0.9000"],
+        ["7", "ab3", "on", "data", "4", "0.01", "(0.009", "to", "0.011)", "0.9"],
+        ["9", "em", "4", "0.02", "(0.019", "to", "0.021)", "0.9"],
     ]
     assert (tmp_path / "sw.png").read_bytes().startswith(b"\x89PNG")
 

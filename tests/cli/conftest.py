@@ -53,6 +53,12 @@ def tiny_run(tmp_path_factory) -> Path:
     return tiny.trained(tmp_path_factory.getbasetemp())
 
 
+@pytest.fixture(scope="session")
+def tuned_run(tmp_path_factory) -> Path:
+    """A run that was tuned from the trained one; to be read, never written."""
+    return tiny.tuned(tmp_path_factory.getbasetemp())
+
+
 @pytest.fixture
 def run(tiny_run, tmp_path) -> Path:
     """A copy of the trained run under ./runs, to do with as one likes."""

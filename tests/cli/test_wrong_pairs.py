@@ -20,7 +20,8 @@ PAIRS = [
     ("--solver ab3 --mode ode", "--mode and --solver exclude each other: --mode sde is --solver em"),
     ("--solver ab3 --snr 0.2", "--snr has no effect on --solver ab3; leave it out"),
     ("--solver ab3 --rtol 0.1", "--rtol has no effect on --solver ab3; leave it out"),
-    ("--rtol 0.1", "--rtol has no effect without --solver adaptive_heun; leave it out"),
+    ("--rtol 0.1", "--rtol has no effect without --solver adaptive_heun; add that, or leave it out"),
+    ("--times 0.6", "--times has no effect without --solver renoise; add that, or leave it out"),
     ("--solver pc --corrector none --snr 0.2", "--snr has no effect on --corrector none; leave it out"),
 ]
 

@@ -95,6 +95,7 @@ STEPS = {  # of a step that is not the first, without those of the denoiser
     "exp-sde": (3, 1),  # and the noise
     "exp-sde2": (3, 1),
     "heun": (3, 2),  # two evaluations
+    "renoise": (2, 1),  # the answer and the noise
     "pc": (11, 7),  # a correction, two Euler stages, and re-noising between
 }
 

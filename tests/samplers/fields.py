@@ -67,6 +67,18 @@ class Field:
 
         return denoise
 
+    def consistency(self, dynamics: LinearDynamics) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+        """The end of the path of the probability-flow ODE through v: mu + sqrt(P / (k^2 P + S)) (v - k mu)."""
+
+        def end(v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+            law = dynamics.moments(t)
+            k, s = (self._fit(x).unsqueeze(1) for x in (law.scale, law.std.square()))
+            mean = self.analysis(self.mean)
+            ratio = (self.spectrum / (k.square() * self.spectrum + s)).sqrt()
+            return self.synthesis(mean + ratio * (self.analysis(v.double()) - k * mean)).to(v.dtype)
+
+        return end
+
     def at(self, dynamics: LinearDynamics, t: float) -> Law:
         """The law of the data component at time t."""
         time = torch.tensor([t], dtype=torch.float64)
@@ -119,10 +131,12 @@ def returned_law(
     grid: Grid | None = None,
     denoise_last: bool = False,
     noisy_end: bool = False,
+    consistent: bool = False,
 ) -> Law:
     """The law of x that a linear solver returns from the dynamics' prior, without any sampling error.
 
-    ``noisy_end`` gives the last step noise too: then the law is that of the scheme itself, step by step.
+    ``consistent`` answers with ends of paths, not with posterior means. ``noisy_end`` gives the last step noise too:
+    then the law is that of the scheme itself, step by step.
 
     One row of a batch has no noise: it carries the mean. Every other row has a unit impulse in one of all the noises,
     the prior's included; its difference to the first row is that noise's transfer function.
@@ -141,7 +155,7 @@ def returned_law(
 
     times = (grid or solver.default_grid(dynamics))(dynamics, t_end, steps)
     solver.prepare(dynamics, times)
-    posterior = Posterior(dynamics, field.denoiser(dynamics), None)
+    posterior = Posterior(dynamics, (field.consistency if consistent else field.denoiser)(dynamics), None)
     z = dynamics.prior.sample((rows, 1, *field.shape), impulses(1, components))
     for i in range(steps):
         silent = i == steps - 1 and not noisy_end

@@ -36,6 +36,7 @@ def test_steps_are_equal_in_the_grids_own_variable(name):
         "log_time": torch.log,
         "log_sigma": dynamics.log_sigma,
         "rho3": lambda t: t ** (1 / 3),
+        "angle": lambda t: torch.atan2(dynamics.log_sigma(t).exp(), torch.tensor(dynamics.data_std)),
     }
     assert set(variables) == GRIDS.keys() - {"data", "decisive", MEASURED}  # those are graded: test_measured
     for grid, variable in variables.items():
@@ -59,6 +60,9 @@ def test_a_measured_grid_needs_a_measurement():
         ("exp2", "fvp-0.9-2-path", "log_sigma"),
         ("exp2", "heat-8", "log_time"),
         ("exp1", "heat-4x6", "log_time"),
+        ("renoise", "fve-0.9-2", "angle"),
+        ("renoise", "heat-8", "angle"),
+        ("renoise", "fvp-0.3-3-paper", "rho3"),  # a noise level that falls names no time
     ],
 )
 def test_default_grids(solver, name, grid):

@@ -1,6 +1,7 @@
 """The Lightning module: what a step computes, what it never waits for, what the optimiser gets."""
 
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from common.denoiser import Denoiser
 from common.dynamics import CLD, VE, VP, LinearDynamics
 from common.seeding import NOISE, TIMES, StepRandomness
 from common.training.module import DiffusionModule, NonFiniteLoss
+from common.training.objectives import Consistency, Denoising, Objective
 from fdp.dynamics import HeatSubVP
 from gfdm.dynamics import FVE, FVP
 
@@ -29,15 +31,20 @@ DYNAMICS = {
 }
 
 
-def make(dynamics: LinearDynamics | None = None, prediction: str = "auto", dropout: float = 0.1, **recipe):
+def make(
+    dynamics: LinearDynamics | None = None,
+    prediction: str = "auto",
+    dropout: float = 0.1,
+    objective: Callable[[LinearDynamics, Recipe], Objective] = Denoising,
+    **changed,
+):
     network = UNet(8, 1, 16, 1, 1, (2,), dropout, (1, 1), 10)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    module = DiffusionModule(
-        Denoiser(network, dynamics or VP(), prediction),
-        Recipe(**{"train_steps": 10, "lr": 1e-3, "ema_decay": (0.9999,), **recipe}),
-    )
+    dynamics = dynamics or VP()
+    recipe = Recipe(**{"train_steps": 10, "lr": 1e-3, "ema_decay": (0.9999,), **changed})
+    module = DiffusionModule(Denoiser(network, dynamics, prediction), recipe, objective(dynamics, recipe))
     module.trainer = trainer()
     return module.train()
 
@@ -49,6 +56,18 @@ def trainer(rank: int = 0, world_size: int = 1, step: int = 3) -> SimpleNamespac
 def batch(micro_step: int = 3, count: int = 6) -> Batch:
     generator = torch.Generator().manual_seed(0)
     return Batch(torch.rand(count, 1, 8, 8, generator=generator) * 2 - 1, torch.arange(count) % 10, micro_step)
+
+
+def guided(dynamics: LinearDynamics, recipe: Recipe) -> Consistency:
+    """Consistency with all that a step of it may have."""
+    return Consistency(dynamics, recipe, guidance_scale=2.0)
+
+
+MADE = {
+    **{name: {"dynamics": make_dynamics} for name, make_dynamics in DYNAMICS.items()},
+    "consistency": {"dynamics": lambda: FVP(0.9, 2), "objective": guided, "label_dropout": 0.1},
+    "consistency-heat": {"dynamics": DYNAMICS["heat"], "objective": Consistency},
+}
 
 
 class Waited(AssertionError):
@@ -100,9 +119,9 @@ def test_the_guard_against_waiting_works(no_waiting):
             read()
 
 
-@pytest.mark.parametrize("name", DYNAMICS)
+@pytest.mark.parametrize("name", MADE)
 def test_a_step_waits_for_nothing(name, request):
-    module = make(DYNAMICS[name]())
+    module = make(**{**MADE[name], "dynamics": MADE[name]["dynamics"]()})
     module.training_step(batch(0), 0)  # what is built once may read
     request.getfixturevalue("no_waiting")
     for micro_step in (1, 2):
@@ -110,9 +129,9 @@ def test_a_step_waits_for_nothing(name, request):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", DYNAMICS)
+@pytest.mark.parametrize("name", MADE)
 def test_a_step_waits_for_nothing_on_a_gpu(name):
-    module = make(DYNAMICS[name]()).cuda()
+    module = make(**{**MADE[name], "dynamics": MADE[name]["dynamics"]()}).cuda()
     batches = [Batch(*(part.cuda() for part in batch(step)[:2]), step) for step in range(3)]
     module.training_step(batches[0], 0)
     torch.cuda.set_sync_debug_mode("error")
@@ -137,8 +156,9 @@ def test_the_loss_is_the_noise_error_at_the_times_of_the_step():
     assert module.training_step(data, 0).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_a_step_is_a_function_of_seed_and_micro_step():
-    module = make()
+@pytest.mark.parametrize("objective", [Denoising, Consistency])
+def test_a_step_is_a_function_of_seed_and_micro_step(objective):
+    module = make(objective=objective)
     losses = [module.training_step(batch(step), 0).item() for step in (0, 1, 2, 1, 0)]
     torch.manual_seed(123)
     assert module.training_step(batch(2), 7).item() == losses[2]  # dropout, too
@@ -146,8 +166,9 @@ def test_a_step_is_a_function_of_seed_and_micro_step():
     assert len(set(losses)) == 3
 
 
-def test_ranks_share_times_and_noise_but_not_dropout():
-    module, data = make(dropout=0.0), batch(count=8)
+@pytest.mark.parametrize("objective", [Denoising, Consistency])
+def test_ranks_share_times_and_noise_but_not_dropout(objective):
+    module, data = make(dropout=0.0, objective=objective), batch(count=8)
     whole = module.training_step(data, 0)
     halves = []
     for rank in range(2):
@@ -316,7 +337,8 @@ def test_the_average_is_updated_with_the_step_that_was_taken(monkeypatch):
 def test_channels_last_keeps_names_and_values():
     network = UNet(8, 1, 16, 1, 1, (2,), 0.0, (1, 1), 10)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    module = DiffusionModule(Denoiser(network, VP()), Recipe(train_steps=2, lr=1.0))
+    recipe = Recipe(train_steps=2, lr=1.0)
+    module = DiffusionModule(Denoiser(network, VP()), recipe, Denoising(VP(), recipe))
     after = module.network.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], value) for name, value in before.items())

@@ -24,17 +24,25 @@ def walk(name: str, gradients: Tensor) -> Tensor:
 
 
 def by_hand(name: str, gradients: Tensor) -> Tensor:
-    """Algorithm 2 of arXiv 1711.05101 (AdamW; Adam with the decay in the gradient), and of arXiv 2010.07468."""
+    """Algorithm 2 of arXiv 1711.05101 (AdamW; Adam with the decay in the gradient), of 2010.07468 and of 1908.03265."""
     weight, mean, second, path = 2.0, 0.0, 0.0, []
     for k, raw in enumerate(gradients.tolist(), 1):
-        gradient = raw + DECAY * weight if name == "adam" else raw
+        gradient = raw + DECAY * weight if name in ("adam", "radam") else raw
         mean = 0.9 * mean + 0.1 * gradient
         deviation = gradient - mean if name == "adabelief" else gradient
         eps = 1e-16 if name == "adabelief" else 1e-8
         second = 0.999 * second + 0.001 * deviation**2 + (eps if name == "adabelief" else 0)
-        if name != "adam":
+        if name not in ("adam", "radam"):
             weight -= LR * DECAY * weight
-        weight -= LR * (mean / (1 - 0.9**k)) / (math.sqrt(second / (1 - 0.999**k)) + eps)
+        step = LR * (mean / (1 - 0.9**k))
+        rectified = 2 / (1 - 0.999) - 1 - 2 * k * 0.999**k / (1 - 0.999**k)  # rho_t, of the most that it may be, 1999
+        if name != "radam":
+            weight -= step / (math.sqrt(second / (1 - 0.999**k)) + eps)
+        elif rectified > 5:
+            share = (rectified - 4) * (rectified - 2) * 1999 / ((1999 - 4) * (1999 - 2) * rectified)
+            weight -= step * math.sqrt(share) * math.sqrt(1 - 0.999**k) / (math.sqrt(second) + eps)
+        else:
+            weight -= step
         path.append(weight)
     return torch.tensor(path, dtype=torch.float64)
 

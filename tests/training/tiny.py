@@ -27,6 +27,16 @@ TRAINED = {
     "checkpoint_every": 50,
 }
 FOLDER = "tiny_digits_H0.9_K2"
+TUNED = {
+    "objective": "consistency",
+    "wb_id": "tuned",
+    "train_steps": 8,
+    "batch_size": 32,
+    "log_every": 1,
+    "val_check_interval": 4,
+    "checkpoint_every": 4,
+}
+TUNED_FOLDER = "tuned_digits_H0.9_K2_consistency"
 
 
 def command(*words: str, **flags: object) -> list[str]:
@@ -39,6 +49,13 @@ def trained(root: Path) -> Path:
     """The folder of a tiny run on digits, trained once per session; to be read, never written."""
     assert train.main(command(**TRAINED, output_dir=root / "tiny_runs")) == 0
     return root / "tiny_runs" / FOLDER
+
+
+@functools.cache
+def tuned(root: Path) -> Path:
+    """The folder of the tiny run, tuned in a few steps, once per session; to be read, never written."""
+    assert train.main(command(**TUNED, init_from=trained(root), output_dir=root / "tuned_runs")) == 0
+    return root / "tuned_runs" / TUNED_FOLDER
 
 
 def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
