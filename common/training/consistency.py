@@ -36,12 +36,13 @@ from common.refusal import Refusal, require
 from common.seeding import NOISE, TIMES, StepRandomness
 from common.sides import written
 from common.training.objective import Objective
+from common.training.times import CutNormal
 
 FACTOR, BEND = 2.0, 8.0  # of the distance of two levels: 2^-j (1 + 8 / (1 + exp sigma))
 LARGEST_WEIGHT = 50.0
 CENTRE, MEAN = 0.73, -0.6  # levels that are compared: share of the decision level; log sigma if that is unknown
 LEAST_STEPS, SHARE = 1500, 4  # of a tuning: a quarter of the training it starts from, at least 1,500
-RATE, SLOWER = 4e-4, 5  # learning rate: a fifth of that of the training
+SLOWER = 5  # learning rate: a fifth of that of the training
 STAGES = Range(1, 16, whole=True)  # points of more would be as good as one in float32: nothing would be learned
 DISTANCES = Range(1e-6, 1e3)  # whose squares float32 has, beside those of samples
 
@@ -107,11 +108,11 @@ class Consistency(Objective):
             f"a level of a path, from log sigma = {low:.3g} to {high:.3g}",
             level_mean,
         )
-        self.level_std, self.stages = level_std, stages
+        self.stages = stages
         self.distance_scale, self.guidance_scale = distance_scale, guidance_scale
         self.time_of_level = TimeOfLevel(dynamics)
         self.lowest = math.exp(low)
-        self._shares = self._cumulative(low), self._cumulative(high)
+        self._law = CutNormal(self.level_mean, level_std, low, high)
         self._guide: tuple[Denoiser, ...] = ()  # a tuple: its network is registered once
 
     @property
@@ -121,13 +122,12 @@ class Consistency(Objective):
         return f"consistency, {levels}, in {self.stages} stages{guided}"
 
     @classmethod
-    def suited(cls, start: RunConfig | None) -> Mapping[str, object]:
-        steps = start.recipe.train_steps // SHARE if start else 0
-        slower = 1 if start and is_consistent(start) else SLOWER
+    def suited(cls, start: RunConfig) -> Mapping[str, object]:
+        slower = 1 if is_consistent(start) else SLOWER
         return {
-            "train_steps": max(LEAST_STEPS, steps),
+            "train_steps": max(LEAST_STEPS, start.recipe.train_steps // SHARE),
             "optimizer": "radam",
-            "lr": start.recipe.lr / slower if start else RATE,
+            "lr": start.recipe.lr / slower,
             "lr_schedule": "warmup_cosine",
             "ema_decay": (0.99,),
             "ema_every": 1,
@@ -167,9 +167,6 @@ class Consistency(Objective):
         """The copy that guides is only ever evaluated: its dropout stays off."""
         return super().train(False)
 
-    def _cumulative(self, log_sigma: float) -> float:
-        return 0.5 * math.erfc((self.level_mean - log_sigma) / self.level_std / math.sqrt(2))
-
     def levels(self, u: Tensor, step: int | None) -> tuple[Tensor, Tensor]:
         """Noise levels of a pair.
 
@@ -180,9 +177,7 @@ class Consistency(Objective):
         Returns:
             sigma_t and sigma_s < sigma_t, (B,) float64; sigma_s is 0 before the path begins.
         """
-        below, above = self._shares
-        deviate = torch.special.ndtri(below + u.clamp(1e-9, 1 - 1e-9) * (above - below))
-        later = (self.level_mean + self.level_std * deviate).exp()
+        later = self._law(u.clamp(1e-9, 1 - 1e-9)).exp()
         done = 1.0 if step is None else step / self.recipe.train_steps
         stage = min(self.stages, 1 + int(done * self.stages))
         gap = FACTOR**-stage * (1 + BEND / (1 + later.exp()))

@@ -41,11 +41,11 @@ class Objective(nn.Module, ABC):
         return ""
 
     @classmethod
-    def suited(cls, start: RunConfig | None) -> Mapping[str, object]:
+    def suited(cls, start: RunConfig) -> Mapping[str, object]:
         """Values of flags that suit it, which a preset and given flags win over.
 
         Args:
-            start: the run that it starts from, as far as it is known.
+            start: the run that it starts from.
         """
         return {}
 

@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -88,18 +89,38 @@ class UniformNoiseLevels(TimeSampling):
         return times.clamp(self.t_min, self.horizon)
 
 
+@dataclass(frozen=True)
+class CutNormal:
+    """A normal law between two values.
+
+    Attributes:
+        mean: that of the whole law.
+        deviation: that of the whole law.
+        low: smallest value.
+        high: largest value.
+    """
+
+    mean: float
+    deviation: float
+    low: float
+    high: float
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """Values (B,) of numbers u (B,) in [0, 1): the inverse of its distribution function."""
+        below, above = (
+            0.5 * math.erfc((self.mean - end) / self.deviation / math.sqrt(2)) for end in (self.low, self.high)
+        )
+        deviate: Tensor = torch.special.ndtri(below + u * (above - below))
+        return self.mean + self.deviation * deviate
+
+
 class LogNormalNoiseLevels(UniformNoiseLevels):
     """log sigma ~ N(-1.2, 1.2^2), cut to its values at t_min and T (EDM, arXiv 2206.00364, table 1)."""
 
     def share(self, u: Tensor) -> Tensor:
-        below, above = (self._cumulative(end) for end in (self.low, self.high))
-        deviate = torch.special.ndtri(below + u * (above - below))
-        found: Tensor = (LOGNORMAL_MEAN + LOGNORMAL_DEVIATION * deviate - self.low) / (self.high - self.low)
+        levels = CutNormal(LOGNORMAL_MEAN, LOGNORMAL_DEVIATION, self.low, self.high)(u)
+        found: Tensor = (levels - self.low) / (self.high - self.low)
         return found
-
-    @staticmethod
-    def _cumulative(log_sigma: float) -> float:
-        return 0.5 * math.erfc((LOGNORMAL_MEAN - log_sigma) / LOGNORMAL_DEVIATION / math.sqrt(2))
 
 
 TIME_SAMPLINGS: dict[str, type[TimeSampling]] = {
