@@ -270,6 +270,7 @@ class Flag:
         argument: the constructor's argument or dataclass's field that it sets; by default the flag's own name.
         alone: its value if it is given without one; None if it needs one.
         many: whether its values, a tuple each, may be given as several words.
+        again: whether the flag, given again, adds to those values.
     """
 
     name: str
@@ -280,6 +281,7 @@ class Flag:
     argument: str = ""
     alone: Any = None
     many: bool = False
+    again: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "argument", self.argument or self.name)
@@ -353,7 +355,7 @@ def flags_of(
         chosen = (choices or {}).get(argument, found[1])
         extras, text = getattr(hints.get(argument), "__metadata__", ()), texts.get(argument, "see its documentation")
         alone = next((extra.value for extra in extras if isinstance(extra, Alone)), None)
-        flags.append(Flag(name, found[0], default, text, chosen, argument, alone, MANY in extras))
+        flags.append(Flag(name, found[0], default, text, chosen, argument, alone, MANY in extras, AGAIN in extras))
     return tuple(flags)
 
 
@@ -399,6 +401,7 @@ class Mark:
 
 
 MANY = Mark("may be given as several words")
+AGAIN = Mark("may be given several times, which adds up; values are tuples")
 
 
 def marked(kind: type, mark: Mark) -> frozenset[str]:

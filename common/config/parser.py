@@ -203,13 +203,21 @@ class Joined(argparse.Action):
         setattr(namespace, self.dest, tuple(itertools.chain.from_iterable(values)))
 
 
+class Added(Joined):
+    """Adds them to those of the same flag before."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Keep one tuple of all."""
+        super().__call__(parser, namespace, [getattr(namespace, self.dest, ()), *values])
+
+
 def add_flag(group: Any, flag: Flag) -> None:
     """Add a flag to a parser or a group of one."""
     default = "" if flag.default is None or "(default" in flag.help else f" (default: {written(flag.default)})"
     words = "True|False" if flag.read is boolean else flag.name.upper()
     switch: dict[str, Any] = {} if flag.alone is None else {"nargs": "?", "const": flag.alone}
     if flag.many:
-        switch = {"nargs": "+", "action": Joined}
+        switch = {"nargs": "+", "action": Added if flag.again else Joined}
     choices = None if flag.choices is None else tuple(flag.choices)
     group.add_argument(
         f"--{flag.name}",
