@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 import torch
-from torch import nn
 
 from common.config.build import build_dynamics, check_device, load_data
 from common.config.plugins import class_of

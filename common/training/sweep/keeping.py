@@ -7,7 +7,7 @@ from common.refusal import Refusal
 from common.training.sweep.flags import FLAG, Axis
 from common.training.sweep.order import SweepMember, SweepOrder
 
-NOTE, LOGS, LOCK = "sweep.json", "logs", ".lock"
+NOTE, LOGS = "sweep.json", "logs"
 FORMAT = 1
 
 
@@ -17,18 +17,23 @@ def log_of(order: SweepOrder, member: SweepMember) -> Path:
 
 
 def note(order: SweepOrder) -> None:
-    """Keep what a sweep is, or make sure that it is still the same.
+    """Keep what a sweep is, unless that is kept already."""
+    if not (path := order.folder / NOTE).exists():
+        swept = [[axis.flag, list(axis.values)] for axis in order.axes]
+        members = [member.id for member in order.members]
+        write_json(path, {"format": FORMAT, "sweep": swept, "flags": dict(order.fixed), "members": members})
+
+
+def check_same(order: SweepOrder) -> None:
+    """Make sure that a sweep, if it was begun, is still the same.
 
     Raises:
         Refusal: naming the flag that differs, or if something else lies there.
     """
     path = order.folder / NOTE
     if not path.exists():
-        if any(place.name != LOCK for place in order.folder.iterdir()):
+        if order.folder.exists() and not (order.folder.is_dir() and is_empty(order.folder)):
             raise Refusal(f"{order.id}: {order.folder} is there, and is no sweep; take another id", "wb_id")
-        swept = [[axis.flag, list(axis.values)] for axis in order.axes]
-        members = [member.id for member in order.members]
-        write_json(path, {"format": FORMAT, "sweep": swept, "flags": dict(order.fixed), "members": members})
         return
     swept_then, fixed_then = kept_at(path)
     for axis in order.axes:
@@ -46,6 +51,11 @@ def note(order: SweepOrder) -> None:
             raise Refusal(
                 f"{'missing' if now is None else now} contradicts the sweep {order.id}, which {was}{otherwise()}", name
             )
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether nothing lies in a folder but what a lock and a kill leave."""
+    return all(place.name.startswith(".") for place in folder.iterdir())
 
 
 def otherwise() -> str:

@@ -207,7 +207,7 @@ def check_axes(swept: Sequence[Axis], given: Sequence[str], known: Mapping[str, 
     apart = {flag.name for kind in (Command, Sweeping) for flag in flags_of(kind)} | FREE_FLAGS | {"name"}
     for i, axis in enumerate(swept):
         if axis.flag not in flags:
-            near = meant(axis.flag, flags, LIKE_FLAG)
+            near = meant(f"--{axis.flag}", [f"--{flag}" for flag in flags], LIKE_FLAG)
             raise Refusal(f"{axis.flag}: train.py has no such flag{near}", FLAG)
         if axis.flag in apart - MEANINGFUL:
             raise Refusal(f"{axis.flag}: cannot be swept, since it says nothing of what is learned", FLAG)

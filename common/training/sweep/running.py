@@ -16,7 +16,7 @@ from common.training import fitting
 from common.training.session import PROGRAM, is_first_process, say
 from common.training.sweep.checking import check_members
 from common.training.sweep.children import STOPPED, Child, cores, gpus, share
-from common.training.sweep.keeping import log_of, note
+from common.training.sweep.keeping import check_same, log_of, note
 from common.training.sweep.order import SweepMember, SweepOrder, shown
 from common.training.sweep.results import write_results
 from common.training.sweep.slurm import write_script
@@ -42,6 +42,7 @@ def sweep(order: SweepOrder, program: Path) -> int:
         KeyboardInterrupt: if it was stopped at once.
     """
     stopping.begin_work()
+    check_same(order)
     if order.asked.sweep_slurm is not None:
         check_members(order, [member for member in order.members if not member.folder.is_ours])
         for line in write_script(order, order.asked.sweep_slurm):
@@ -52,7 +53,7 @@ def sweep(order: SweepOrder, program: Path) -> int:
     if order.asked.sweep_member is not None:
         return train_one(order, order.members[order.asked.sweep_member])
     with locked(order.folder, PROGRAM):
-        note(order)
+        check_same(order)  # another process may have begun it meanwhile
         remove_leftovers(order.folder)
         return Sweep(order, program).run()
 
@@ -74,10 +75,11 @@ def try_first(order: SweepOrder) -> int:
 def train_one(order: SweepOrder, member: SweepMember) -> int:
     """Train one member in this process, as a task of a job array; then the table says how far all are."""
     if is_first_process():
-        with locked(order.folder, PROGRAM, wait=PATIENCE):
-            note(order)
         if not member.folder.is_ours:
             check_members(order, [member])
+        with locked(order.folder, PROGRAM, wait=PATIENCE):
+            check_same(order)
+            note(order)
     say(f"member    {member.id}: {shown(order.axes, member.values)}")
     command = replace(member.order.command, max_time=order.command.max_time)
     code = fitting.train(replace(member.order, command=command))
@@ -118,6 +120,7 @@ class Sweep:
         say(f"sweep     {order.folder}, {count} trainings{f', {done} of them finished' if done else ''}, "
             f"{self.slots} at once")  # fmt: skip
         check_members(order, [member for member in self.waiting if not member.folder.is_ours])
+        note(order)
         patience = stopping.Patience(ANSWER)
         patience.begin()
         try:
