@@ -269,8 +269,7 @@ class Flag:
         choices: what may be chosen (looked up when the parser is made); None if anything may.
         argument: the constructor's argument or dataclass's field that it sets; by default the flag's own name.
         alone: its value if it is given without one; None if it needs one.
-        many: whether its values, a tuple each, may be given as several words.
-        again: whether the flag, given again, adds to those values.
+        many: whether its values, a tuple each, may be given as several words, and several times.
     """
 
     name: str
@@ -281,7 +280,6 @@ class Flag:
     argument: str = ""
     alone: Any = None
     many: bool = False
-    again: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "argument", self.argument or self.name)
@@ -355,7 +353,7 @@ def flags_of(
         chosen = (choices or {}).get(argument, found[1])
         extras, text = getattr(hints.get(argument), "__metadata__", ()), texts.get(argument, "see its documentation")
         alone = next((extra.value for extra in extras if isinstance(extra, Alone)), None)
-        flags.append(Flag(name, found[0], default, text, chosen, argument, alone, MANY in extras, AGAIN in extras))
+        flags.append(Flag(name, found[0], default, text, chosen, argument, alone, MANY in extras))
     return tuple(flags)
 
 
@@ -400,8 +398,7 @@ class Mark:
     meaning: str
 
 
-MANY = Mark("may be given as several words")
-AGAIN = Mark("may be given several times, which adds up; values are tuples")
+MANY = Mark("may be given as several words, and several times")
 
 
 def marked(kind: type, mark: Mark) -> frozenset[str]:

@@ -196,19 +196,12 @@ def choose(flag: Flag, choices: Sequence[Any], text: str) -> Any:
 
 
 class Joined(argparse.Action):
-    """Joins the tuples that several words stand for."""
+    """Joins the tuples that several words stand for, of the same flag given again too."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         """Keep one tuple."""
-        setattr(namespace, self.dest, tuple(itertools.chain.from_iterable(values)))
-
-
-class Added(Joined):
-    """Adds them to those of the same flag before."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
-        """Keep one tuple of all."""
-        super().__call__(parser, namespace, [getattr(namespace, self.dest, ()), *values])
+        before = getattr(namespace, self.dest, ())
+        setattr(namespace, self.dest, tuple(itertools.chain.from_iterable([before, *values])))
 
 
 def add_flag(group: Any, flag: Flag) -> None:
@@ -217,7 +210,7 @@ def add_flag(group: Any, flag: Flag) -> None:
     words = "True|False" if flag.read is boolean else flag.name.upper()
     switch: dict[str, Any] = {} if flag.alone is None else {"nargs": "?", "const": flag.alone}
     if flag.many:
-        switch = {"nargs": "+", "action": Added if flag.again else Joined}
+        switch = {"nargs": "+", "action": Joined}
     choices = None if flag.choices is None else tuple(flag.choices)
     group.add_argument(
         f"--{flag.name}",

@@ -315,7 +315,8 @@ def test_a_member_that_another_process_trains_is_waited_for(run, capsys, monkeyp
 
 
 def test_another_command_under_the_same_id(run):
-    assert run("--sweep", "seed=0,4", "--lr", "1e-4", "--num_workers", "0") == 0
+    again = ("--sweep", "seed=0,4", "--lr", "1e-4", "--num_workers", "0", "--wb_id", "a")
+    assert run(*again) == 0
     for words, said in (
         ("seed=0,4,5 --lr 1e-4", "--sweep seed=0,4,5 contradicts the sweep a, which has seed=0,4"),
         ("lr=1e-4,1e-5", "--sweep lr=0.0001,1e-05 contradicts the sweep a, in which lr is not swept"),
@@ -328,6 +329,8 @@ def test_another_command_under_the_same_id(run):
     Path("runs/b").mkdir()
     Path("runs/b/mine").touch()
     assert "runs/b is there, and is no sweep" in refusal("--sweep", "seed=0,4", "--wb_id", "b")
+    Path("runs/a/logs/a-seed9.log").symlink_to("elsewhere")
+    assert "a-seed9.log is a symbolic link, through which nothing is written" in refusal(*again)
     Path("runs/a/sweep.json").write_text('{"format": 1, "sweep": 3}')
     assert "runs/a/sweep.json does not say what the sweep is" in refusal("--sweep", "seed=0,4", "--wb_id", "a")
 
@@ -453,14 +456,24 @@ def test_members_one_by_one_are_ordinary_runs(capsys, monkeypatch):
 # -- kills ------------------------------------------------------------------------------------------------------------
 
 
-def started(folder: Path, words: list[str]) -> subprocess.Popen:
-    folder.mkdir(exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    with (folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), *words],
-            cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+@pytest.fixture
+def started():
+    """Starts train.py in a folder, as the first of a process group; nobody of that is left after the test."""
+    processes = []
+
+    def start(folder: Path, words: list[str]) -> subprocess.Popen:
+        folder.mkdir(exist_ok=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        command = [sys.executable, str(ROOT / "train.py"), *words]
+        with (folder / "log.txt").open("ab") as log:
+            streams = {"stdout": log, "stderr": log, "start_new_session": True}
+            processes.append(subprocess.Popen(command, cwd=folder, env=environment, **streams))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for_a_checkpoint(process: subprocess.Popen, run: Path) -> None:
@@ -470,13 +483,13 @@ def wait_for_a_checkpoint(process: subprocess.Popen, run: Path) -> None:
     assert load_checkpoint(sorted(found)[0])["global_step"] < KILLED["train_steps"]
 
 
-KILLED = {**tiny.FLAGS, "train_steps": 300, "batch_size": 8, "checkpoint_every": 20, "log_every": 20, "wb_id": "k"}
+KILLED = {**tiny.FLAGS, "train_steps": 120, "batch_size": 8, "checkpoint_every": 10, "log_every": 10, "wb_id": "k"}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_sweep_that_was_killed_twice_ends_as_one_that_was_not(tmp_path, jobs):
+def test_a_sweep_that_was_killed_twice_ends_as_one_that_was_not(tmp_path, started, jobs):
     words = tiny.command("--sweep", "hurst=0.7,0.9", "--sweep", "lr=1e-3,4e-3", **KILLED, sweep_jobs=jobs)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert started(whole, words).wait() == 0

@@ -84,8 +84,9 @@ class Child:
         log: its output.
         said: bytes of the log that are of earlier starts.
         slot: its place among those that run at once.
-        began: when it was started, on the clock ``time.monotonic``.
-        begun_at: the step that it went on from, as its log has it.
+        begun_at: the step that its log was at when it was started.
+        moved: when its log had first gone on, on the clock ``time.monotonic``, and to which step; what comes before is
+            no training.
     """
 
     member: SweepMember
@@ -93,8 +94,8 @@ class Child:
     log: Path
     said: int
     slot: int
-    began: float
     begun_at: int
+    moved: tuple[float, int] | None = None
 
     @classmethod
     def start(
@@ -113,6 +114,7 @@ class Child:
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {**own, **os.environ, **{name: own[name] for name in own.keys() & {GPUS}}}
         with log.open("ab") as output:
+            said = output.tell()
             process = subprocess.Popen(
                 [sys.executable, str(program), *member.words, *more],
                 stdin=subprocess.DEVNULL,
@@ -120,7 +122,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 env=environment,
             )
-            return cls(member, process, log, output.tell(), slot, time.monotonic(), newest(member.folder.metrics)[0])
+            return cls(member, process, log, said, slot, newest(member.folder.metrics)[0])
 
     def stop(self) -> None:
         """Ask it to write a checkpoint and end."""
@@ -133,14 +135,16 @@ class Child:
         return self.member.folder
 
     def progress(self) -> tuple[int, str]:
-        """Its step, and step, loss and time left in words."""
+        """Its step, and step, loss and, while it runs, the time left in words."""
         step, loss = newest(self.folder.metrics)
         line = f"step {step:,} of {self.member.steps:,}" if step else "starting"
         if loss is not None:
             line += f", loss {loss:.4g}"
-        done, left = step - self.begun_at, self.member.steps - step
-        if done > 0 and left:
-            line += f", {in_time((time.monotonic() - self.began) / done * left)} left"
+        if self.moved is None and step > self.begun_at:
+            self.moved = time.monotonic(), step
+        elif self.moved is not None and self.moved[1] < step < self.member.steps and self.process.returncode is None:
+            since, first = self.moved
+            line += f", {in_time((time.monotonic() - since) / (step - first) * (self.member.steps - step))} left"
         return step, line
 
     def reason(self) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from common.config.flags import AGAIN, MANY, Checked, at_least, flags_of, path
+from common.config.flags import MANY, Checked, at_least, flags_of, path
 
 FLAG = "sweep"
 
@@ -61,7 +61,7 @@ class Sweeping(Checked):
         sweep_slurm: write a job script for SLURM that trains every member of a sweep, and train nothing (default: none)
     """
 
-    sweep: Annotated[tuple[Axis, ...], axes, MANY, AGAIN] = ()
+    sweep: Annotated[tuple[Axis, ...], axes, MANY] = ()
     sweep_jobs: Annotated[int, at_least(1)] = 1
     sweep_metric: str = "val/loss"
     sweep_member: Annotated[int | None, at_least(0)] = None

@@ -83,9 +83,9 @@ def as_text(order: SweepOrder, rows: Sequence[Row], failed: Mapping[str, str]) -
     lines = table([header, *cells])
     if best := best_of(rows, metric):
         lines.append(f"best      {best.member.id}, {metric} {best.figures[metric]:.4g}")
-    there = list(dict.fromkeys(name for row in rows for name in row.figures))
+    there = list(dict.fromkeys(name for row in rows if row.state == FINISHED for name in row.figures))
     if there and metric not in there:
-        lines.append(f"note      no member has {metric} in its log; there are {', '.join(there)}")
+        lines.append(f"note      no training has {metric} in its log; there are {', '.join(there)}")
     return lines + [f"failed    {name}: {reason}" for name, reason in failed.items()]
 
 

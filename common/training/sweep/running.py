@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common import stopping
-from common.files import locked, owner_of, remove_leftovers
+from common.files import locked, owner_of, refuse_links, remove_leftovers
 from common.progress import SELDOM, bar, tell
 from common.training import fitting
 from common.training.session import PROGRAM, is_first_process, say
@@ -54,6 +54,7 @@ def sweep(order: SweepOrder, program: Path) -> int:
         return train_one(order, order.members[order.asked.sweep_member])
     with locked(order.folder, PROGRAM):
         check_same(order)  # another process may have begun it meanwhile
+        refuse_links(order.folder, order.folder, inside=True)
         remove_leftovers(order.folder)
         return Sweep(order, program).run()
 
@@ -159,7 +160,7 @@ class Sweep:
                 for child in self.running:
                     child.stop()
             for child in [child for child in self.running if child.process.poll() is not None]:
-                self._ended(child, asked)
+                self._ended(child, patience.is_asked)
             while len(self.running) < self.slots and self.waiting and not patience.is_asked and self._is_time():
                 if not self._start_next():
                     break
