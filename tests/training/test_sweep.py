@@ -27,6 +27,7 @@ from common.training.sweep.children import newest, share
 from common.training.sweep.flags import Axis, asks_for_a_sweep, axes
 from common.training.sweep.order import SweepOrder, ordered
 from common.training.sweep.picture import sweep_figure
+from common.training.sweep.results import better
 from common.training.sweep.slurm import script_of
 from tests.test_imports import ROOT
 from tests.training import interrupted, tiny
@@ -367,6 +368,12 @@ def test_a_picture_has_a_line_for_each_value_of_the_others():
     assert (plot.get_xscale(), plot.get_xlabel(), plot.get_ylabel()) == ("log", "lr", "val/loss")
     (ring,) = [line for line in plot.get_lines() if line.get_fillstyle() == "none"]
     assert (ring.get_xdata()[0], ring.get_ydata()[0]) == pytest.approx((1e-5, 0.7 + 1 / 8))
+
+
+def test_which_figures_are_better_if_they_are_less():
+    assert [better(name) for name in ("val/loss", "eval/sw", "eval/kid@pixels", "eval/is@inception", "eval/none")] == [
+        -1, -1, -1, 1, 0
+    ]  # fmt: skip
 
 
 def test_two_flags_of_many_values_are_a_map():

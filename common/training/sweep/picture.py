@@ -17,6 +17,7 @@ SEED = "seed"  # whose values are repetitions: points of one line, drawn through
 MAP_FROM = 4  # values of each of two flags from which on a map reads better than lines
 WIDE = 20.0  # largest over smallest value, both positive, from which on an axis is logarithmic
 MOST_IN_LEGEND = 20
+LONG = 8  # letters of a label
 Points = Mapping[tuple[str, ...], float]
 
 
@@ -55,6 +56,11 @@ def sweep_figure(axes: Sequence[Axis], points: Points, metric: str, better: int)
     return figure
 
 
+def slant(labels: Sequence[str]) -> int:
+    """Degrees by which labels below an axis are turned, so that long ones do not run into each other."""
+    return 20 if max(map(len, labels)) > LONG else 0
+
+
 def best_group(groups: Mapping[tuple[str, ...], Sequence[float]], better: int) -> tuple[str, ...] | None:
     """The values whose mean is best; None if there is no better and worse, or nothing to choose from."""
     means = {values: float(np.mean(found)) for values, found in groups.items() if np.isfinite(found).all()}
@@ -73,11 +79,12 @@ def draw_lines(
         others = values[:along] + values[along + 1 :]
         lines.setdefault(others, []).append((places[values[along]], found))
     names = [other.flag for i, other in enumerate(axes) if i != along]
+    style = "o:" if numbers is None else "o-"  # words have no order, so nothing lies between two of them
     for others, line in lines.items():
         line.sort(key=lambda point: point[0])
         label = ", ".join(f"{name} {value}" for name, value in zip(names, others, strict=True))
         (drawn,) = plot.plot(
-            [x for x, _ in line], [float(np.mean(y)) for _, y in line], "o-", label=label, markersize=4
+            [x for x, _ in line], [float(np.mean(y)) for _, y in line], style, label=label, markersize=4
         )
         for x, y in line:
             if len(y) > 1:
@@ -86,7 +93,7 @@ def draw_lines(
         plot.plot(places[best[along]], float(np.mean(groups[best])), "o", color="0.2", markersize=12, fillstyle="none")
     plot.set(xlabel=axis.flag, ylabel=metric)
     if numbers is None:
-        plot.set_xticks(list(places.values()), list(places), rotation=20 if max(map(len, places)) > 8 else 0)
+        plot.set_xticks(list(places.values()), list(places), rotation=slant(axis.values))
     elif min(numbers) > 0 and max(numbers) >= WIDE * min(numbers):
         plot.set_xscale("log")
     elif len(numbers) <= 8:
@@ -111,7 +118,7 @@ def draw_map(
         field[rows.values.index(row), columns.values.index(column)] = np.mean(found)
     shown = plot.imshow(field, aspect="auto", cmap="viridis_r" if better < 0 else "viridis")
     figure.colorbar(shown, label=metric)
-    plot.set_xticks(range(len(columns.values)), columns.values, rotation=20)
+    plot.set_xticks(range(len(columns.values)), columns.values, rotation=slant(columns.values))
     plot.set_yticks(range(len(rows.values)), rows.values)
     plot.set(xlabel=columns.flag, ylabel=rows.flag)
     for (i, j), value in np.ndenumerate(field):
