@@ -76,6 +76,7 @@ def test_members_are_the_product_and_are_named_after_it():
 @pytest.mark.parametrize(
     ("words", "names"),
     [
+        (["lr=1e30,1e-30"], ["lr1e30", "lr1e-30"]),
         (["num_aug=1,2"], ["num-aug1", "num-aug2"]),
         (["lr_schedule=onecycle,constant"], ["lr-schedule-onecycle", "lr-schedule-constant"]),
         (["channel_mult=1,2;1,2,2"], ["channel-mult1-2", "channel-mult1-2-2"]),

@@ -299,7 +299,7 @@ def in_name(flag: str, value: str) -> str:
     """A flag with its value as a part of an id: letters, digits, points and dashes."""
     if not re.match(r"\d", value):
         value = f"-{value}"
-    value = re.sub(r"[^A-Za-z0-9.-]+", "-", value)
+    value = re.sub(r"[^A-Za-z0-9.-]+", "-", value.replace("+", ""))  # not 1e-30 for 1e+30
     return flag.replace("_", "-") + value[-LONGEST_VALUE:].rstrip("-.")
 
 
