@@ -44,6 +44,7 @@ from common.training.objectives import OBJECTIVES, Denoising
 from common.training.optimizers import OPTIMIZERS, SCHEDULERS
 from common.training.resume import Command, TrainOrder
 from common.training.starting import AUTO, check_objective, values_for
+from common.training.sweep.flags import Sweeping
 from common.training.times import TIME_SAMPLINGS
 from common.training.weights import LOSS_WEIGHTS, REDUCTIONS
 from fdp import presets as fdp
@@ -165,6 +166,7 @@ def train_groups(processes: Sequence[Member], networks: Sequence[Member], object
     return without_repeats(
         {
             "what to do": section_flags(Command),
+            "several trainings": section_flags(Sweeping),
             "data": section_flags(DataConfig),
             "dynamics": (*choice_flags(*OF_DYNAMICS), *(flag for member in processes for flag in member.flags)),
             "network": (*choice_flags(*OF_NETWORK), *(flag for member in networks for flag in member.flags)),

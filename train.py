@@ -1,7 +1,9 @@
 """Train a diffusion model: ``python train.py [--preset NAME] [flags]``; see ``--help``."""
 
 import shlex
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from common.program import run_program, start_program
 
@@ -10,6 +12,7 @@ if __name__ == "__main__":
 
 import args
 from common.config.parser import refusing, reporting
+from common.training.sweep.flags import asks_for_a_sweep
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +31,7 @@ def train(words: str | Sequence[object]) -> int:
 
     Returns:
         0 if all was done or time was up, 130 if it was stopped by a signal and can go on, 1 if the loss became NaN or
-        infinite, 2 if it came to an end for want of memory or disk; what to do is said.
+        infinite, or a part of a sweep failed, 2 if it came to an end for want of memory or disk; what to do is said.
 
     Raises:
         Refusal: for what can be mended; the message names the flag.
@@ -45,12 +48,17 @@ def train(words: str | Sequence[object]) -> int:
 
 
 def _train(argv: Sequence[str] | None) -> int:
-    order = args.parse_train(argv)
-    if order is None:
+    if asks_for_a_sweep(sys.argv[1:] if argv is None else argv):
+        from common.training.sweep import order, running  # here: as below
+
+        asked = order.ordered(argv, args.parse_train, args.train_flag_names())
+        return running.sweep(asked, Path(__file__).resolve())
+    found = args.parse_train(argv)
+    if found is None:
         return 0
     from common.training import fitting  # here: Lightning takes long to import, and help does not need it
 
-    return fitting.train(order)
+    return fitting.train(found)
 
 
 if __name__ == "__main__":

@@ -269,7 +269,7 @@ class Flag:
         choices: what may be chosen (looked up when the parser is made); None if anything may.
         argument: the constructor's argument or dataclass's field that it sets; by default the flag's own name.
         alone: its value if it is given without one; None if it needs one.
-        many: whether its values, a tuple each, may be given as several words.
+        many: whether its values, a tuple each, may be given as several words, and several times.
     """
 
     name: str
@@ -398,7 +398,7 @@ class Mark:
     meaning: str
 
 
-MANY = Mark("may be given as several words")
+MANY = Mark("may be given as several words, and several times")
 
 
 def marked(kind: type, mark: Mark) -> frozenset[str]:

@@ -196,11 +196,12 @@ def choose(flag: Flag, choices: Sequence[Any], text: str) -> Any:
 
 
 class Joined(argparse.Action):
-    """Joins the tuples that several words stand for."""
+    """Joins the tuples that several words stand for, of the same flag given again too."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         """Keep one tuple."""
-        setattr(namespace, self.dest, tuple(itertools.chain.from_iterable(values)))
+        before = getattr(namespace, self.dest, ())
+        setattr(namespace, self.dest, tuple(itertools.chain.from_iterable([before, *values])))
 
 
 def add_flag(group: Any, flag: Flag) -> None:

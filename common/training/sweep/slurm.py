@@ -1,0 +1,57 @@
+"""A sweep as a job array of SLURM: one script, one task of the array for every member."""
+
+import shlex
+from pathlib import Path
+
+from common.files import atomic_write
+from common.refusal import Refusal
+from common.training.session import PROGRAM
+from common.training.sweep.order import SweepOrder
+
+SCRIPT = """#!/bin/bash
+#SBATCH --job-name={id} --array=0-{last} --output=%x-%a.log --open-mode=append --requeue
+#SBATCH --time=04:00:00 --cpus-per-task=4 --nodes={nodes} --gpus-per-node={devices} --ntasks-per-node={devices}  # edit
+# {count} trainings, each of which goes on where it was; their table and picture: {folder}
+source .venv/bin/activate  # edit
+{more}IDS=({ids})
+ID=${{IDS[$SLURM_ARRAY_TASK_ID]}}
+srun python {program} {words}{use_more} --sweep_member $SLURM_ARRAY_TASK_ID || exit
+ls {place}/"$ID"_*/model/model-final.pth && exit
+scontrol requeue ${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
+"""
+LIMIT = 'MORE="--max_time 3.8h"  # edit: below --time\n'
+
+
+def script_of(order: SweepOrder) -> str:
+    """The text of the job script."""
+    hardware, limit = order.members[0].config.hardware, order.command.max_time
+    own = [*order.again, *([] if limit is None else [f"--max_time={limit:g}s"])]
+    return SCRIPT.format(
+        id=order.id,
+        last=len(order.members) - 1,
+        count=len(order.members),
+        folder=order.folder,
+        nodes=hardware.num_nodes,
+        devices=hardware.devices or 1,
+        more="" if limit is not None else LIMIT,
+        use_more="" if limit is not None else " $MORE",
+        ids=" ".join(member.id for member in order.members),
+        program=PROGRAM,
+        words=shlex.join(own),
+        place=shlex.quote(str(order.output_dir)),
+    )
+
+
+def write_script(order: SweepOrder, path: Path) -> list[str]:
+    """Write the job script; returns lines to print.
+
+    Raises:
+        Refusal: if the file is there.
+    """
+    if path.exists() or path.is_symlink():
+        raise Refusal(f"{path} is there already; name another file", "sweep_slurm")
+    atomic_write(path, script_of(order).encode())
+    return [
+        f"sweep     {len(order.members)} trainings as a job array: {path}",
+        f"next      sbatch {shlex.quote(str(path))}",
+    ]
