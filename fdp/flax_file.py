@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import msgpack
 import numpy as np
@@ -79,7 +79,7 @@ def read_checkpoint(path: Path) -> FlaxCheckpoint:
         raise Refusal(f"{path}: {error.strerror or error}") from error
 
 
-def read_stream(file: BinaryIO, size: int, name: str) -> FlaxCheckpoint:
+def read_stream(file: IO[bytes], size: int, name: str) -> FlaxCheckpoint:
     """The same from an open file, e.g. an entry of an archive; it is read to its end.
 
     Args:
@@ -116,7 +116,7 @@ def _advice(folder: Path) -> str:
     )
 
 
-def _read(file: BinaryIO) -> FlaxCheckpoint:
+def _read(file: IO[bytes]) -> FlaxCheckpoint:
     """Walk through the outermost map, and build of it what is wanted.
 
     Raises:

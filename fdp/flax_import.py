@@ -78,7 +78,7 @@ def groups(preset: str) -> Groups:
 def flags() -> dict[str, str]:
     """Names of arguments to flags of the program."""
     found: dict[str, str] = {}
-    for preset in PRESETS:
+    for preset in {network_of(preset).kind: preset for preset in PRESETS}.values():  # one of each network
         found |= flag_names(groups(preset), (ImportConfig, PROCESS.kind, network_of(preset).kind, MetaLearned))
     return found
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from common.config.build import build_denoiser, load_data
 from common.config.flags import written
-from common.config.rehearsal import rehearse
 from common.config.resolve import Member, fit_to_data, resolve
 from common.config.schema import RunConfig
 from common.config.stored import write_config
@@ -141,7 +140,6 @@ def imported(checkpoint: FlaxCheckpoint, preset: str, given: Values, place: Path
     if others := {flag: value for flag, value in sizes.items() if known.get(flag, False) != value}:
         flags = " ".join(f"--{flag} {written(value)}" for flag, value in others.items())
         raise Refusal(f"{name} holds another network than that of preset {preset}: add {flags}{network.unsaid}")
-    rehearse(config, None)
     denoiser = build_denoiser(config, functions)
     prefix = NETWORK if config.adaptation else ""
     state = {key if key.startswith(RATES) else prefix + key.removeprefix(NETWORK): x for key, x in state.items()}
