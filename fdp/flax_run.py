@@ -187,8 +187,13 @@ def _fitted(config: RunConfig, channels: int, member: Member) -> tuple[RunConfig
 
 def _spec(config: RunConfig, channels: int) -> DataSpec:
     """What a sample is: the channels are those of the weights, the grid is that of the preset or of a flag."""
-    data = config.data
-    if data.data_name == SpokenDigits.name:
+    data, sounds = config.data, config.data.data_name == SpokenDigits.name
+    for flag, of_sounds in (("length", True), ("sample_rate", True), ("image_size", False)):
+        if getattr(data, flag) is not None and of_sounds != sounds:
+            raise Refusal(f"has no effect on {'sounds' if sounds else 'images'}; leave it out", flag)
+    if data.data_dir and config.model.prior != "data":
+        raise Refusal("has no effect without --prior data; add that, or leave it out", "data_dir")
+    if sounds:
         length, rate = data.length or LENGTH, data.sample_rate or SAMPLE_RATE
         return DataSpec("sound", (channels, length), value_range=(-1.0, 1.0), sample_rate=rate)
     if data.image_size is None:

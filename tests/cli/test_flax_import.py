@@ -1,7 +1,9 @@
 """Checkpoints of the published FDP code become runs: the recorded numbers, every preset, and files that are none."""
 
+import io
 import json
 import pickle
+import random
 import shutil
 import tracemalloc
 import zipfile
@@ -18,9 +20,10 @@ from PIL import Image
 from common import runs
 from common.config.stored import read_config
 from common.files import load_state, sha256
+from common.refusal import Refusal
 from common.runs.folder import RunFolder
 from fdp import flax_import
-from fdp.flax_file import read_checkpoint
+from fdp.flax_file import read_checkpoint, read_stream
 from fdp.presets import PRESETS
 from tests import flax_files
 from tests.cli.conftest import Result
@@ -318,6 +321,22 @@ def test_damaged_and_foreign_files_are_refused_in_one_line(imports, name):
     assert not Path("runs").exists()
 
 
+def test_whatever_the_bytes_are_they_are_read_or_refused():
+    """Two hundred files with bytes changed, removed or put in, most of them where the structure is."""
+    rng, read = random.Random(0), 0
+    places = (0, BYTES.index(b"ema_params"))
+    for i in range(200):
+        content = bytearray(BYTES)
+        start = rng.randrange(len(content)) if i % 2 else rng.choice(places) + rng.randrange(300)
+        content[start : start + rng.randrange(4)] = rng.randbytes(rng.randrange(4))
+        try:
+            read_stream(io.BytesIO(content), len(content), "it")
+            read += 1
+        except Refusal as refusal:
+            assert str(refusal).startswith("it ")
+    assert 20 < read < 150
+
+
 def test_many_entries_are_refused_before_they_are_held(imports):
     """A few hundred thousand maps of one byte each."""
     many = {str(i): {str(j): {} for j in range(1000)} for i in range(300)}
@@ -359,6 +378,9 @@ def test_what_is_no_file_is_refused(imports, monkeypatch):
         (f"{OF_INR} --embed_dim 64", "unrecognized arguments: --embed_dim 64"),
         ("--preset fdp-mnist-inr --image_size 8 --width 32 --depth 3", "add --learned_rates True"),
         ("--preset fdp-digits-inr --width 32 --depth 3", "--image_size is needed"),
+        (f"{OF_INR} --length 64", "--length has no effect on images"),
+        ("--preset fdp-audio-inr --image_size 8", "--image_size has no effect on sounds"),
+        (f"{OF_INR} --data_dir .", "--data_dir has no effect without --prior data"),
         (f"{OF_INR} --prior mean", "--prior: invalid choice"),
         (f"{OF_INR} --out /", "--out must end in the name of a run"),
         (f"{OF_INR} --out runs/_x", "--out must end in the name of a run"),

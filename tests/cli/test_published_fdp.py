@@ -66,7 +66,7 @@ TINY_INR = "--width 8 --depth 1 --image_size 8"
 TINY_UVIT = "--embed_dim 8 --num_heads 2 --depth 1 --patch_size 4 --image_size 8"
 FEW = "--steps 2 --n_samples 2 --device cpu"
 JUDGED = "--steps 1 --n_samples 12 --metrics sw --device cpu"
-COMPLETED = "--steps 2 --n_samples 2 --n_inputs 2 --device cpu"
+COMPLETED = "--steps 2 --n_samples 2 --n_inputs 1 --device cpu"
 
 Script = Callable[[str], Result]
 
