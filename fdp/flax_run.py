@@ -190,7 +190,7 @@ def _spec(config: RunConfig, channels: int) -> DataSpec:
     data, sounds = config.data, config.data.data_name == SpokenDigits.name
     for flag, of_sounds in (("length", True), ("sample_rate", True), ("image_size", False)):
         if getattr(data, flag) is not None and of_sounds != sounds:
-            raise Refusal(f"has no effect on {'sounds' if sounds else 'images'}; leave it out", flag)
+            raise Refusal(f"has no effect on {'recordings' if sounds else 'images'}; leave it out", flag)
     if data.data_dir and config.model.prior != "data":
         raise Refusal("has no effect without --prior data; add that, or leave it out", "data_dir")
     if sounds:
