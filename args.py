@@ -49,6 +49,7 @@ from common.training.times import TIME_SAMPLINGS
 from common.training.weights import LOSS_WEIGHTS, REDUCTIONS
 from fdp import presets as fdp
 from fdp.dynamics import HeatSubVP
+from fdp.flax_pretrained import RELEASED
 from gfdm import presets as gfdm
 from gfdm.dynamics import FVE, FVP
 from gfdm.released import RELEASED_FLAGS, describing_flags, released_config
@@ -63,6 +64,7 @@ BACKBONES: dict[str, type[nn.Module]] = {"unet": UNet, "unet1d": UNet1D, "uvit":
 PRESETS: dict[str, dict[str, object]] = {**gfdm.PRESETS, **fdp.PRESETS}
 ABOUT: dict[str, About] = {**gfdm.ABOUT, **fdp.ABOUT}
 
+PRETRAINED.update(RELEASED)
 trust(DYNAMICS, BACKBONES, OBJECTIVES)  # config.json may name these classes, a plugin's among them
 
 # the preset of a process, data set and network; else FOR_DATA decides by the data set, else FOR_KIND by what it holds

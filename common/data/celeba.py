@@ -9,10 +9,12 @@ The usual 64x64 set: the central 140x140 pixels, resized with antialiasing. Imag
 proportion.
 """
 
+import re
 import struct
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePath
 
@@ -21,8 +23,9 @@ from torch import Tensor
 
 from common.data.pictures import Form, picture_set
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source, hold_out
+from common.data.tfrecords import images_in
 from common.data.trees import Files, Paths, Tree, open_tree
-from common.files import download
+from common.files import download, listed
 from common.sides import Sides
 
 SIZE = Sides(64, 64)
@@ -32,7 +35,13 @@ PARTITIONS = (PARTITION, "list_eval_partition.csv")
 TRAIN, VALIDATION, TEST = range(3)  # the numbers of the parts in that list
 BASE = "celeba"  # torchvision's folder
 PLACES = tuple(Path(base, name) for base in (BASE, ".") for name in (IMAGES, f"{IMAGES}.zip"))
+ARCHIVE = f"{IMAGES}.zip"
 SERVER = "https://drive.google.com/uc?id={}"
+FOLDER = "https://drive.google.com/drive/folders/{}"
+SHARED = "1eHdU3N4Tiv6BAezAAI7LAvJTItIF8GD2"  # of FDP's authors, for their data/tensorflow_datasets
+SHARD = re.compile(r"(?:.*/)?celeb_a-(train|validation|test)\.tfrecord-\d{5}-of-\d{5}", re.ASCII)
+PARTS = ("train", "validation", "test")  # by their numbers
+LARGEST_SHARD = 2**32  # bytes; the whole set has a third of it
 
 
 class CelebA(Source):
@@ -146,29 +155,87 @@ def by_list(listed: Files, images: list[str]) -> tuple[Tensor, Tensor] | None:
 
 
 def fetch(data_dir: Path) -> None:
-    """Download the archive of the images and the list of the parts, by the ids and MD5 sums that torchvision keeps.
+    """Download the images and the list of the parts.
+
+    First the originals, by the ids and MD5 sums that torchvision keeps; if those cannot be had, what the authors of FDP
+    share: the same, or the set as TensorFlow Datasets prepares it.
 
     Raises:
         DataUnavailable: if that fails; nothing is left behind.
     """
     from torchvision.datasets import CelebA as Published  # only here: torchvision takes a while to import
-    from torchvision.datasets.utils import check_integrity
 
-    wanted = [(file, md5, name) for file, md5, name in Published.file_list if name in (f"{IMAGES}.zip", PARTITION)]
+    originals = {name: (file, md5) for file, md5, name in Published.file_list if name in (ARCHIVE, PARTITION)}
+    archive, reasons = SERVER.format(originals[ARCHIVE][0]), []
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{CelebA.name}-", dir=data_dir) as scratch:
-            for file, md5, name in wanted:
-                download(SERVER.format(file), Path(scratch, name))
-                if not check_integrity(Path(scratch, name), md5):
-                    raise OSError(f"{name} is not the original (its MD5 sum is another: a quota page, or cut short)")
-            (data_dir / BASE).mkdir(exist_ok=True)
-            for _, _, name in reversed(wanted):  # the images last: they make the set count as there
-                Path(scratch, name).replace(data_dir / BASE / name)
+        for bring in (bring_originals, bring_shared):
+            with tempfile.TemporaryDirectory(prefix=f".{CelebA.name}-", dir=data_dir) as scratch:
+                try:
+                    bring(Path(scratch), originals)
+                except OSError as error:
+                    reasons.append(" ".join(str(error).split()))
+                    continue
+                (data_dir / BASE).mkdir(exist_ok=True)
+                for name in (PARTITION, ARCHIVE):  # the images last: they make the set count as there
+                    Path(scratch, name).replace(data_dir / BASE / name)
+                return
     except OSError as error:
-        reason = " ".join(str(error).split())
-        raise DataUnavailable(
-            f"--data_name {CelebA.name}: the download from {SERVER.format(wanted[0][0])} failed: {reason}. Try again, "
-            f"or bring {' and '.join(name for *_, name in wanted)} into {data_dir / BASE} from a machine with network "
-            "access (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html)"
-        ) from error
+        reasons = [" ".join(str(error).split())]
+    raise DataUnavailable(
+        f"--data_name {CelebA.name}: the download from {archive} failed: "
+        f"{f'; and that from {FOLDER.format(SHARED)}: '.join(reasons)}. Try again, or bring {ARCHIVE} and {PARTITION} "
+        f"into {data_dir / BASE} from a machine with network access (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html)"
+    )
+
+
+def bring_originals(scratch: Path, originals: Mapping[str, tuple[str, str]]) -> None:
+    """Download the archive and the list as they were published.
+
+    Args:
+        scratch: folder that gets them.
+        originals: id and MD5 sum of both, by name.
+
+    Raises:
+        OSError: if that fails, or a file is not the original.
+    """
+    from torchvision.datasets.utils import check_integrity
+
+    for name, (file, md5) in originals.items():
+        download(SERVER.format(file), scratch / name)
+        if not check_integrity(scratch / name, md5):
+            raise OSError(f"{name} is not the original (its MD5 sum is another: a quota page, or cut short)")
+
+
+def bring_shared(scratch: Path, originals: Mapping[str, tuple[str, str]]) -> None:
+    """Download what the folder of FDP's authors holds, and make archive and list of it if it is prepared otherwise.
+
+    Args:
+        scratch: folder that gets them.
+        originals: id and MD5 sum of both, by name.
+
+    Raises:
+        OSError: if that fails, or the folder does not hold the set.
+    """
+    there = listed(SHARED)
+    same = {PurePath(path).name: file for path, file in there.items() if PurePath(path).name in originals}
+    if same.keys() == originals.keys():
+        return bring_originals(scratch, {name: (file, originals[name][1]) for name, file in same.items()})
+    shards = sorted((match[1], match[0]) for match in map(SHARD.fullmatch, there) if match)
+    for part in PARTS:
+        have = [path for of, path in shards if of == part]
+        total = {path[-5:] for path in have}
+        if not have or total != {f"{len(have):05}"}:
+            found = ", ".join(sorted(there)[:8]) or "nothing"
+            raise OSError(f"the folder does not hold all of the set, but {found}")
+    lines: list[str] = []
+    with zipfile.ZipFile(scratch / ARCHIVE, "w") as archive:  # JPEG files, which compression would not make smaller
+        for part, path in shards:
+            shard = scratch / PurePath(path).name
+            download(SERVER.format(there[path]), shard, limit=LARGEST_SHARD)
+            for image in images_in(shard):
+                name = f"tfds-{len(lines) + 1:06}.jpg"  # not the original number: the records are shuffled
+                archive.writestr(f"{IMAGES}/{name}", image)
+                lines.append(f"{name} {PARTS.index(part)}\n")
+            shard.unlink()
+    (scratch / PARTITION).write_text("".join(lines))

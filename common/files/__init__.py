@@ -1,6 +1,6 @@
 """Files: written whole or not at all, checked when they are read, never unpickled; one writer to a folder."""
 
-from common.files.downloading import download
+from common.files.downloading import download, listed
 from common.files.links import refuse_links
 from common.files.lock import Owner, locked, owner_of
 from common.files.manifest import Manifest
@@ -22,6 +22,7 @@ __all__ = [
     "Owner",
     "atomic_write",
     "download",
+    "listed",
     "load_checkpoint",
     "load_state",
     "locked",

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from common.progress import bar
 
@@ -35,6 +36,35 @@ def download(url: str, path: Path, silence: float = SILENCE, limit: int | None =
             # without the cookie file, which would lie elsewhere
             gdown.download(url, str(path), quiet=True, use_cookies=False, timeout=silence, progress=told)
     except Exception as error:  # gdown's versions differ in what they raise
-        # further lines speak of parts that were kept; before the cause stands the address again
-        reason = re.sub(r".*\(Caused by (.*)\)$", r"\1", str(error).split("\n")[0])[:300]
-        raise OSError(f"{type(error).__name__}: {reason}" if reason else type(error).__name__) from error
+        raise OSError(one_line(error)) from error
+
+
+def listed(folder: str, silence: float = SILENCE) -> dict[str, str]:
+    """The files of a shared folder of Google Drive, and of folders in it.
+
+    Args:
+        folder: its id.
+        silence: seconds without a byte after which the server counts as gone.
+
+    Returns:
+        Ids by path.
+
+    Raises:
+        OSError: if it cannot be read, in one line.
+    """
+    import gdown  # only here: it takes a while to import
+
+    try:
+        found: Any = gdown.download_folder(
+            id=folder, quiet=True, use_cookies=False, skip_download=True, timeout=silence
+        )
+    except Exception as error:  # gdown's versions differ in what they raise
+        raise OSError(one_line(error)) from error
+    return {str(file.path): str(file.id) for file in found}
+
+
+def one_line(error: Exception) -> str:
+    """What a downloader says of an error: without further lines and without the address, which the caller names."""
+    # further lines speak of parts that were kept; before the cause stands the address again
+    reason = re.sub(r".*\(Caused by (.*)\)$", r"\1", str(error).split("\n")[0])[:300]
+    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from common.backbones import INR
 from common.backbones.inr import coordinates, resize_linear, windowed_sine
 from common.refusal import Refusal
-from tests.backbones.flax_inr import inr_name, inr_state_dict
+from fdp.flax_names import inr_name, inr_state_dict
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MANIFEST: dict[str, dict[str, Any]] = json.loads((GOLDEN / "inr_manifest.json").read_text())

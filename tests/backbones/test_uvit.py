@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from common.backbones import UViT
 from common.backbones.uvit import Attention, resize, sine_cosine_table
-from tests.backbones.flax_names import torch_layout, uvit_name, uvit_state_dict
+from fdp.flax_names import torch_layout, uvit_name, uvit_state_dict
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MANIFEST = json.loads((GOLDEN / "uvit_manifest.json").read_text())

@@ -2,18 +2,21 @@
 
 import hashlib
 import io
+import struct
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import requests
 import torch
 from PIL import Image
 from torchvision import datasets
 
 from common.data import DataOptions, DataUnavailable, celeba
 from common.data.celeba import CelebA
+from common.data.tfrecords import masked_sum
 
 LIST = "list_eval_partition.txt"
 
@@ -219,7 +222,14 @@ def offered(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     service = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=service.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    monkeypatch.setattr(celeba, "SERVER", f"http://127.0.0.1:{service.server_port}/{{}}")
+    local = f"http://127.0.0.1:{service.server_port}"
+    monkeypatch.setattr(celeba, "SERVER", f"{local}/{{}}")
+    send = requests.Session.request
+
+    def rewritten(self, method, url, **options):  # the list of a folder, which gdown asks of one place only
+        return send(self, method, url.replace("https://drive.google.com", local), **options)
+
+    monkeypatch.setattr(requests.Session, "request", rewritten)
     yield content, archive, listed
     service.shutdown()
     service.server_close()
@@ -250,7 +260,7 @@ def test_a_download_that_fails_leaves_nothing_behind(tmp_path, offered, fault, w
     else:
         monkeypatch.setattr(celeba, "SERVER", "http://127.0.0.1:1/{}")
     message = refused(tmp_path, download=True)
-    for part in ("download", "127.0.0.1", LIST, "img_align_celeba.zip", str(tmp_path / "celeba")):
+    for part in ("download", "127.0.0.1", LIST, "img_align_celeba.zip", str(tmp_path / "celeba"), "/folders/1eHdU3N4"):
         assert part in message
     assert fault != "page" or "MD5" in message
     assert not list(tmp_path.iterdir())
@@ -264,4 +274,126 @@ def test_an_interrupted_download_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(celeba, "download", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load(tmp_path, download=True)
+    assert not list(tmp_path.iterdir())
+
+
+# -- what the authors of FDP share -------------------------------------------------------------------------------------
+
+PAGE, SUB = f"embeddedfolderview?id={celeba.SHARED}", "sub-folder-of-25-characters-x"
+
+
+def page(files: dict[str, str], folders: dict[str, str] | None = None) -> bytes:
+    """The list of a folder, as the server of the real one writes it: ids by name."""
+    links = [f'<a href="https://drive.google.com/file/d/{key}/view?usp=x">{name}</a>' for name, key in files.items()]
+    links += [
+        f'<a href="https://drive.google.com/drive/folders/{key}">{name}</a>' for name, key in (folders or {}).items()
+    ]
+    return f"<html><title>celeb_a</title><body>{''.join(links)}</body></html>".encode()
+
+
+def crc(content: bytes) -> int:
+    """CRC-32C bit by bit, masked."""
+    value = 0xFFFFFFFF
+    for bit in "".join(f"{byte:08b}"[::-1] for byte in content):
+        value = (value >> 1) ^ (0x82F63B78 if (value ^ int(bit)) & 1 else 0)
+    value ^= 0xFFFFFFFF
+    return (((value >> 15) | (value << 17)) + 0xA282EAD8) % 2**32
+
+
+def field(number: int, content: bytes) -> bytes:
+    size, length = len(content), b""
+    while size > 127:
+        length, size = length + bytes([size & 127 | 128]), size >> 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+
+def record(image: bytes) -> bytes:
+    """One record: a number, a text and the image, as TensorFlow Datasets writes it."""
+    feature = {
+        b"attributes/Bald": field(3, field(1, bytes([1]))),
+        b"image": field(1, field(1, image)),
+        b"name": field(1, field(1, b"image")),
+    }
+    entries = b"".join(field(1, field(1, name) + field(2, value)) for name, value in feature.items())
+    content = field(1, entries)
+    head = struct.pack("<Q", len(content))
+    return head + struct.pack("<I", crc(head)) + content + struct.pack("<I", crc(content[:20]))
+
+
+@pytest.fixture
+def shared(offered):
+    """The originals are not to be had; the folder holds shards, one folder deeper."""
+    content, archive, listed = offered
+    images = list(faces().values())
+    shards = {
+        "celeb_a-train.tfrecord-00000-of-00002": images[:5],
+        "celeb_a-train.tfrecord-00001-of-00002": images[5:8],
+        "celeb_a-validation.tfrecord-00000-of-00001": images[8:9],
+        "celeb_a-test.tfrecord-00000-of-00001": images[9:],
+    }
+    ids = {name: f"{i:025}" for i, name in enumerate([*shards, "features.json"])}
+    originals = {name: content.pop(name) for name in (archive, listed)}
+    content[PAGE] = page({}, {"2.0.1": SUB})
+    content[f"embeddedfolderview?id={SUB}"] = page(ids)
+    content |= {ids[name]: b"".join(map(record, part)) for name, part in shards.items()}
+    return content, ids, originals
+
+
+def test_the_check_sum_of_records():
+    value = 0xE3069283  # of the digits 1 to 9, as every description of CRC-32C has it
+    assert masked_sum(b"123456789") == (((value >> 15) | (value << 17)) + 0xA282EAD8) % 2**32
+
+
+def test_the_prepared_set_is_taken_if_the_originals_are_not_to_be_had(tmp_path, shared):
+    data = load(tmp_path, download=True)
+    assert (numbers(data.train), numbers(data.held_out)) == (list(range(1, 9)), [10, 11, 12])
+    assert sorted(path.name for path in (tmp_path / "celeba").iterdir()) == ["img_align_celeba.zip", LIST]
+    shared[0].clear()
+    assert torch.equal(load(tmp_path, download=True).train.images, data.train.images)
+
+
+def test_the_originals_may_lie_in_the_folder(tmp_path, shared):
+    content, _, originals = shared
+    names = dict(zip((f"{1:026}", f"{2:026}"), originals.values(), strict=True))
+    content |= names
+    content[PAGE] = page(dict(zip(("img_align_celeba.zip", LIST), names, strict=True)))
+    data = load(tmp_path, download=True)
+    assert numbers(data.train) == list(range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ("no list", "404"),
+        ("nothing there", "but nothing"),
+        ("a shard is missing", "does not hold all of the set, but celeb_a/celeb_a-test"),
+        ("a shard cannot be had", "404"),
+        ("a shard is cut short", "is cut short"),
+        ("a head is damaged", "no file of TensorFlow's records, or is damaged"),
+        ("a page instead", "no file of TensorFlow's records, or is damaged"),
+        ("no image in it", "record 1 of celeb_a-train.tfrecord-00001-of-00002 has no image, or is damaged"),
+    ],
+)
+def test_a_shared_folder_that_is_not_whole_leaves_nothing_behind(tmp_path, shared, fault, why):
+    content, ids, _ = shared
+    train = ids["celeb_a-train.tfrecord-00001-of-00002"]
+    if fault == "no list":
+        del content[PAGE]
+    elif fault == "nothing there":
+        content[PAGE] = page({})
+    elif fault == "a shard is missing":
+        content[f"embeddedfolderview?id={SUB}"] = page({name: key for name, key in ids.items() if key != train})
+    elif fault == "a shard cannot be had":
+        del content[train]
+    else:
+        whole = content[train]
+        content[train] = {
+            "a shard is cut short": whole[:-1],
+            "a head is damaged": bytes([whole[0] ^ 1]) + whole[1:],
+            "a page instead": b"<html>quota</html>",
+            "no image in it": record(b"x").replace(b"image", b"imago"),
+        }[fault]
+    message = refused(tmp_path, download=True)
+    assert why in message
+    assert "/folders/1eHdU3N4" in message
     assert not list(tmp_path.iterdir())
