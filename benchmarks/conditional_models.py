@@ -7,7 +7,7 @@ drawn, always with the same seeds, and their mean is compared with the truth:
     PSNR           of the mean of the completions, on the data's scale, mean over inputs, with its interval of 95 %
     relative L2    |mean - truth| / |truth - the mean of all training data|
     coverage       how often the truth lies between the 5th and the 95th percentile of the completions, over values
-                   that the observation leaves open; 16 exact completions give .78, 50 give .87
+                   that the observation leaves open; 16 exact ones of a Gaussian give .81, 50 give .87
     seconds        to draw all of them
 
 Rows that are in --out already are not drawn again, so that a run that was stopped goes on. A row is marked where the
