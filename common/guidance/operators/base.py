@@ -1,0 +1,69 @@
+"""What is observed of a sample: a linear map and its adjoint."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+PROBES = 3  # random pairs by which an adjoint is tested
+AGREES = 1e-9  # of the inner products' size, in float64
+
+
+class Operator(nn.Module, ABC):
+    """A linear map A from samples to observations: y = A x0 + noise.
+
+    Its tensors are buffers, so that ``to`` moves it. One that differs from sample to sample (masks of their own) holds
+    them along the first axis and overrides :meth:`rows`.
+    """
+
+    @abstractmethod
+    def shape_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the observation of one sample of shape (C, *S).
+
+        Raises:
+            Refusal: if it cannot be applied to such samples.
+        """
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """A x: (B, C, *S) to (B, *shape_of)."""
+
+    @abstractmethod
+    def adjoint(self, y: Tensor) -> Tensor:
+        """A' y: (B, *shape_of) to (B, C, *S)."""
+
+    def rows(self, indices: Sequence[int]) -> "Operator":
+        """The operator of some samples; itself if it is the same for all."""
+        return self
+
+    def picture(self, y: Tensor) -> Tensor:
+        """What is known, on a grid that can be looked at: (B, C or 1, *S'), NaN where nothing is known."""
+        return self.adjoint(y)
+
+
+def check_adjoint(operator: Operator, shape: Sequence[int], count: int = 2) -> None:
+    """Hold <A x, y> against <x, A' y> on random pairs.
+
+    Args:
+        operator: what is tested.
+        shape: shape (C, *S) of a sample.
+        count: samples of a batch; as many as the operator holds, if it differs from sample to sample.
+
+    Raises:
+        ValueError: if they differ, or a result has another shape than it should.
+    """
+    generator = torch.Generator().manual_seed(0)
+    operator, observed = operator.double(), operator.shape_of(shape)
+    for _ in range(PROBES):
+        x = torch.randn(count, *shape, generator=generator, dtype=torch.float64)
+        y = torch.randn(count, *observed, generator=generator, dtype=torch.float64)
+        seen, back = operator(x), operator.adjoint(y)
+        if seen.shape != y.shape or back.shape != x.shape:
+            raise ValueError(
+                f"{type(operator).__name__}: A x has shape {tuple(seen.shape)} and A' y {tuple(back.shape)}, they "
+                f"should have {tuple(y.shape)} and {tuple(x.shape)}"
+            )
+        here, there = (seen * y).flatten(1).sum(1), (x * back).flatten(1).sum(1)
+        if bool(((here - there).abs() > AGREES * (seen.norm() * y.norm() + x.norm() * back.norm())).any()):
+            raise ValueError(f"{type(operator).__name__}.adjoint is not the adjoint: <A x, y> differs from <x, A' y>")

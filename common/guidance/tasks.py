@@ -1,0 +1,46 @@
+"""Conditional tasks by name: from flags to an operator. A plugin may add to the register."""
+
+from abc import ABC, abstractmethod
+
+from common.data.spec import DataSpec
+from common.guidance.operators import Operator, check_adjoint
+
+PROBE = DataSpec("image", (3, 8, 8))  # samples on which a task is tried when it is registered
+PROBED = 2
+
+
+class Task(ABC):
+    """What is observed. The arguments of a constructor are flags of generate.py, each with a default.
+
+    Attributes:
+        probe: samples that suit it, on which its operator is tested when it is registered.
+    """
+
+    probe: DataSpec = PROBE
+
+    @abstractmethod
+    def operator(self, spec: DataSpec, count: int) -> Operator:
+        """The operator for so many inputs.
+
+        Args:
+            spec: what a sample is.
+            count: number of inputs, should each have a mask of its own.
+
+        Raises:
+            Refusal: naming the flag, if it does not suit such samples.
+        """
+
+
+class Tasks(dict[str, type[Task]]):
+    """The register: what is added has an operator whose adjoint is one.
+
+    Raises:
+        ValueError: if it is not.
+    """
+
+    def __setitem__(self, name: str, task: type[Task]) -> None:
+        check_adjoint(task().operator(task.probe, PROBED), task.probe.shape, PROBED)
+        super().__setitem__(name, task)
+
+
+TASKS = Tasks()
