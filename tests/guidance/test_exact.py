@@ -1,4 +1,4 @@
-"""Exact covariance: E[x0 | v, y] by dense linear algebra, whole samplers, blocks, networks, Jacobians that are wrong."""
+"""Exact covariance: E[x0 | v, y] by dense linear algebra, whole samplers, blocks, networks, wrong Jacobians."""
 
 import functools
 
@@ -115,21 +115,23 @@ def test_every_system_stops_for_itself_and_gives_the_solution():
     values = torch.tensor([[1.0] * 6, [1, 1, 1, 2, 2, 2], [1, 2, 3, 4, 5, 6], [1e-3, 1, 1, 1, 1, 1]]).double()
     matrix = turn @ torch.diag_embed(values) @ turn.mT
     target = torch.randn(4, 6, generator=generator, dtype=torch.float64)
-    found = solve(lambda u: (matrix @ u.unsqueeze(-1)).squeeze(-1), target, steps=20, tolerance=1e-9)
+    found = solve(lambda u: ((matrix @ u.unsqueeze(-1)).squeeze(-1), 3 * u), target, steps=20, tolerance=1e-9)
     assert torch.allclose(found.solution, torch.linalg.solve(matrix, target), rtol=1e-6)
+    assert torch.allclose(found.carried, 3 * found.solution)
     assert found.steps.tolist() == [1, 2, 6, 2]
-    zero = solve(lambda u: u, torch.zeros(2, 3), steps=5, tolerance=1e-5)
+    zero = solve(lambda u: (u, u), torch.zeros(2, 3), steps=5, tolerance=1e-5)
     assert not zero.solution.any()
+    assert not zero.carried.any()
     assert not zero.steps.any()
 
 
 def test_a_matrix_that_is_not_positive_or_not_symmetric_does_no_harm():
     indefinite = torch.diag(torch.tensor([-1.0, 1.0, 2.0]))
-    found = solve(lambda u: u @ indefinite, torch.tensor([[1.0, 0, 0], [0, 1, 1]]), steps=8, tolerance=1e-5)
+    found = solve(lambda u: (u @ indefinite, u), torch.tensor([[1.0, 0, 0], [0, 1, 1]]), steps=8, tolerance=1e-5)
     assert not found.solution[0].any()
     assert torch.allclose(found.solution[1], torch.tensor([0.0, 1.0, 0.5]), atol=1e-5)
     skew = torch.eye(3) + 3 * torch.tensor([[0.0, 1, 0], [-1, 0, 1], [0, -1, 0]])
-    found = solve(lambda u: u @ skew, torch.tensor([[1.0, 0, 0]]), steps=50, tolerance=1e-5)
+    found = solve(lambda u: (u @ skew, u), torch.tensor([[1.0, 0, 0]]), steps=50, tolerance=1e-5)
     assert found.steps.tolist() == [1]
     assert float(found.solution.norm()) <= 1
 
