@@ -32,7 +32,11 @@ class Mask(Operator):
     def shape_of(self, shape: Sequence[int]) -> tuple[int, ...]:
         mask = self.mask.shape[-len(shape) :] if self.mask.ndim > len(shape) else self.mask.shape
         channels = mask[0] if len(mask) == len(shape) else 1
-        if len(mask) < len(shape) - 1 or tuple(mask[-len(shape) + 1 :]) != tuple(shape[1:]) or channels not in (1, shape[0]):
+        if (
+            len(mask) < len(shape) - 1
+            or tuple(mask[-len(shape) + 1 :]) != tuple(shape[1:])
+            or channels not in (1, shape[0])
+        ):
             raise Refusal(f"has shape {tuple(self.mask.shape)}, samples have {tuple(shape)}", "mask")
         return tuple(shape)
 
