@@ -198,9 +198,12 @@ def generate(
         "device": device,
     }
     with by_argument(), kept_as_it_is(run):
-        arguments = dict(
-            solver=solver_arguments, guidance=guidance_arguments, task=task_arguments, method=method_arguments
-        )
+        arguments = {
+            "solver": solver_arguments,
+            "guidance": guidance_arguments,
+            "task": task_arguments,
+            "method": method_arguments,
+        }
         config, own = configured(values, arguments), chosen_inputs(n_inputs, inputs, input, observation)
         if dynamics is not None or dynamics_arguments:
             config = replace(config, process=other_process(run, dynamics, dynamics_arguments or {}))
