@@ -21,10 +21,8 @@ from common.generation.pictures import Trajectory, complaint, show
 from common.generation.sets import Claim, claimed, findings
 from common.media.layout import Labelled
 from common.progress import bar
-from common.refusal import Refusal
 from common.runs import Run, SampleFolder
 from common.runs.real import read_real
-from common.samplers.grids import MEASURED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(order: GenerateOrder) -> int:
     """Draw what a command line asks for; returns the exit code: 1 if no sample is finite."""
-    if order.compared.data_dir and order.sample.grid != MEASURED:
-        raise Refusal(f"has no effect without --grid {MEASURED}; leave it out", "data_dir")
+    order.check_data()
     opened, job = open_job(order)
     real = read_real(opened.folder.real, job.spec)
     with claimed(opened, job) as claim:
@@ -52,7 +49,12 @@ def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
     for remark in (*opened.remarks, *claim.remarks, *findings(folder, job, todo)):
         print(f"note      {remark}")
     print(f"weights   {opened.account}")
-    print(f"{len(job.seeds)} samples from {opened.folder.name} ({opened.version}): {job.how}, on {job.dynamics.device}")
+    count = f"{len(job.seeds)} samples"
+    if job.condition:
+        count = f"{job.condition.count} inputs, {job.condition.completions} completions of each,"
+    print(f"{count} from {opened.folder.name} ({opened.version}): {job.how}, on {job.dynamics.device}")
+    if config.task:
+        print(f"task      {job.told_task}")
     if job.process:
         print(f"process   {job.process}")
     if job.told_classes:

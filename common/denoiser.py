@@ -8,6 +8,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,23 @@ from common.refusal import Refusal
 LossWeight = Callable[[Tensor], Tensor]
 X0Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 SIGMA_DATA = 0.5  # deviation of the data that EDM's scalings assume
+
+
+class Imposes(Protocol):
+    """What the sampling loop calls of a method that acts on states (``sample(observation=..)``)."""
+
+    def impose(self, z: Tensor, t: Tensor, noise: Tensor, step: tuple[Tensor, Tensor]) -> Tensor:
+        """The state z (B, A, C, *S) at time t (1,) made to agree with an observation.
+
+        Args:
+            z: state.
+            t: its time (1,) float64.
+            noise: white noise in the shape of z; zeros in the last step.
+            step: times (1,) at which the present step of the solver starts and ends.
+        """
+
+    def finish(self, x: Tensor) -> Tensor:
+        """The result (B, C, *S) made to agree with it."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ class MetaLearned(nn.Module):
         learned_rates: learn an inner rate for every weight (Meta-SGD). They are parameters: call :meth:`clamp_rates`
             after each step of the optimiser.
         checkpointing: compute the steps again in the backward pass instead of keeping what they leave, which trades
-            about a third more time for the memory of all steps but one. Needs ``backward()``, not ``autograd.grad``.
+            about a third more time for the memory of all steps but one. In training alone: it needs ``backward()``,
+            not ``autograd.grad``.
         paper: double learned rates after every step (r, 2r, 4r, each at most 1), as the published code does and
             released weights expect.
 
@@ -140,7 +141,8 @@ class MetaLearned(nn.Module):
                 return self.adapt(x.clone(), t.clone(), None if labels is None else labels.clone())
         names, weights = map(list, zip(*self.network.named_parameters(), strict=True))
         rates = [] if self.rates is None else [self.rates[_key(name)].clamp(0, 1) for name in names]
-        recompute = self.checkpointing and torch.is_grad_enabled()
+        # while sampling gradients may be asked for too, but by autograd.grad
+        recompute = self.checkpointing and self.training and torch.is_grad_enabled()
         # torch.func does not work under the hooks of the other kind of checkpoint
         step = partial(checkpoint, self._step, use_reentrant=True) if recompute else self._step
         losses = []

@@ -1,23 +1,14 @@
 """What a conditional method is: a denoiser that knows an observation, with the call of a denoiser."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from common.denoiser import X0Denoiser
 from common.dynamics import LinearDynamics
 from common.guidance.operators import Operator
-
-
-class Imposes(Protocol):
-    """What the loop calls of a method that acts on states (``sample(observation=..)``)."""
-
-    def impose(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """The state z (B, A, C, *S) at time t (1,) made to agree with the observation; noise has the shape of z."""
-
-    def finish(self, x: Tensor) -> Tensor:
-        """The result (B, C, *S) made to agree with the observation."""
+from common.refusal import require
 
 
 class Conditioned(nn.Module, ABC):
@@ -31,17 +22,30 @@ class Conditioned(nn.Module, ABC):
         operator: A.
         y: observations (B, *operator.shape_of(sample)), on the network's scale.
         noise_std: deviation of their noise, on the network's scale, at least 0.
+
+    Raises:
+        Refusal: for a negative deviation.
     """
 
-    imposes: ClassVar[bool] = False  # whether it acts on states, so that the loop calls it (see Imposes)
+    imposes: ClassVar[bool] = False  # whether it acts on states, so that the loop calls it (common.denoiser.Imposes)
+    y: Tensor
 
     def __init__(
         self, denoiser: X0Denoiser, dynamics: LinearDynamics, operator: Operator, y: Tensor, *, noise_std: float = 0.0
     ) -> None:
         super().__init__()
+        require(noise_std >= 0, "noise_std", "at least 0", noise_std)
         self.denoiser, self.process, self.operator, self.noise_std = denoiser, dynamics, operator, noise_std
         self.register_buffer("y", y, persistent=False)
 
     @abstractmethod
     def forward(self, v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """x0_hat given v (B, C, *S), t (B,), labels (B,) or None, and the observation: (B, C, *S)."""
+
+    def unexplained(self, x0: Tensor) -> Tensor:
+        """y - A x0, (B, *shape_of), without what cannot be of any sample where that is easy to tell."""
+        missing: Tensor = self.y.to(x0.dtype) - self.operator(x0)
+        if not self.operator.projector:
+            return missing
+        found: Tensor = self.operator(self.operator.adjoint(missing))
+        return found

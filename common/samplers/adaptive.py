@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from common.broadcast import align
+from common.denoiser import Imposes
 from common.dynamics import LinearDynamics
 from common.refusal import Refusal, require
 from common.samplers.base import Posterior, Reached, Solver
@@ -100,8 +101,9 @@ class Adaptive(Solver):
         times: Tensor,
         source: NoiseSource,
         reached: Reached,
+        observation: Imposes | None = None,
     ) -> Tensor:
-        """As of every solver; ``reached`` is called after every step of the method."""
+        """As of every solver; ``reached`` is called after every step of the method. ``sample`` refuses observations."""
         for t, s in zip(times[:-1].split(1), times[1:].split(1), strict=True):
             z = self._integrate(dynamics, posterior, z, t, s, reached)
         return z

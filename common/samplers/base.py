@@ -5,15 +5,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
-from common.denoiser import X0Denoiser
+from common.denoiser import Imposes, X0Denoiser
 from common.dynamics import LinearDynamics
 from common.refusal import Refusal
 from common.samplers.grids import Grid
 from common.samplers.noise import NoiseSource
 
 Reached = Callable[[float, Tensor], None]
+Impose = Callable[[Tensor, Tensor], Tensor]
 
 
 class Posterior:
@@ -44,6 +46,7 @@ class Solver(ABC):
         clips: whether clipping x0_hat to the range of images helps it.
         adaptive: whether it chooses its own steps, so that evaluations are known only when it is done.
         renoises: whether it takes every answer for a sample, as networks tuned by ``--objective consistency`` give it.
+        imposes: how often in a step a state may be made to agree with an observation (:meth:`imposed`).
     """
 
     order: int
@@ -56,6 +59,7 @@ class Solver(ABC):
     clips: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
     renoises: ClassVar[bool] = False
+    imposes: int = 1
 
     @classmethod
     def refuse_idle(cls, given: Mapping[str, object]) -> None:
@@ -121,6 +125,7 @@ class Solver(ABC):
         times: Tensor,
         source: NoiseSource,
         reached: Reached,
+        observation: Imposes | None = None,
     ) -> Tensor:
         """Advance the state from the first to the last of the times, step by step.
 
@@ -131,16 +136,44 @@ class Solver(ABC):
             times: (steps + 1,) float64, falling.
             source: noise of the steps, of which a stochastic scheme takes none in the last one.
             reached: called after every step with the time reached and the state there.
+            observation: what states are made to agree with; its noise comes after the solver's own of every step.
 
         Returns:
             The state at the last time.
         """
-        readable = times.tolist()
+        readable, own = times.tolist(), self.draws(dynamics.num_components) if self.stochastic else 0
         for i in range(len(times) - 1):
-            noise = source.step() if self.stochastic and i < len(times) - 2 else None
-            z = self.step(dynamics, posterior, z, times[i : i + 1], times[i + 1 : i + 2], noise)
+            last, t, s = i == len(times) - 2, times[i : i + 1], times[i + 1 : i + 2]
+            if observation is None:
+                z = self.step(dynamics, posterior, z, t, s, source.step() if own and not last else None)
+            else:
+                impose = _Imposing(observation, (t, s), None if last else source.step(), own)
+                z = self.imposed(dynamics, posterior, z, t, s, None if last else impose.own, impose)
             reached(readable[i + 1], z)
         return z
+
+    def imposed(
+        self,
+        dynamics: LinearDynamics,
+        posterior: Posterior,
+        z: Tensor,
+        t: Tensor,
+        s: Tensor,
+        noise: Tensor | None,
+        impose: Impose,
+    ) -> Tensor:
+        """A step that ends with a state which agrees with an observation; a scheme of several parts asks after each.
+
+        Args:
+            dynamics: as of :meth:`step`, as are posterior, z, t, s and noise.
+            posterior: z and t to x0_hat.
+            z: state (B, A, C, *S).
+            t: present time.
+            s: next time.
+            noise: white noise of the step.
+            impose: from a state and its time (1,) to the state that agrees; asked ``imposes`` times.
+        """
+        return impose(self.step(dynamics, posterior, z, t, s, noise), s)
 
     @abstractmethod
     def step(
@@ -160,3 +193,28 @@ class Solver(ABC):
         Returns:
             The state at time s.
         """
+
+
+class _Imposing:
+    """What makes states of one step agree with an observation, each with noise of its own.
+
+    Args:
+        observation: what they agree with.
+        step: times (1,) at which the step starts and ends.
+        noise: white noise of the solver and of all calls, (B, fields, C, *S) or (B, C, *S); None in the last step.
+        own: fields of the solver.
+    """
+
+    def __init__(self, observation: Imposes, step: tuple[Tensor, Tensor], noise: Tensor | None, own: int) -> None:
+        self._observation, self._step, self._next = observation, step, own
+        self._noise = noise
+        self.own = None
+        if noise is not None and own:
+            self.own = noise[:, 0] if own == 1 else noise[:, :own]
+
+    def __call__(self, z: Tensor, t: Tensor) -> Tensor:
+        noise = torch.zeros_like(z)
+        if self._noise is not None:
+            fields = self._noise.reshape(len(z), -1, *z.shape[2:])  # a single one comes without its axis
+            noise, self._next = fields[:, self._next : self._next + z.shape[1]], self._next + z.shape[1]
+        return self._observation.impose(z, t, noise, self._step)

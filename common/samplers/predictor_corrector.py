@@ -16,7 +16,7 @@ from torch import Tensor
 from common.broadcast import align
 from common.dynamics import LinearDynamics
 from common.refusal import Refusal
-from common.samplers.base import Posterior, Solver
+from common.samplers.base import Impose, Posterior, Solver
 from common.samplers.correctors import CORRECTORS
 from common.samplers.grids import GRIDS, Grid
 
@@ -301,6 +301,7 @@ class PredictorCorrector(Solver):
         self.predictor = PREDICTORS[predictor](1.0 if factor is None else factor, stochastic, paper)
         self.corrector = CORRECTORS[corrector](snr, paper)
         self.evaluations = self.predictor.evaluations + self.corrector.evaluations
+        self.imposes = 1 + (self.corrector.draws > 0)
         self.stochastic = self.draws(1) > 0
         self._paper = paper
         self._position = 0
@@ -347,10 +348,25 @@ class PredictorCorrector(Solver):
     def step(
         self, dynamics: LinearDynamics, posterior: Posterior, z: Tensor, t: Tensor, s: Tensor, noise: Tensor | None
     ) -> Tensor:
+        return self.imposed(dynamics, posterior, z, t, s, noise, lambda state, time: state)
+
+    def imposed(
+        self,
+        dynamics: LinearDynamics,
+        posterior: Posterior,
+        z: Tensor,
+        t: Tensor,
+        s: Tensor,
+        noise: Tensor | None,
+        impose: Impose,
+    ) -> Tensor:
+        """As of every solver, after each of the two parts, as published."""
         predictor, parts = self._for(dynamics.num_components), None
         if noise is not None:
             fields = noise.reshape(len(z), -1, *z.shape[2:])  # a single draw comes without its axis
             correction, *parts = fields.split([self.corrector.draws, *predictor.draws(z.shape[1])], dim=1)
             z = self.corrector(dynamics, posterior, z, t, correction)
+            if self.corrector.draws:
+                z = impose(z, t)
         step, self._position = self._position, self._position + 1
-        return predictor(step, posterior, z, parts)
+        return impose(predictor(step, posterior, z, parts), s)

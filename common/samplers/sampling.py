@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.denoiser import Denoiser, X0Denoiser
+from common.denoiser import Denoiser, Imposes, X0Denoiser
 from common.dynamics import Fourier, LinearDynamics
 from common.refusal import Refusal
 from common.samplers.adams import AdamsBashforth2, AdamsBashforth3
@@ -116,6 +116,7 @@ def sample(
     denoise_last: bool = False,
     any_process: bool = False,
     callback: Callback | None = None,
+    observation: Imposes | None = None,
 ) -> SampleResult:
     """Draw samples by reversing a dynamics; memory does not grow with the number of steps.
 
@@ -136,6 +137,8 @@ def sample(
             component, which still has the noise of t_end.
         any_process: accept a denoiser that says it is for another process.
         callback: called with (step, time, z, data component) after every step, those of its own of an adaptive solver.
+        observation: a method that acts on states (``common.guidance.Replacement``), asked after every step and at the
+            end; the noise that it takes is of the seeds.
 
     Returns:
         A :class:`SampleResult`.
@@ -166,10 +169,15 @@ def sample(
     if init is not None and tuple(init.shape) != state:
         raise ValueError(f"init must have shape {state}, got {tuple(init.shape)}")
     solver.check(dynamics)
+    if observation is not None:
+        check_imposed(solver)
 
     device = dynamics.device if init is None else init.device
     dtype = torch.get_default_dtype() if init is None else init.dtype
-    source = NoiseSource(seeds, tuple(shape[1:]), device, dtype, solver.draws(dynamics.num_components))
+    draws = solver.draws(dynamics.num_components)
+    if observation is not None:
+        draws = draws * solver.stochastic + solver.imposes * dynamics.num_components
+    source = NoiseSource(seeds, tuple(shape[1:]), device, dtype, draws)
     z = dynamics.prior.sample(tuple(shape), source.start(dynamics.num_components)) if init is None else init
     times = (grid or solver.default_grid(dynamics))(dynamics, t_end, steps)
     solver.prepare(dynamics, times)
@@ -179,9 +187,21 @@ def sample(
         if callback is not None:
             callback(next(passed), time, state, state[:, 0])
 
-    z = solver.run(dynamics, posterior, z, times, source, reached)
+    imposed = () if observation is None else (observation,)  # solvers of others may not know of observations
+    z = solver.run(dynamics, posterior, z, times, source, reached, *imposed)
     x = posterior(z, times[-1:]) if denoise_last else z[:, 0]
+    if observation is not None:
+        x = observation.finish(x)
     return SampleResult(x=x, z=z, nfe=posterior.calls)
+
+
+def check_imposed(solver: Solver) -> None:
+    """Raise a Refusal for a solver between whose steps no state can be replaced."""
+    name = type(solver).__name__
+    if solver.renoises:
+        raise Refusal(f"acts on states of a path, and {name} takes every answer for a sample; take another", "method")
+    if type(solver).run is not Solver.run:
+        raise Refusal(f"acts on states after every step, and {name} makes steps of its own; take another", "method")
 
 
 def refuse_other_process(dynamics: LinearDynamics, denoiser: object) -> None:

@@ -12,38 +12,42 @@ from common.refusal import Refusal
 class Mask(Operator):
     """y = mask x: the values where the mask is 1, zeros elsewhere, on the grid of the sample.
 
-    A A' is the mask itself, so zeros of y stay zeros and nothing is inverted.
+    A A' is the mask itself, so nothing is inverted.
 
     Args:
-        mask: 1 or True where values are known: (*S), (1 or C, *S), or one per sample, (N, 1 or C, *S).
+        mask: 1 or True where values are known: (*S) or (1 or C, *S) for all samples, or with ``per_sample``
+            (N, 1 or C, *S).
+        per_sample: whether every sample has a mask of its own.
 
     Raises:
         Refusal: for values other than 0 and 1.
     """
 
+    projector = True
     mask: Tensor
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Tensor, *, per_sample: bool = False) -> None:
         super().__init__()
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise Refusal("must hold 0 and 1 alone", "mask")
+        self.per_sample = per_sample
         self.register_buffer("mask", mask.to(torch.get_default_dtype()), persistent=False)
 
     def shape_of(self, shape: Sequence[int]) -> tuple[int, ...]:
-        mask = self.mask.shape[-len(shape) :] if self.mask.ndim > len(shape) else self.mask.shape
-        channels = mask[0] if len(mask) == len(shape) else 1
-        if len(mask) < len(shape) - 1 or tuple(mask[-len(shape) + 1 :]) != tuple(shape[1:]) or channels not in (1, shape[0]):
-            raise Refusal(f"has shape {tuple(self.mask.shape)}, samples have {tuple(shape)}", "mask")
+        (channels, *grid), own = shape, tuple(self.mask.shape[self.per_sample :])
+        if own not in {(*lead, *grid) for lead in ((1,), (channels,))} and (self.per_sample or own != tuple(grid)):
+            of = " per sample" if self.per_sample else ""
+            raise Refusal(f"has shape {own}{of}, samples have {tuple(shape)}", "mask")
         return tuple(shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mask * x
+        return self.mask.to(x.dtype) * x
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return self.mask * y
+        return self.forward(y)
 
     def rows(self, indices: Sequence[int]) -> Operator:
-        raise NotImplementedError
+        return Mask(self.mask[list(indices)], per_sample=True) if self.per_sample else self
 
     def picture(self, y: Tensor) -> Tensor:
         return torch.where(self.mask.expand_as(y) > 0, y, torch.nan)

@@ -1,0 +1,71 @@
+"""Conjugate gradients on a batch of systems, each of which stops for itself (Hestenes and Stiefel, 1952)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from common.broadcast import align
+
+
+class Solved(NamedTuple):
+    """What was found.
+
+    Attributes:
+        solution: (B, ..).
+        steps: number of steps that every system took, (B,) int64.
+    """
+
+    solution: Tensor
+    steps: Tensor
+
+
+def solve(
+    operator: Callable[[Tensor], Tensor],
+    target: Tensor,
+    *,
+    steps: int,
+    tolerance: float,
+) -> Solved:
+    """Solve K u = target for symmetric positive K, sample by sample, from u = 0.
+
+    A sample is done when its residual has fallen to ``tolerance``, and from then on stays as it is: past rounding the
+    next quotient would be 0 / 0. So is one along whose direction K is not positive: it keeps what it has. Nothing waits
+    for the device; on a CPU the loop ends when all samples are done, with the same result.
+
+    Args:
+        operator: K, (B, ..) to (B, ..), no sample of which depends on another.
+        target: (B, ..).
+        steps: most steps, at least 1.
+        tolerance: of the residual, relative to the target.
+
+    Returns:
+        A :class:`Solved`.
+    """
+    solution, residual, direction = torch.zeros_like(target), target, target
+    size = inner(residual, residual)
+    enough = tolerance**2 * size
+    going = size > 0
+    taken = torch.zeros(len(target), dtype=torch.int64, device=target.device)
+    for _ in range(steps):
+        if target.device.type == "cpu" and not bool(going.any()):
+            break
+        image = operator(direction)
+        curvature = inner(direction, image)
+        going = going & (curvature > 0)
+        length = torch.where(going, size / curvature.where(going, 1), 0)
+        solution = solution + align(length, target) * direction
+        residual = residual - align(length, target) * image
+        new = inner(residual, residual)
+        slope = torch.where(going, new / size.where(going, 1), 0)
+        direction = torch.where(align(going, target).bool(), residual + align(slope, target) * direction, direction)
+        size = torch.where(going, new, size)
+        taken = taken + going
+        going = going & (size > enough)
+    return Solved(solution, taken)
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b> of every sample, (B,) float64."""
+    return (a * b).flatten(1).sum(1, dtype=torch.float64)
