@@ -18,6 +18,7 @@ from common.generation.config import GenerateOrder
 from common.generation.forecast import forecast
 from common.generation.opening import open_job
 from common.generation.pictures import Trajectory, complaint, show
+from common.generation.restored import report
 from common.generation.sets import Claim, claimed, findings
 from common.media.layout import Labelled
 from common.progress import bar
@@ -90,6 +91,8 @@ def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
     broken, text = complaint(folder, job.seeds)
     if broken:
         print(f"generate.py: warning: {text}", file=sys.stderr)
+    if job.condition:
+        print("\n".join(report(folder, job.spec, job.condition, scale=config.picture_scale)))
     print("\n".join(show(folder, job.spec, real, config.picture_scale)))
     return 0 if broken < len(job.seeds) else 1
 

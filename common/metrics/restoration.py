@@ -15,8 +15,10 @@ from torch import Tensor
 from common.metrics.calibration import covered, exact_coverage
 from common.metrics.compared import HIGH, LOW, between
 from common.metrics.lpips import LEAST, Lpips
+from common.table import table
 
 SINGLE, UNKNOWN, EXACT = "_single", "_unknown", "_exact"
+OF_UNKNOWN = "  of unknown values"
 WINDOW = 6  # pixels on the shorter side that the window of SSIM needs
 HALF_LEVEL = 0.5 / 255  # of the levels in which images are stored
 CERTAIN = 0.95
@@ -61,12 +63,12 @@ class Restoration(ABC):
     Attributes:
         name: of the figure of the mean of completions.
         better: 1 if more is better, -1 if less is; 0 if neither.
-        about: what stands behind the figure where it is told.
+        title: what it is called where it is told.
     """
 
     name: ClassVar[str]
     better: ClassVar[int]
-    about: ClassVar[str]
+    title: ClassVar[str]
 
     def applies(self, one: Completed) -> bool:
         """Whether there is such a figure of such samples."""
@@ -76,29 +78,20 @@ class Restoration(ABC):
     def __call__(self, one: Completed) -> dict[str, float]:
         """Figures by name, of one input."""
 
-    def line(self, figures: Mapping[str, float]) -> str:
-        """What is told of the means over inputs, which have intervals if there are several inputs."""
-        return f"{self.name:<9} {self.told(figures, '')}{self.beside(figures)}"
-
-    def told(self, figures: Mapping[str, float], part: str) -> str:
-        """The figures of a part of the values, in words."""
-        mean, single = (f"{self.name}{kind}{part}" for kind in ("", SINGLE))
-        return (
-            f"{figures[mean]:.4g}{between(figures, mean)} {self.about} of the mean of completions, "
-            f"{figures[single]:.4g} of single ones"
-        )
-
-    def beside(self, figures: Mapping[str, float]) -> str:
-        """The figures of unknown values alone, in words; nothing if there are none."""
-        if f"{self.name}{UNKNOWN}" not in figures:
-            return ""
-        return f"\n          of unknown values {self.told(figures, UNKNOWN)}"
+    def rows(self, figures: Mapping[str, float]) -> list[list[str]]:
+        """What is told of the means over inputs: a name, the figure of the mean of completions, that of single ones."""
+        found = []
+        for part, name in (("", self.title), (UNKNOWN, OF_UNKNOWN)):
+            if f"{self.name}{part}" in figures:
+                single = figures[f"{self.name}{SINGLE}{part}"]
+                found.append([name, with_interval(figures, f"{self.name}{part}"), format(single, ".4g")])
+        return found
 
 
 class SignalToNoise(Restoration):
     """Peak signal-to-noise ratio: 10 log10(span^2 / mean squared error), in decibels; infinite of an exact one."""
 
-    name, better, about = "psnr", 1, "dB"
+    name, better, title = "psnr", 1, "psnr [dB]"
 
     def __call__(self, one: Completed) -> dict[str, float]:
         from torchmetrics.functional.image import peak_signal_noise_ratio  # only here: it takes a while to import
@@ -116,7 +109,7 @@ class SignalToNoise(Restoration):
 class Similarity(Restoration):
     """Structural similarity (Wang et al. 2004), a Gaussian window of 11 pixels and deviation 1.5: 1 if equal."""
 
-    name, better, about = "ssim", 1, "(1: equal; of images)"
+    name, better, title = "ssim", 1, "ssim (1: equal)"
 
     def applies(self, one: Completed) -> bool:
         return one.is_image and min(one.truth.shape[1:]) >= WINDOW
@@ -139,7 +132,7 @@ class Perceptual(Restoration):
         distance: the network.
     """
 
-    name, better, about = "lpips", -1, "(0: equal; as a network sees images)"
+    name, better, title = "lpips", -1, "lpips (0: equal)"
 
     def __init__(self, distance: Lpips) -> None:
         self.distance = distance
@@ -156,7 +149,7 @@ class Perceptual(Restoration):
 class RelativeError(Restoration):
     """L2 norm of the error over that of the truth, in the units of the data."""
 
-    name, better, about = "l2", -1, "of the norm of the truth"
+    name, better, title = "l2", -1, "l2, relative"
 
     def __call__(self, one: Completed) -> dict[str, float]:
         found = dict[str, float]()
@@ -175,7 +168,7 @@ class Coverage(Restoration):
     is known to half a level of 8 bits, by which the band is widened.
     """
 
-    name, better, about = "coverage", 0, "of the true values lie between the percentiles 5 and 95 of completions"
+    name, better, title = "coverage", 0, "coverage"
 
     def __call__(self, one: Completed) -> dict[str, float]:
         slack = HALF_LEVEL if one.is_image else 0.0
@@ -184,16 +177,10 @@ class Coverage(Restoration):
         }
         return {**found, f"{self.name}{EXACT}": exact_coverage(len(one.drawn))}
 
-    def told(self, figures: Mapping[str, float], part: str) -> str:
-        name = f"{self.name}{part}"
-        return f"{figures[name]:.1%}{in_percent(figures, name)}"
-
-    def line(self, figures: Mapping[str, float]) -> str:
-        unknown = f", of unknown ones {self.told(figures, UNKNOWN)}" if f"{self.name}{UNKNOWN}" in figures else ""
-        return (
-            f"{self.name:<9} {self.told(figures, '')} {self.about}{unknown}\n"
-            f"          (exact draws of a normal law, as many: {figures[self.name + EXACT]:.1%})"
-        )
+    def rows(self, figures: Mapping[str, float]) -> list[list[str]]:
+        known = [(self.title, self.name), (OF_UNKNOWN, f"{self.name}{UNKNOWN}")]
+        found = [[title, with_interval(figures, name), ""] for title, name in known if name in figures]
+        return [*found, ["  exact draws", format(figures[f"{self.name}{EXACT}"], ".3f"), ""]]
 
 
 RESTORATION: dict[str, type[Restoration]] = {
@@ -201,11 +188,22 @@ RESTORATION: dict[str, type[Restoration]] = {
 }
 
 
-def in_percent(figures: Mapping[str, float], name: str) -> str:
-    """The interval of a share in brackets, in per cent; nothing if it has none."""
-    if name + LOW not in figures:
-        return ""
-    return f" ({figures[name + LOW]:.1%} to {figures[name + HIGH]:.1%})"
+def with_interval(figures: Mapping[str, float], name: str) -> str:
+    """A figure, and its interval in brackets if it has one."""
+    return f"{figures[name]:.4g}{between(figures, name)}"
+
+
+def told(figures: Mapping[str, float], metrics: Sequence[Restoration], completions: int) -> list[str]:
+    """Figures as a table, line by line; of those that are not there nothing is told.
+
+    Args:
+        figures: as :func:`restoration_figures` gives them.
+        metrics: whose they are.
+        completions: how many there are of every input.
+    """
+    rows = [row for metric in metrics if metric.name in figures for row in metric.rows(figures)]
+    heads = ["", "the only completion" if completions == 1 else f"mean of {completions} completions", "single ones"]
+    return table([heads, *rows] if completions > 1 else [row[:2] for row in [heads, *rows]])
 
 
 def restoration_figures(inputs: Iterable[Completed], metrics: Sequence[Restoration]) -> dict[str, float]:

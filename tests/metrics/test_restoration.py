@@ -17,6 +17,7 @@ from common.metrics.restoration import (
     SignalToNoise,
     Similarity,
     restoration_figures,
+    told,
 )
 
 PLAIN = [SignalToNoise(), Similarity(), RelativeError(), Coverage()]
@@ -131,11 +132,19 @@ def test_coverage_counts_values_and_the_band_is_half_a_level_wider_for_images():
 
 def test_lines_say_every_figure():
     found = restoration_figures(completed(), PLAIN)
-    told = "\n".join(metric.line(found) for metric in PLAIN)
-    for name in ("psnr", "psnr_single", "psnr_unknown", "psnr_single_unknown", "ssim", "l2_unknown"):
-        assert format(found[name], ".4g") in told
-    assert f"{found['coverage_unknown']:.1%} ({found['coverage_unknown_low']:.1%} to " in told
-    assert f"as many: {exact_coverage(4):.1%})" in told
+    lines = told(found, PLAIN, 4)
+    rows = {line.split("  ")[0]: line for line in lines if not line.startswith(" ")}
+    assert list(rows) == ["psnr [dB]", "ssim (1: equal)", "l2, relative", "coverage"]
+    for name, title in (("psnr", "psnr [dB]"), ("ssim", "ssim (1: equal)"), ("l2", "l2, relative")):
+        low, high = (format(found[f"{name}{end}"], ".4g") for end in ("_low", "_high"))
+        assert f"{found[name]:.4g} ({low} to {high})" in rows[title]
+        assert rows[title].split()[-1] == format(found[f"{name}_single"], ".4g")
+    assert len([line for line in lines if line.startswith("  of unknown values")]) == 3
+    assert f"{exact_coverage(4):.3f}" in lines[-1]
+    single = [one._replace(drawn=one.drawn[:1]) for one in completed()]
+    alone = told(restoration_figures(single, PLAIN[:3]), PLAIN, 1)
+    assert "the only completion" in alone[0]
+    assert not any("single" in line for line in alone)
 
 
 # -- LPIPS -------------------------------------------------------------------------------------------------------------
