@@ -134,7 +134,7 @@ def posterior_picture(restored: Restored) -> "Picture":
 def _page(shown: Restored, some: list[tuple[str, Tensor]], scale: int) -> "Picture":
     """Columns of tiles with their heads, and below what the colours mean."""
     maps = {"deviation": _over_channels(shown.deviation)}
-    if shown.truth is not None:
+    if shown.truth is not None and shown.truth.shape == shown.mean.shape:
         maps["|mean - truth|"] = _over_channels(shown.mean - shown.truth)
     top = max(float(one.max()) for one in maps.values())
     coloured = {name: magnified(_coloured(one, top), scale) for name, one in maps.items()}
@@ -148,7 +148,7 @@ def _page(shown: Restored, some: list[tuple[str, Tensor]], scale: int) -> "Pictu
     heads, tiles = zip(*columns, strict=True)
     margin = max(map(width_of, shown.names)) + 2 * TEXT_GAP if shown.names else 0
     grid = block(torch.stack(tiles, 1).flatten(0, 1), len(columns), heads, shown.names, margin=margin)
-    meaning = "deviation and error" if shown.truth is not None else "deviation"
+    meaning = " and ".join(["deviation", *["error"] * (len(maps) - 1)])
     legend = _legend(f"{top:.2g}  {meaning}", is_unknown=bool(shown.observed.isnan().any()), left=margin)
     return joined([grid, legend], below=True)
 
