@@ -4,19 +4,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from torch import Tensor
 
 from common.data.spec import NAMED, DataSpec
-from common.denoiser import Clipped, X0Denoiser
+from common.denoiser import Clipped, Imposes, X0Denoiser
 from common.dynamics import LinearDynamics
 from common.files import open_array, read_array, write_array
 from common.generation.conditional import Condition
 from common.generation.config import SampleConfig
 from common.generation.finer import Finer
-from common.guidance import Conditioned
 from common.refusal import Refusal
 from common.runs import SampleFolder
 from common.samplers import SOLVERS, Grid, Solver, default_solver, ending, sample
@@ -230,12 +229,13 @@ class Job:
         of_task = self.condition.writers(place) if self.condition else ()
         return {place.settings, *of_task, *self.files(place, self.blocks)}
 
-    def knowing(self, indices: Sequence[int]) -> tuple[X0Denoiser, Conditioned | None]:
+    def knowing(self, indices: Sequence[int]) -> tuple[X0Denoiser, Imposes | None]:
         """The denoiser of some samples, and what it is conditioned by, if that acts on states too."""
         if self.condition is None:
             return self.denoiser, None
         found = self.condition.around(self.denoiser, self.dynamics, indices)
-        return Clipped(found) if self.config.clip_x0 else found, found if found.imposes else None
+        denoiser = Clipped(found) if self.config.clip_x0 else found
+        return denoiser, cast(Imposes, found) if found.imposes else None
 
     def check(self) -> None:
         """Refuse classes that do not exist, a time grid that cannot be laid, and a method that does not apply."""

@@ -312,8 +312,8 @@ class GenerateOrder:
     describe: Callable[[RunFolder], RunConfig]
     describing: tuple[str, ...]
     matching: Matching | None = None
-    compared: Compared = Compared()
-    inputs: InputConfig = InputConfig()
+    compared: Compared = field(default_factory=Compared)
+    inputs: InputConfig = field(default_factory=InputConfig)
 
     def check_data(self) -> None:
         """Refuse to be told where data lies that is not read.
@@ -321,13 +321,10 @@ class GenerateOrder:
         Raises:
             Refusal: naming the flag.
         """
-        if (
-            self.compared.data_dir
-            and self.sample.grid != MEASURED
-            and not (self.sample.task and self.inputs.is_of_data)
-        ):
+        of_task = self.sample.task is not None and self.inputs.is_of_data
+        if self.compared.data_dir and self.sample.grid != MEASURED and not of_task:
             raise Refusal(
-                f"has no effect without --grid {MEASURED} or --task on held-out samples; leave it out", "data_dir"
+                f"has no effect without --grid {MEASURED}, or a --task on held-out samples; leave it out", "data_dir"
             )
 
 
@@ -376,13 +373,13 @@ def members_of(seen: Mapping[str, str]) -> Members:
     """
     first = {"guidance": next(iter(GUIDANCE)), **({"method": next(iter(METHODS))} if "task" in seen else {})}
     named = {"solver": MODES.get(seen.get("mode", ""), ""), **first, **seen}
-    registers = (SOLVERS, solver_member), (GUIDANCE, guidance_member), (TASKS, task_member), (METHODS, method_member)
-    return Members(
-        *(
-            member_of_register(*register, named.get(kind, ""))
-            for kind, register in zip(Members._fields, registers, strict=True)
-        )
+    found = (
+        member_of_register(SOLVERS, solver_member, named["solver"]),
+        member_of_register(GUIDANCE, guidance_member, named["guidance"]),
+        member_of_register(TASKS, task_member, named.get("task", "")),
+        member_of_register(METHODS, method_member, named.get("method", "")),
     )
+    return Members(*found)
 
 
 def all_members() -> list[Member]:

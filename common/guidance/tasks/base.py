@@ -19,7 +19,7 @@ class Task(ABC):
             the whole range of the data.
     """
 
-    probe: DataSpec = PROBE
+    probe: ClassVar[DataSpec] = PROBE
     noise_std: ClassVar[float] = 0.0
 
     @abstractmethod
