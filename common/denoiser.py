@@ -218,13 +218,13 @@ class Denoiser(nn.Module):
 
         Other predictions say little more than the noisy data where sampling ends, which are known on one grid alone.
         """
+        check_grid(self.backbone, out_shape)
         if self.prediction != "x0":
             raise Refusal(
                 f"{out_shape}: only x0 is known on other grids than that of v, not what "
-                f"{type(self.backbone).__name__} predicts ({self.prediction})",
+                f"{type(self.backbone).__name__} predicts ({self.prediction}); it takes a run with --prediction x0",
                 TARGET,
             )
-        check_grid(self.backbone, out_shape)
 
     def _on_grid(self, v: Tensor, t: Tensor, labels: Tensor | None, out_shape: tuple[int, ...]) -> Tensor:
         self.check_grid(out_shape)

@@ -52,6 +52,13 @@ class Finer:
         own.check_grid(grid)
         return cls(denoiser, spec.shape, grid)
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should know of such samples."""
+        own = self.denoiser.denoiser if isinstance(self.denoiser, Matched) else self.denoiser
+        told = getattr(getattr(own, "backbone", None), "on_other_grids", "")
+        return (f"samples on another grid: {told}",) if told else ()
+
     def spec(self, spec: DataSpec) -> DataSpec:
         """What a sample on the other grid is; a sound has more points per second there."""
         rate = spec.sample_rate and max(1, round(spec.sample_rate * self.target[0] / spec.grid[0]))

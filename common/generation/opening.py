@@ -128,7 +128,7 @@ def job_of(
     grid, said = GRIDS[config.grid] if config.grid else None, notes_on(run, config)
     said = (*(condition.remarks if condition else ()), *said)
     finer = Finer.of(matched or run.denoiser, run.data, config.target_shape) if config.target_shape else None
-    spec = finer.spec(run.data) if finer else run.data
+    spec, said = (finer.spec(run.data), (*finer.remarks, *said)) if finer else (run.data, said)
     job = Job(path, denoiser, spec, solver, grid, config, consistent, notes=said, condition=condition, finer=finer)
     if matched:
         job = replace(job, process=told(run, matched), notes=(*notes(matched), *said))
