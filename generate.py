@@ -17,12 +17,12 @@ from common.generation.blocks import Job, generate, interrupted, missing
 from common.generation.config import GenerateOrder
 from common.generation.forecast import forecast
 from common.generation.opening import open_job
-from common.generation.pictures import Trajectory, complaint, show
+from common.generation.pictures import Trajectory, complaint, real_beside, show
+from common.generation.restored import report
 from common.generation.sets import Claim, claimed, findings
 from common.media.layout import Labelled
 from common.progress import bar
 from common.runs import Run, SampleFolder
-from common.runs.real import read_real
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def run(order: GenerateOrder) -> int:
     """Draw what a command line asks for; returns the exit code: 1 if no sample is finite."""
     order.check_data()
     opened, job = open_job(order)
-    real = read_real(opened.folder.real, job.spec)
+    real = real_beside(opened.folder, job)
     with claimed(opened, job) as claim:
         return draw(opened, job, claim, real)
 
@@ -90,6 +90,8 @@ def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
     broken, text = complaint(folder, job.seeds)
     if broken:
         print(f"generate.py: warning: {text}", file=sys.stderr)
+    if job.condition:
+        print("\n".join(report(folder, job.spec, job.condition, scale=config.picture_scale)))
     print("\n".join(show(folder, job.spec, real, config.picture_scale)))
     return 0 if broken < len(job.seeds) else 1
 

@@ -27,7 +27,7 @@ from common.generation.from_python import (
     other_process,
 )
 from common.generation.opening import job_of
-from common.generation.pictures import pictured, pictured_count, show
+from common.generation.pictures import pictured, pictured_count, real_beside, show
 from common.generation.sets import claimed, findings
 from common.media.pictures import png_of_samples
 from common.metrics import DEFAULTS, Evidence, Metric
@@ -88,7 +88,7 @@ class Samples:
         with by_argument():
             check_picture_scale(configured({"picture_scale": picture_scale}).picture_scale, spec)
         drawn = pictured(self.x[:count], None if self.labels is None else self.labels[:count], spec)
-        real = read_real(self.run.folder.real, spec)
+        real = read_real(self.run.folder.real, spec) if self.x.shape[1:-1] == spec.grid else None
         shown = png_of_samples(drawn, real, sample_rate=spec.sample_rate, scale=picture_scale)
         return Image.open(io.BytesIO(shown))
 
@@ -313,7 +313,7 @@ def write_set(run: Run, job: Job, progress: bool) -> tuple[Path, int, list[str]]
     Raises:
         Refusal: if somebody else draws the same.
     """
-    real = read_real(run.folder.real, job.spec)
+    real = real_beside(run.folder, job)
     with claimed(run, job) as claim:
         todo = missing(claim.folder, job)
         remarks = [*claim.remarks, *findings(claim.folder, job, todo)]

@@ -15,9 +15,10 @@ from common.dynamics import LinearDynamics
 from common.files import open_array, read_array, write_array
 from common.generation.conditional import Condition
 from common.generation.config import SampleConfig
+from common.generation.finer import Finer
 from common.refusal import Refusal
 from common.runs import SampleFolder
-from common.samplers import SOLVERS, Grid, Solver, default_solver, sample
+from common.samplers import SOLVERS, Grid, Solver, default_solver, ending, sample
 
 MOST_CLASSES = 1000  # samples whose classes are looked at for a message
 StepCallback = Callable[[float, Tensor], None]
@@ -129,6 +130,7 @@ class Job:
         process: what is to be said of the process, if it is not that of the run.
         notes: what a user should know of it.
         condition: what is observed of the samples; None draws without.
+        finer: gives samples on another grid than that of the run, which ``spec`` has; None draws on that of the run.
     """
 
     dynamics: LinearDynamics
@@ -141,6 +143,12 @@ class Job:
     process: str = ""
     notes: tuple[str, ...] = ()
     condition: Condition | None = None
+    finer: Finer | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, *S) of states: the grid of the run."""
+        return self.finer.shape if self.finer else self.spec.shape
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -166,7 +174,7 @@ class Job:
         """Denoiser calls per block; None if the solver chooses its steps."""
         if self.steps is None:
             return None
-        components, last = self.dynamics.num_components, bool(self.config.denoise_last)
+        components, last = self.dynamics.num_components, bool(self.config.denoise_last or self.finer)
         return self.solver().calls(self.steps, components=components, denoise_last=last)
 
     @property
@@ -248,22 +256,27 @@ class Job:
             Samples (B, *S, C) float32 in the units of the data, their labels or None, denoiser calls per sample.
         """
         labels, (denoiser, imposed) = self.labels(indices), self.knowing(indices)
+        asked = None if labels is None else labels.to(self.dynamics.device)
         result = sample(
             self.dynamics,
             denoiser,
-            (len(indices), *self.spec.shape),
+            (len(indices), *self.shape),
             solver=self.solver(),
             steps=self.steps or 1,
             seeds=[self.seeds[i] for i in indices],
-            labels=None if labels is None else labels.to(self.dynamics.device),
+            labels=asked,
             grid=self.grid,
             t_end=self.config.t_end,
-            denoise_last=bool(self.config.denoise_last),
+            denoise_last=bool(self.config.denoise_last) and self.finer is None,
             observation=imposed,
             callback=lambda _, time, __, x: on_step(time, x),
         )
-        samples = self.spec.from_network(result.x).movedim(1, -1).float().cpu().numpy()
-        return samples, None if labels is None else labels.numpy(), result.nfe
+        x, calls = result.x, result.nfe
+        if self.finer:
+            x = self.finer(self.dynamics, result.z, ending(self.dynamics, self.config.t_end), asked)
+            calls += 1
+        samples = self.spec.from_network(x).movedim(1, -1).float().cpu().numpy()
+        return samples, None if labels is None else labels.numpy(), calls
 
 
 def missing(folder: Path, job: Job) -> list[range]:

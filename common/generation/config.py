@@ -14,6 +14,7 @@ from common.config.flags import (
     Range,
     as_ranges,
     at_least,
+    integers,
     marked,
     ranges,
     words,
@@ -30,6 +31,7 @@ from common.refusal import Refusal
 from common.runs import RunFolder
 from common.samplers import GRIDS, MEASURED, MODES, OF_RUN, SOLVERS, Grid, check_seeds, default_solver, ending, path_of
 from common.seeding import SEEDS
+from common.sides import written as sizes
 
 SAMPLES, COMPLETIONS = 100, 16  # of an input
 RUNTIME = Mark("is not what tells samples apart")
@@ -86,6 +88,8 @@ class SampleConfig(Checked):
         noise_std: deviation of the noise of measurements, in the units of the data; it is added to inputs that are
             degraded (default: that of the task, mostly 0)
         noise_seed: seed of that noise
+        target_shape: another grid to give samples on, e.g. 128,128 or 16000: the last evaluation is on it, for runs
+            that predict x0 with a coordinate network or a UViT (default: that of the run)
         batch_size: samples computed together; another number is kept as another set, which differs by rounding alone
         trajectory: also draw how the first samples come out of the noise (trajectory.png, .gif)
         picture_scale: whole number by which images in pictures are magnified (default: what makes small ones visible;
@@ -116,6 +120,7 @@ class SampleConfig(Checked):
     method: Annotated[str | None, METHODS] = None
     noise_std: Annotated[float | None, NOT_NEGATIVE] = None
     noise_seed: Annotated[int, Range(0, SEEDS - 1, whole=True)] = 0
+    target_shape: Annotated[tuple[int, ...] | None, integers] = None
     batch_size: Annotated[int, at_least(1)] = 100
     trajectory: Annotated[bool, RUNTIME] = False
     picture_scale: Annotated[int | None, PICTURE_SCALE, RUNTIME] = None
@@ -245,12 +250,13 @@ class SampleConfig(Checked):
     def folder_name(self) -> str:
         """``{mode}{steps}`` for the published samplers, ``{solver}-{steps}`` for others; a tolerance if adaptive.
 
-        The process follows if noise levels are matched; task and method come first.
+        The process follows if noise levels are matched, then another grid; task and method come first.
         """
         name = str(self.solver)
         modes = {solver: mode for mode, solver in MODES.items()}
         name = modes.get(name, f"{name}-") + SOLVERS[name](**self.solver_arguments).extent(self.steps)
         parts = [self.task, self.method, name, label_of(self.process) if self.process else None]
+        parts += [f"to{sizes(self.target_shape)}"] if self.target_shape else []
         return "-".join(part for part in parts if part)
 
     def identity(self, made_from: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def seconds_of_an_evaluation(job: Job, count: int) -> float:
     Samples do not depend on it: states are ones, and what a network of one's own may draw is put back.
     """
     labels, (denoiser, _) = job.labels(range(count)), job.knowing(range(count))
-    v = torch.ones(count, *job.spec.shape)
+    v = torch.ones(count, *job.shape)
     t = torch.full((count,), job.dynamics.horizon, dtype=torch.float64)
     found: list[float] = []
     with torch.random.fork_rng(devices=[]):

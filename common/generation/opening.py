@@ -22,6 +22,7 @@ from common.dynamics import LinearDynamics, Prior
 from common.generation.blocks import Job
 from common.generation.conditional import open_condition
 from common.generation.config import OBSERVED, GenerateOrder, SampleConfig
+from common.generation.finer import Finer
 from common.generation.matching import Matching, match, notes, open_process, told
 from common.generation.measuring import measure_on
 from common.generation.sections import InputConfig, Opening
@@ -126,7 +127,9 @@ def job_of(
     solver().check(path)
     grid, said = GRIDS[config.grid] if config.grid else None, notes_on(run, config)
     said = (*(condition.remarks if condition else ()), *said)
-    job = Job(path, denoiser, run.data, solver, grid, config, consistent, notes=said, condition=condition)
+    finer = Finer.of(matched or run.denoiser, run.data, config.target_shape) if config.target_shape else None
+    spec, said = (finer.spec(run.data), (*finer.remarks, *said)) if finer else (run.data, said)
+    job = Job(path, denoiser, spec, solver, grid, config, consistent, notes=said, condition=condition, finer=finer)
     if matched:
         job = replace(job, process=told(run, matched), notes=(*notes(matched), *said))
     job.check()

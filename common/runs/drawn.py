@@ -102,6 +102,26 @@ class SampleFolder:
         return self.path / "inputs.json"
 
     @property
+    def mean(self) -> Path:
+        """Mean of the completions of every input, (N, *S, C)."""
+        return self.path / "mean.npy"
+
+    @property
+    def deviation(self) -> Path:
+        """Deviation of the completions of every input, (N, *S, C)."""
+        return self.path / "deviation.npy"
+
+    @property
+    def comparison(self) -> Path:
+        """Observation, completions and truth of the first inputs as a picture."""
+        return self.path / "comparison.png"
+
+    @property
+    def posterior(self) -> Path:
+        """Mean and deviation of the completions of one input as a picture."""
+        return self.path / "posterior.png"
+
+    @property
     def grid(self) -> Path:
         """The first of them as a picture."""
         return self.path / "grid.png"
