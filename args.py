@@ -30,10 +30,11 @@ from common.config.schema import DataConfig, Hardware, Keeping, ModelConfig, Rec
 from common.data import SOURCES
 from common.denoiser import PREDICTIONS
 from common.dynamics import CLD, EDM, VE, VP, Flow, LinearDynamics, SubVP
-from common.generation.config import Compared, GenerateOrder, Opening, SampleConfig, all_members, sample_config
+from common.generation.config import DRAWN_BY, GenerateOrder, SampleConfig, all_members, sample_config
 from common.generation.judged import EvaluateOrder, draws_now
 from common.generation.matching import Matching
 from common.generation.parsing import GENERATE_HELP, NOT_LOGGED, PROCESS, claim_flags, parse_drawing, process_flags
+from common.generation.sections import Compared, InputConfig, Opening
 from common.meta import MetaLearned
 from common.metrics import METRICS
 from common.metrics.config import CompareConfig, EvaluateConfig, chosen_metrics, metric_member
@@ -232,11 +233,11 @@ CLAIMS = claim_flags(DYNAMICS)
 
 
 def generate_groups(members: Iterable[Member] = (), *, processes: Mapping[str, type] | None = None) -> Groups:
-    """Flags of generate.py, those of some solvers, wrappers and processes among them."""
+    """Flags of generate.py, those of some solvers, wrappers, tasks and processes among them."""
     return without_repeats(
         {
             "which run": (*section_flags(Opening), PLUGIN),
-            DRAWING: (*section_flags(SampleConfig, Compared), *(f for member in members for f in member.flags)),
+            DRAWING: (*section_flags(*DRAWN_BY), *(f for member in members for f in member.flags)),
             "published command lines": (*CLAIMS, NOT_LOGGED),
             "run folders of the published code, which have no config.json": describing_flags(),
             PROCESS: process_flags(processes),
@@ -268,6 +269,7 @@ def generate_order(values: Values, sample: SampleConfig) -> GenerateOrder:
     return GenerateOrder(
         opening=section(Opening, values),
         compared=section(Compared, values),
+        inputs=section(InputConfig, values),
         sample=sample,
         claims={flag.name: values[flag.name] for flag in CLAIMS if flag.name in named},
         describe=partial(released_config, given=values),

@@ -17,14 +17,12 @@ from common.generation.blocks import Job, generate, interrupted, missing
 from common.generation.config import GenerateOrder
 from common.generation.forecast import forecast
 from common.generation.opening import open_job
-from common.generation.pictures import Trajectory, complaint, show
+from common.generation.pictures import Trajectory, complaint, real_beside, show
+from common.generation.restored import report
 from common.generation.sets import Claim, claimed, findings
 from common.media.layout import Labelled
 from common.progress import bar
-from common.refusal import Refusal
 from common.runs import Run, SampleFolder
-from common.runs.real import read_real
-from common.samplers.grids import MEASURED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,10 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(order: GenerateOrder) -> int:
     """Draw what a command line asks for; returns the exit code: 1 if no sample is finite."""
-    if order.compared.data_dir and order.sample.grid != MEASURED:
-        raise Refusal(f"has no effect without --grid {MEASURED}; leave it out", "data_dir")
+    order.check_data()
     opened, job = open_job(order)
-    real = read_real(opened.folder.real, job.spec)
+    real = real_beside(opened.folder, job)
     with claimed(opened, job) as claim:
         return draw(opened, job, claim, real)
 
@@ -52,7 +49,12 @@ def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
     for remark in (*opened.remarks, *claim.remarks, *findings(folder, job, todo)):
         print(f"note      {remark}")
     print(f"weights   {opened.account}")
-    print(f"{len(job.seeds)} samples from {opened.folder.name} ({opened.version}): {job.how}, on {job.dynamics.device}")
+    count = f"{len(job.seeds)} samples"
+    if job.condition:
+        count = f"{job.condition.count} inputs, {job.condition.completions} completions of each,"
+    print(f"{count} from {opened.folder.name} ({opened.version}): {job.how}, on {job.dynamics.device}")
+    if config.task:
+        print(f"task      {job.told_task}")
     if job.process:
         print(f"process   {job.process}")
     if job.told_classes:
@@ -88,6 +90,8 @@ def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
     broken, text = complaint(folder, job.seeds)
     if broken:
         print(f"generate.py: warning: {text}", file=sys.stderr)
+    if job.condition:
+        print("\n".join(report(folder, job.spec, job.condition, scale=config.picture_scale)))
     print("\n".join(show(folder, job.spec, real, config.picture_scale)))
     return 0 if broken < len(job.seeds) else 1
 

@@ -4,7 +4,6 @@ A network is trained on v = m x0 + sc eps and may predict the noise, the data, o
 :class:`Prediction`; :class:`Denoiser` joins one with a network and a dynamics. Wrappers have the same call.
 """
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from common.backbones.resizing import TARGET, check_grid
 from common.dynamics import LinearDynamics, Moments
 from common.refusal import Refusal
 
@@ -199,7 +199,7 @@ class Denoiser(nn.Module):
             v: noisy data (B, C, *S), as :meth:`LinearDynamics.perturb` or ``statistic`` give it.
             t: times (B,).
             labels: classes (B,) int64, or None.
-            out_shape: another grid to give x0_hat on, for coordinate networks that predict x0; None takes that of v.
+            out_shape: another grid to give x0_hat on, for networks that predict x0 and take it; None takes that of v.
 
         Returns:
             x0_hat, (B, C, *S), or (B, C, *out_shape).
@@ -213,16 +213,21 @@ class Denoiser(nn.Module):
         output = self.backbone(self._rule.input(self.dynamics, law, v), t, labels)
         return self._rule.x0(self.dynamics, law, v, output.to(v.dtype))
 
-    def _on_grid(self, v: Tensor, t: Tensor, labels: Tensor | None, out_shape: tuple[int, ...]) -> Tensor:
-        name = type(self.backbone).__name__
+    def check_grid(self, out_shape: tuple[int, ...]) -> None:
+        """Refuse a grid that x0_hat cannot be given on: any, unless the network predicts x0 and takes ``out_shape``.
+
+        Other predictions say little more than the noisy data where sampling ends, which are known on one grid alone.
+        """
+        check_grid(self.backbone, out_shape)
         if self.prediction != "x0":
             raise Refusal(
-                f"{out_shape}: only x0 is known on other grids than that of v, not what {name} predicts "
-                f"({self.prediction})",
-                "out_shape",
+                f"{out_shape}: only x0 is known on other grids than that of v, not what "
+                f"{type(self.backbone).__name__} predicts ({self.prediction}); it takes a run with --prediction x0",
+                TARGET,
             )
-        if "out_shape" not in inspect.signature(self.backbone.forward).parameters:
-            raise Refusal(f"{out_shape}: {name} works on one grid; a coordinate network (INR) on any", "out_shape")
+
+    def _on_grid(self, v: Tensor, t: Tensor, labels: Tensor | None, out_shape: tuple[int, ...]) -> Tensor:
+        self.check_grid(out_shape)
         output: Tensor = self.backbone(v, t, labels, out_shape=out_shape)
         return output.to(v.dtype)
 

@@ -5,7 +5,6 @@ at one rate for all or at rates learned per weight (Meta-SGD, arXiv 1707.09835).
 steps; sampling takes them at every evaluation.
 """
 
-import inspect
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -17,6 +16,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
+from common.backbones.resizing import check_grid
 from common.dynamics.basis import Basis
 from common.refusal import Refusal, require
 
@@ -107,7 +107,7 @@ class MetaLearned(nn.Module):
             t: times (B,).
             labels: classes (B,) int64, or None; as the network takes them.
             out_shape: another grid to answer on, for networks that can. The network adapts to x and answers on its
-                grid; what it is given on the new one is that answer (resized by the network), as published.
+                grid; what it is given on the new one is that answer, interpolated by the network.
 
         Returns:
             (B, C, *S), or (B, C, *out_shape).
@@ -115,13 +115,16 @@ class MetaLearned(nn.Module):
         Raises:
             Refusal: for an ``out_shape`` that the network cannot serve, or another number of channels out than in.
         """
-        if out_shape is not None and "out_shape" not in inspect.signature(self.network.forward).parameters:
-            name = type(self.network).__name__
-            raise Refusal(f"{out_shape}: {name} works on one grid; a coordinate network (INR) on any", "out_shape")
+        if out_shape is not None:
+            self.check_grid(out_shape)
         weights, _ = self.adapt(x, t, labels)
         answer = vmap(self._call, (0, 0, 0, _axis(labels), None), randomness="different")
         output: Tensor = answer(weights, x, t, labels, None)
         return output if out_shape is None else answer(weights, output, t, labels, out_shape)
+
+    def check_grid(self, out_shape: Sequence[int]) -> None:
+        """Refuse a grid that the network cannot answer on."""
+        check_grid(self.network, out_shape)
 
     def adapt(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> tuple[Weights, Tensor]:
         """Take the inner steps.

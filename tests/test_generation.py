@@ -11,7 +11,8 @@ from torch import Tensor
 from common.data.spec import DataSpec
 from common.dynamics import CLD, VP
 from common.generation.blocks import Job, blocks, generate, missing, not_finite, read_samples
-from common.generation.config import SampleConfig, evaluations_of
+from common.generation.config import SampleConfig
+from common.generation.identity import evaluations_of
 from common.generation.pictures import shown_level
 from common.refusal import Refusal
 from common.samplers import SOLVERS

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.backbones.embeddings import LabelEmbedding
+from common.backbones.resizing import TARGET, spread_linear
 from common.refusal import require
 
 
@@ -101,8 +102,10 @@ class INR(nn.Module):
             t: (B,), times in [0, 1], of any floating dtype. Shifted to [-1, 1] here.
             labels: (B,) int64 in [0, num_classes), or -1 in a row without a label; None means no label in any row. An
                 unconditional network ignores labels.
-            out_shape: another grid to evaluate on, with as many axes. Coordinates and x are resized to it by
-                :func:`resize_linear`, as published, so that the outermost points of a finer grid lie on those of S.
+            out_shape: another grid to evaluate on, with as many axes, whose outermost points lie on those of S. Its
+                coordinates are true, and x is interpolated linearly to them. (The published code resizes coordinates
+                like the pixels of an image, so that the first two and the last two points of a grid that is four times
+                finer are the same, and all others lie closer together than they should.)
 
         Returns:
             (B, out_channels, *S), or (B, out_channels, *out_shape).
@@ -128,8 +131,8 @@ class INR(nn.Module):
         """
         place = coordinates(x.shape[2:], x.device, x.dtype)
         if out_shape is not None:
-            place = resize_linear(place, out_shape)
-            x = resize_linear(x, out_shape) if self.y_input else x
+            place = spread_linear(place, out_shape)
+            x = spread_linear(x, out_shape) if self.y_input else x
         place = place.flatten(1)  # (axes, points)
         time = (2 * t - 1).to(x.dtype).reshape(-1, 1, 1).expand(-1, 1, place.shape[-1])
         values = [x.flatten(2)] if self.y_input else []
@@ -151,8 +154,14 @@ class INR(nn.Module):
             raise ValueError(f"INR: t must be of shape (B,), the batch size of x, got {tuple(t.shape)}")
         if self.label_emb is not None and labels is not None and labels.shape != x.shape[:1]:
             raise ValueError(f"INR: labels must be of shape (B,), the batch size of x, got {tuple(labels.shape)}")
-        if out_shape is not None and (len(out_shape) != axes or min(out_shape) < 1):
-            raise ValueError(f"INR: out_shape must be {axes} sizes of at least 1, got {tuple(out_shape)}")
+        if out_shape is not None:
+            self.check_grid(out_shape)
+
+    def check_grid(self, out_shape: Sequence[int]) -> None:
+        """Refuse a grid on which it cannot answer: one of another number of axes."""
+        axes = len(self.shape)
+        sizes = "one size" if axes == 1 else f"{axes} sizes"
+        require(len(out_shape) == axes and min(out_shape) >= 1, TARGET, f"{sizes} of at least 1", tuple(out_shape))
 
 
 class Affine(nn.Linear):
@@ -185,32 +194,6 @@ def coordinates(shape: Sequence[int], device: torch.device, dtype: torch.dtype) 
     steps = max(shape) - 1
     axes = [2 * (torch.arange(n, device=device, dtype=dtype) / steps - 0.5) for n in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
-
-
-def resize_linear(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """Resize by linear interpolation between the centres of cells, axis by axis, clamped at the edges.
-
-    Where an axis shrinks, the interpolating triangle is widened to average what would alias. These are the numbers of
-    ``jax.image.resize``, which the published code resizes with.
-
-    Args:
-        x: (.., *S), any number of axes.
-        shape: the new sizes of S.
-
-    Returns:
-        (.., *shape).
-    """
-    for axis, new in enumerate(shape, start=-len(shape)):
-        old = x.shape[axis]
-        if old == new:
-            continue
-        index = torch.arange(old, device=x.device, dtype=x.dtype)
-        centre = (torch.arange(new, device=x.device, dtype=x.dtype) + 0.5) * (old / new) - 0.5
-        distance = (centre.unsqueeze(-1) - index).abs()
-        weights = (1 - distance / max(old / new, 1)).clamp(min=0)
-        weights = weights / weights.sum(-1, keepdim=True)  # (new, old)
-        x = (x.movedim(axis, -1) @ weights.mT).movedim(-1, axis)
-    return x
 
 
 def windowed_sine(z: Tensor, frequency: float, decay: float) -> Tensor:

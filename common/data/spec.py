@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from common.labels import NULL_LABEL
 from common.refusal import Refusal, require
 
 Kind = Literal["image", "function", "sound"]
@@ -176,6 +177,11 @@ class DataSpec:
         low, high = self._levels(x.dtype)
         return (x.float() - low) / (high - low) * 2 - 1
 
+    def in_units(self, x: Tensor) -> Tensor:
+        """Samples on the network's scale in the units of the data, beyond their range too."""
+        low, high = self.value_range
+        return low + (high - low) * (x + 1) / 2
+
     def from_network(self, x: Tensor) -> Tensor:
         """Samples on the network's scale in the units of the data; images are clipped to their range."""
         share = (x + 1) / 2
@@ -188,10 +194,10 @@ class DataSpec:
         return (share + 1) / 2 if self.is_image else self.from_network(share)
 
     def names_of(self, labels: Tensor | None) -> tuple[str, ...] | None:
-        """The classes of labels (N,); None without labels or classes."""
+        """The classes of labels (N,), empty where a label is the null one; None without labels or classes."""
         if labels is None or self.classes is None:
             return None
-        return tuple(self.classes[label] for label in labels.tolist())
+        return tuple("" if label == NULL_LABEL else self.classes[label] for label in labels.tolist())
 
     def moments_to_network(self, mean: Tensor, variance: Tensor, stored: torch.dtype) -> tuple[Tensor, Tensor]:
         """Mean and variance of stored samples on the network's scale.

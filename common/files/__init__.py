@@ -13,6 +13,7 @@ from common.files.writing import (
     save,
     save_safetensors,
     sync,
+    write_array,
     write_json,
 )
 
@@ -38,5 +39,6 @@ __all__ = [
     "save_safetensors",
     "sha256",
     "sync",
+    "write_array",
     "write_json",
 ]

@@ -1,6 +1,7 @@
 """Files that are either whole or not there: written beside their place, brought to the disk, then renamed."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
@@ -122,6 +124,13 @@ def atomic_write(path: Path, content: bytes) -> None:
     """Write a file of these bytes as :func:`replacing` does."""
     with replacing(path) as place, place.open("xb") as file:
         file.write(content)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write a .npy file atomically."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    atomic_write(path, buffer.getvalue())
 
 
 def write_json(path: Path, content: Any) -> None:

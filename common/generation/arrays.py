@@ -2,12 +2,9 @@
 
 import contextlib
 import io
-import re
-import reprlib
-import typing
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +12,22 @@ import numpy as np
 import torch
 
 from common.config.build import check_device
-from common.config.flags import hints_of
-from common.config.kinds import fits
-from common.config.plugins import class_of
-from common.config.resolve import Member
-from common.config.schema import Chosen, check_picture_scale
+from common.config.schema import check_picture_scale
 from common.dynamics import LinearDynamics
 from common.generation.blocks import Job, missing, read_samples
 from common.generation.blocks import generate as write_blocks
-from common.generation.config import GIVEN_TO_WRAPPERS, OF_MODE, SampleConfig, members_of
-from common.generation.matching import member_of, process_for
+from common.generation.config import SampleConfig
+from common.generation.from_python import (
+    by_argument,
+    chosen_inputs,
+    configured,
+    folder_of,
+    listed,
+    of_python,
+    other_process,
+)
 from common.generation.opening import job_of
-from common.generation.pictures import pictured, pictured_count, show
+from common.generation.pictures import pictured, pictured_count, real_beside, show
 from common.generation.sets import claimed, findings
 from common.media.pictures import png_of_samples
 from common.metrics import DEFAULTS, Evidence, Metric
@@ -44,9 +45,6 @@ from common.runs.real import read_real
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-FLAG = re.compile(r"--(\w+)")
-COMMAND = ".py"  # a message that has it says what to type, flags and all
-
 
 @dataclass(frozen=True, eq=False)
 class Samples:
@@ -58,6 +56,8 @@ class Samples:
         run: what drew them.
         evaluations: network evaluations per sample, the most of any block; 0 if all were there.
         folder: where they are written; None if they are not.
+        truth: the inputs of a task (N, *S, C), in the units of the data; None without, or if they are not known.
+        observation: what was observed of them, channels last; None without a task.
     """
 
     x: np.ndarray = field(repr=False)
@@ -65,6 +65,8 @@ class Samples:
     run: Run = field(repr=False)
     evaluations: int
     folder: Path | None = None
+    truth: np.ndarray | None = field(default=None, repr=False)
+    observation: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -86,7 +88,7 @@ class Samples:
         with by_argument():
             check_picture_scale(configured({"picture_scale": picture_scale}).picture_scale, spec)
         drawn = pictured(self.x[:count], None if self.labels is None else self.labels[:count], spec)
-        real = read_real(self.run.folder.real, spec)
+        real = read_real(self.run.folder.real, spec) if self.x.shape[1:-1] == spec.grid else None
         shown = png_of_samples(drawn, real, sample_rate=spec.sample_rate, scale=picture_scale)
         return Image.open(io.BytesIO(shown))
 
@@ -97,6 +99,16 @@ def generate(
     *,
     seeds: Iterable[int] | None = None,
     labels: int | str | Iterable[int | str] | None = None,
+    task: str | None = None,
+    task_arguments: Mapping[str, Any] | None = None,
+    method: str | None = None,
+    method_arguments: Mapping[str, Any] | None = None,
+    noise_std: float | None = None,
+    noise_seed: int = 0,
+    n_inputs: int | None = None,
+    inputs: Iterable[int] | None = None,
+    input: str | Path | np.ndarray | None = None,
+    observation: str | Path | np.ndarray | None = None,
     mode: str | None = None,
     solver: str | None = None,
     solver_arguments: Mapping[str, Any] | None = None,
@@ -124,9 +136,20 @@ def generate(
 
     Args:
         run: as :func:`common.runs.load` gives it.
-        n_samples: number of samples; 100, or as many as there are seeds.
+        n_samples: number of samples, of every input if there is a task; 100, of every input 16, or as many as there are
+            seeds.
         seeds: whole numbers below 2^32, one per sample; 0 to n_samples - 1.
         labels: classes by name or number, repeated in turn; all that were learned.
+        task: a name of ``common.guidance.tasks.TASKS``: complete inputs of which only part is known, input by input.
+        task_arguments: arguments of its constructor, by name, e.g. ``{"mask": "half:left"}``.
+        method: a name of ``common.guidance.METHODS``.
+        method_arguments: arguments of its constructor, by name, e.g. ``{"iterations": 4}``.
+        noise_std: deviation of the noise of measurements, in the units of the data.
+        noise_seed: seed of that noise.
+        n_inputs: number of inputs; 8, or as many as are given.
+        inputs: which held-out samples of the run's data set, by their place.
+        input: clean samples of your own, which are degraded first: a file, a folder, or an array (N, *S, C).
+        observation: measurements as they are: a file, or an array of what the task observes, channels last.
         mode: ``sde`` or ``ode``, the published samplers.
         solver: a name of ``common.samplers.SOLVERS``.
         solver_arguments: arguments of its constructor, by name.
@@ -145,8 +168,8 @@ def generate(
             if the class is the same.
         batch_size: samples computed together; another number changes the rounding.
         device: ``auto``, ``cpu`` or ``cuda``.
-        data_dir: where the data of a tuned run lies now, should its grid be measured; None takes the place where the
-            run found it.
+        data_dir: where the data of the run lies now, should inputs be taken from it, or the grid of a tuned run be
+            measured; None takes the place where the run found it.
         save: also write what generate.py writes, into the same folder; what lies there already is not drawn again.
         progress: show a bar, where somebody looks.
 
@@ -157,6 +180,10 @@ def generate(
         "n_samples": n_samples,
         "seeds": None if seeds is None else listed("seeds", seeds),
         "labels": None if labels is None else listed("labels", [labels] if isinstance(labels, int | str) else labels),
+        "task": task,
+        "method": method,
+        "noise_std": noise_std,
+        "noise_seed": noise_seed,
         "mode": mode,
         "solver": solver,
         "steps": steps,
@@ -171,10 +198,16 @@ def generate(
         "device": device,
     }
     with by_argument(), kept_as_it_is(run):
-        config = configured(values, solver_arguments, guidance_arguments)
+        arguments = {
+            "solver": solver_arguments,
+            "guidance": guidance_arguments,
+            "task": task_arguments,
+            "method": method_arguments,
+        }
+        config, own = configured(values, arguments), chosen_inputs(n_inputs, inputs, input, observation)
         if dynamics is not None or dynamics_arguments:
             config = replace(config, process=other_process(run, dynamics, dynamics_arguments or {}))
-        job = job_of(run, config, check_device(config.device), data_dir=folder_of(data_dir))
+        job = job_of(run, config, check_device(config.device), data_dir=folder_of(data_dir), inputs=own)
         samples, remarks = written(run, job, progress) if save else (drawn(run, job, progress), [])
     finite = np.isfinite(samples.x.reshape(len(samples.x), -1)).all(1)
     if not finite.all():
@@ -222,116 +255,6 @@ def evaluate(
         return figures_of(Evidence(drawn, dataset, Extractor(wanted, features)), chosen)
 
 
-# -- settings ----------------------------------------------------------------------------------------------------------
-
-
-def folder_of(data_dir: str | Path | None) -> Path | None:
-    """A folder with ``~`` expanded."""
-    return None if data_dir is None else Path(data_dir).expanduser()
-
-
-def listed(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
-    """Values of a list, range, array or tensor as plain ones.
-
-    Raises:
-        Refusal: if it is no such thing, or empty: then nothing could be meant.
-    """
-    try:
-        found = tuple(value.item() if hasattr(value, "item") else value for value in values)
-    except (TypeError, ValueError, RuntimeError):
-        found = ()
-    if not found:
-        raise Refusal(f"must be a list of at least one, got {reprlib.repr(values)}", name)
-    return found
-
-
-def configured(
-    values: Mapping[str, Any],
-    of_solver: Mapping[str, Any] | None = None,
-    of_wrapper: Mapping[str, Any] | None = None,
-) -> SampleConfig:
-    """How samples are drawn, from arguments as a command line would give them by flags.
-
-    Raises:
-        Refusal: for values of another kind, or that contradict each other or have no effect.
-    """
-    given = plain_values(values)
-    hints = typing.get_type_hints(SampleConfig)
-    for f in fields(SampleConfig):
-        if f.name in given and not fits(given[f.name], hints[f.name]):
-            raise Refusal(f"cannot be {reprlib.repr(given[f.name])}", f.name)
-    config = SampleConfig(**given)
-    solver, wrapper = members_of({name: value for name, value in given.items() if isinstance(value, str)})
-    if of_solver and not solver.name:
-        raise Refusal("has no effect without solver; name it", "solver_arguments")
-    of_solver = checked_arguments(solver, of_solver, {OF_MODE})
-    of_wrapper = checked_arguments(wrapper, of_wrapper, GIVEN_TO_WRAPPERS)
-    return config.with_arguments(solver, of_solver, wrapper, of_wrapper)
-
-
-def checked_arguments(member: Member, given: Mapping[str, Any] | None, of_others: Iterable[str]) -> dict[str, Any]:
-    """Arguments of a class, unless it does not have them or they are of another kind.
-
-    Args:
-        member: the solver or the wrapper.
-        given: arguments by name, or None.
-        of_others: those of its arguments that are given otherwise.
-
-    Raises:
-        Refusal: naming the argument.
-    """
-    taken, hints = [name for name in member.arguments if name not in set(of_others)], hints_of(member.kind)
-    found = plain_values(given or {})
-    for name, value in found.items():
-        if name not in taken:
-            known = f"it takes {', '.join(taken)}" if taken else "it takes none"
-            raise Refusal(f"{name}: {member.kind.__name__} has no such argument; {known}", f"{member.flag}_arguments")
-        if not fits(value, hints.get(name, Any)):
-            raise Refusal(f"{name} cannot be {reprlib.repr(value)}", f"{member.flag}_arguments")
-    return found
-
-
-def other_process(run: Run, kind: type[LinearDynamics] | None, given: Mapping[str, Any]) -> Chosen:
-    """The process to sample a run under, as a command line would name it.
-
-    Args:
-        run: the run.
-        kind: its class; None takes that of the run's own process.
-        given: arguments of its constructor.
-
-    Raises:
-        Refusal: for what is no process, or an argument that it does not have or of another kind.
-    """
-    own = run.config.dynamics
-    kind = kind or class_of(own)
-    if not (isinstance(kind, type) and issubclass(kind, LinearDynamics)):
-        raise Refusal(f"must be a class of processes, got {reprlib.repr(kind)}", "dynamics")
-    member = member_of(own.name if kind is class_of(own) else kind.__name__.lower(), kind)
-    return process_for(run, member, checked_arguments(member, given, ()))
-
-
-def plain_values(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with numbers of Python in place of NumPy's, which config files and messages do not know."""
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
-
-
-@contextlib.contextmanager
-def by_argument() -> Iterator[None]:
-    """Let refusals name arguments where those of a program name flags."""
-    try:
-        yield
-    except Refusal as error:
-        problem = of_python(error.problem)
-        if problem == error.problem:
-            raise
-        raise Refusal(problem, error.argument) from None
-
-
-def of_python(message: str) -> str:
-    """A message with arguments in place of flags, unless it says what to type."""
-    return message if COMMAND in message else FLAG.sub(r"\1", message)
-
-
 # -- drawing -----------------------------------------------------------------------------------------------------------
 
 
@@ -355,7 +278,7 @@ def drawn(run: Run, job: Job, progress: bool) -> Samples:
             x[block.start : block.stop], _, nfe = job.draw(block, lambda _, __: shown.update())
             calls.append(nfe)
     labels = job.labels(range(len(job.seeds)))
-    return Samples(x, None if labels is None else labels.numpy(), run, max(calls))
+    return Samples(x, None if labels is None else labels.numpy(), run, max(calls), None, *known_by(job))
 
 
 def written(run: Run, job: Job, progress: bool) -> tuple[Samples, list[str]]:
@@ -367,7 +290,12 @@ def written(run: Run, job: Job, progress: bool) -> tuple[Samples, list[str]]:
     if not is_as_stored(run):
         raise Refusal(f"has no place for these samples: the network is not that of {run.weights} any more", "save")
     folder, calls, remarks = write_set(run, job, progress)
-    return Samples(*read_samples(folder), run, calls, folder), remarks
+    return Samples(*read_samples(folder), run, calls, folder, *known_by(job)), remarks
+
+
+def known_by(job: Job) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The inputs of a task, and what is observed of them."""
+    return (job.condition.truth, job.condition.observation) if job.condition else (None, None)
 
 
 def write_set(run: Run, job: Job, progress: bool) -> tuple[Path, int, list[str]]:
@@ -385,7 +313,7 @@ def write_set(run: Run, job: Job, progress: bool) -> tuple[Path, int, list[str]]
     Raises:
         Refusal: if somebody else draws the same.
     """
-    real = read_real(run.folder.real, job.spec)
+    real = real_beside(run.folder, job)
     with claimed(run, job) as claim:
         todo = missing(claim.folder, job)
         remarks = [*claim.remarks, *findings(claim.folder, job, todo)]

@@ -1,23 +1,24 @@
 """Draw many samples in fixed blocks and keep them as arrays: any restart or split gives the same files."""
 
-import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from torch import Tensor
 
 from common.data.spec import NAMED, DataSpec
-from common.denoiser import X0Denoiser
+from common.denoiser import Clipped, Imposes, X0Denoiser
 from common.dynamics import LinearDynamics
-from common.files import atomic_write, open_array, read_array
+from common.files import open_array, read_array, write_array
+from common.generation.conditional import Condition
 from common.generation.config import SampleConfig
+from common.generation.finer import Finer
 from common.refusal import Refusal
 from common.runs import SampleFolder
-from common.samplers import SOLVERS, Grid, Solver, default_solver, sample
+from common.samplers import SOLVERS, Grid, Solver, default_solver, ending, sample
 
 MOST_CLASSES = 1000  # samples whose classes are looked at for a message
 StepCallback = Callable[[float, Tensor], None]
@@ -28,13 +29,6 @@ def blocks(count: int, size: int) -> Iterator[range]:
     """Consecutive sample indices in blocks of ``size``."""
     for start in range(0, count, size):
         yield range(start, min(start + size, count))
-
-
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Write a .npy file atomically."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    atomic_write(path, buffer.getvalue())
 
 
 class Kept(NamedTuple):
@@ -127,7 +121,7 @@ class Job:
 
     Attributes:
         dynamics: what is reversed: a dynamics, or its scalar path.
-        denoiser: (v, t, labels) to x0_hat.
+        denoiser: (v, t, labels) to x0_hat; without an observation, and not clipped if there will be one.
         spec: what a sample is.
         solver: makes the solver; every block takes a fresh one.
         grid: time grid, or None for the solver's own.
@@ -135,6 +129,8 @@ class Job:
         consistent: whether the network was tuned so that an answer is a sample.
         process: what is to be said of the process, if it is not that of the run.
         notes: what a user should know of it.
+        condition: what is observed of the samples; None draws without.
+        finer: gives samples on another grid than that of the run, which ``spec`` has; None draws on that of the run.
     """
 
     dynamics: LinearDynamics
@@ -146,11 +142,18 @@ class Job:
     consistent: bool = False
     process: str = ""
     notes: tuple[str, ...] = ()
+    condition: Condition | None = None
+    finer: Finer | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, *S) of states: the grid of the run."""
+        return self.finer.shape if self.finer else self.spec.shape
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """One per sample."""
-        return self.config.seeds or ()
+        """One per sample; every input has the same."""
+        return (self.config.seeds or ()) * (self.condition.count if self.condition else 1)
 
     @property
     def steps(self) -> int | None:
@@ -171,7 +174,7 @@ class Job:
         """Denoiser calls per block; None if the solver chooses its steps."""
         if self.steps is None:
             return None
-        components, last = self.dynamics.num_components, bool(self.config.denoise_last)
+        components, last = self.dynamics.num_components, bool(self.config.denoise_last or self.finer)
         return self.solver().calls(self.steps, components=components, denoise_last=last)
 
     @property
@@ -180,6 +183,13 @@ class Job:
         given = (f"{name} {value}" for name, value in self.config.solver_arguments.items())
         steps = f"{self.steps} step{'' if self.steps == 1 else 's'}"
         return ", ".join([str(self.config.solver), *(given if self.steps is None else [steps])])
+
+    @property
+    def told_task(self) -> str:
+        """The task, its method and the noise of measurements, in words."""
+        given = [f"{name} {value}" for name, value in self.config.task_arguments.items() if value is not None]
+        noise = f", noise of deviation {self.config.noise_std:g}" if self.config.noise_std else ""
+        return f"{', '.join([str(self.config.task), *given])}; method {self.config.method}{noise}"
 
     @property
     def remarks(self) -> list[str]:
@@ -194,7 +204,8 @@ class Job:
     @property
     def told_classes(self) -> str:
         """Which classes are asked for, in words; nothing without labels, or if their numbers are their names."""
-        names = self.spec.names_of(self.labels(range(min(len(self.seeds), MOST_CLASSES)))) or ()
+        named = self.spec.names_of(self.labels(range(min(len(self.seeds), MOST_CLASSES)))) or ()
+        names = [name for name in named if name]
         numbers = [str((self.spec.classes or ()).index(name)) for name in names]
         told = dict.fromkeys(
             f"{name} ({number})" for name, number in zip(names, numbers, strict=True) if name != number
@@ -203,6 +214,9 @@ class Job:
 
     def labels(self, indices: range) -> Tensor | None:
         """Classes (len(indices),) int64 to ask for; None if the network takes no labels."""
+        if self.condition is not None:
+            labels = self.condition.labels
+            return None if labels is None else labels[self.condition.inputs_of(indices)]
         return self.spec.labels_for(indices, self.config.labels)
 
     def files(self, place: SampleFolder, wanted: Sequence[range]) -> list[Path]:
@@ -210,9 +224,23 @@ class Job:
         data = [place.block(block.start) for block in wanted]
         return data if self.spec.num_classes is None else [*data, *map(place.labels_of, data)]
 
+    def kept(self, place: SampleFolder) -> set[Path]:
+        """All files that its set has, and that a manifest lists."""
+        of_task = self.condition.writers(place) if self.condition else ()
+        return {place.settings, *of_task, *self.files(place, self.blocks)}
+
+    def knowing(self, indices: Sequence[int]) -> tuple[X0Denoiser, Imposes | None]:
+        """The denoiser of some samples, and what it is conditioned by, if that acts on states too."""
+        if self.condition is None:
+            return self.denoiser, None
+        found = self.condition.around(self.denoiser, self.dynamics, indices)
+        denoiser = Clipped(found) if self.config.clip_x0 else found
+        return denoiser, cast(Imposes, found) if found.imposes else None
+
     def check(self) -> None:
-        """Refuse classes that do not exist, and a time grid that cannot be laid."""
+        """Refuse classes that do not exist, a time grid that cannot be laid, and a method that does not apply."""
         self.labels(range(1))
+        self.knowing(range(1))
         if self.config.t_end is not None:
             grid = self.grid or self.solver().default_grid(self.dynamics)
             grid(self.dynamics, self.config.t_end, self.steps or 1)
@@ -227,22 +255,28 @@ class Job:
         Returns:
             Samples (B, *S, C) float32 in the units of the data, their labels or None, denoiser calls per sample.
         """
-        labels = self.labels(indices)
+        labels, (denoiser, imposed) = self.labels(indices), self.knowing(indices)
+        asked = None if labels is None else labels.to(self.dynamics.device)
         result = sample(
             self.dynamics,
-            self.denoiser,
-            (len(indices), *self.spec.shape),
+            denoiser,
+            (len(indices), *self.shape),
             solver=self.solver(),
             steps=self.steps or 1,
             seeds=[self.seeds[i] for i in indices],
-            labels=None if labels is None else labels.to(self.dynamics.device),
+            labels=asked,
             grid=self.grid,
             t_end=self.config.t_end,
-            denoise_last=bool(self.config.denoise_last),
+            denoise_last=bool(self.config.denoise_last) and self.finer is None,
+            observation=imposed,
             callback=lambda _, time, __, x: on_step(time, x),
         )
-        samples = self.spec.from_network(result.x).movedim(1, -1).float().cpu().numpy()
-        return samples, None if labels is None else labels.numpy(), result.nfe
+        x, calls = result.x, result.nfe
+        if self.finer:
+            x = self.finer(self.dynamics, result.z, ending(self.dynamics, self.config.t_end), asked)
+            calls += 1
+        samples = self.spec.from_network(x).movedim(1, -1).float().cpu().numpy()
+        return samples, None if labels is None else labels.numpy(), calls
 
 
 def missing(folder: Path, job: Job) -> list[range]:
@@ -294,7 +328,7 @@ def generate(
     place, calls = SampleFolder(folder), list[int]()
     for indices in shown:
         calls.append(job.draw(indices, on_step)[2])
-    files, listed = {place.settings, *job.files(place, job.blocks)}, place.manifest.files
+    files, listed = job.kept(place), place.manifest.files
     if stale := {*job.files(place, todo), *(files ^ listed)}:
         with place.manifest.renewing(*stale) as note:
             fresh, noted = sorted(stale.difference(job.files(place, todo))), -NOTED_EVERY  # what was kept comes first

@@ -1,77 +1,59 @@
 """How samples are drawn: the flags of generate.py, and what tells one set of samples from another."""
 
-import argparse
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from common.config.flags import (
     MOST,
-    SHARE,
+    NOT_NEGATIVE,
     Checked,
     Mark,
     Range,
     as_ranges,
     at_least,
+    integers,
     marked,
-    place,
     ranges,
-    ranges_in,
     words,
-    written,
 )  # fmt: skip
 from common.config.resolve import Member, section
 from common.config.schema import PICTURE_SCALE, Chosen, RunConfig, check_picture_scale
 from common.data.spec import DataSpec
 from common.dynamics import LinearDynamics
-from common.generation.matching import Matching, label_of, words_for
-from common.guidance import GUIDANCE
+from common.generation.matching import Matching, label_of
+from common.generation.sections import Compared, InputConfig, Opening
+from common.guidance import GUIDANCE, METHODS
+from common.guidance.tasks import TASKS
 from common.refusal import Refusal
 from common.runs import RunFolder
-from common.samplers import GRIDS, MODES, OF_RUN, SOLVERS, Grid, check_seeds, default_solver, ending, path_of
+from common.samplers import GRIDS, MEASURED, MODES, OF_RUN, SOLVERS, Grid, check_seeds, default_solver, ending, path_of
+from common.seeding import SEEDS
+from common.sides import written as sizes
 
-SAMPLES = 100
+SAMPLES, COMPLETIONS = 100, 16  # of an input
 RUNTIME = Mark("is not what tells samples apart")
 OF_MODE = "stochastic"  # the argument of a solver that --mode gives
 OF_PROCESS = "process"  # the field that --match_noise gives
+OBSERVED = "observed"  # what an identity says of the inputs of a task
 OF_PROGRAM = frozenset({"dynamics", "data_name", "hurst", "num_aug", "plugin", "wb_key"})  # flags of every command line
 GIVEN_TO_WRAPPERS = frozenset({"denoiser", "dynamics", "spec", "run"})  # arguments that no flag gives
+GIVEN_TO_METHODS = frozenset({"denoiser", "dynamics", "operator", "y", "noise_std"})
 
 
-@dataclass(frozen=True)
-class Opening(Checked):
-    """Which weights samples are drawn from.
+class Members(NamedTuple):
+    """The classes that a command line chooses, each with its flags; one without a name was not chosen."""
 
-    Attributes:
-        run_id: id or folder name of the run, or latest (required, unless --pretrained is given)
-        pretrained: model of GFDM's authors that is fetched and sampled from (default: none)
-        version: version of the weights: final, v0, v1, .., or step-0000225 for a checkpoint (default: final, else the
-            newest; the newest checkpoint of a run that was stopped before it kept any)
-        use_ema: use averaged weights (default: True if the run kept some)
-        ema_decay: which average to use, if the run kept several (default: its first)
-        output_dir: folder that holds the runs
-    """
+    solver: Member
+    guidance: Member
+    task: Member
+    method: Member
 
-    run_id: Annotated[str | None, place] = None
-    pretrained: str | None = None
-    version: str | None = None
-    use_ema: bool | None = None
-    ema_decay: Annotated[float | None, SHARE] = None
-    output_dir: Path = Path("runs")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pretrained is None and self.run_id is None:
-            raise Refusal("is required: the id or folder name of a run, or latest", "run_id")
-        for name in ("run_id", "version"):
-            if self.pretrained is not None and getattr(self, name) is not None:
-                raise Refusal(
-                    f"and --{name} exclude each other: it has its own {name}; leave --{name} out", "pretrained"
-                )
-        if self.ema_decay is not None and self.use_ema is False:
-            raise Refusal("and --use_ema False exclude each other; leave one of them out", "ema_decay")
+    def given(self, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Arguments of each that flags with a value give."""
+        return {kind: member.given(values) for kind, member in self._asdict().items()}
 
 
 @dataclass(frozen=True)
@@ -79,9 +61,11 @@ class SampleConfig(Checked):
     """How samples are drawn. Every field tells one set of samples from another, except those marked ``RUNTIME``.
 
     Attributes:
-        n_samples: number of samples (default: 100, or as many as --seeds names)
-        seeds: seeds below 2^32, one per sample, e.g. 0-63,100 (default: 0 to n_samples - 1)
-        labels: classes by name or number, repeated in turn, e.g. 3,3,7 or cat,dog (default: all that were learned)
+        n_samples: number of samples, of every input if there is a --task (default: 100, of every input 16, or as many
+            as --seeds names)
+        seeds: seeds below 2^32, one per sample, e.g. 0-63,100; every input has the same (default: 0 to n_samples - 1)
+        labels: classes by name or number, repeated in turn, e.g. 3,3,7 or cat,dog, for the inputs in turn if there is a
+            --task (default: all that were learned; those of the inputs)
         mode: published samplers: sde reverses the SDE by Euler-Maruyama, ode follows the probability-flow ODE by Euler;
             a solver that can do both, like the predictor-corrector, reads it too
         solver: solver (default: Adams-Bashforth along the angle; Euler-Maruyama if the noise level falls in time, and
@@ -97,6 +81,15 @@ class SampleConfig(Checked):
         guidance: denoiser wrapper that steers what is drawn (default: none; classifier_free with --guidance_scale)
         match_noise: sample under another process, that of --dynamics, --hurst, --num_aug and their like, at the noise
             levels that the network was trained at (--match_noise --help shows the flags)
+        task: complete samples of which only part is known: what is observed of every input (--task NAME --help shows
+            its flags)
+        method: how an observation is put in: by the exact covariance of the data given the noisy state, by one number
+            in its place (isotropic), or by replacing what is known after every step, as published (default: exact)
+        noise_std: deviation of the noise of measurements, in the units of the data; it is added to inputs that are
+            degraded (default: that of the task, mostly 0)
+        noise_seed: seed of that noise
+        target_shape: another grid to give samples on, e.g. 128,128 or 16000: the last evaluation is on it, for runs
+            that predict x0 with a coordinate network or a UViT (default: that of the run)
         batch_size: samples computed together; another number is kept as another set, which differs by rounding alone
         trajectory: also draw how the first samples come out of the noise (trajectory.png, .gif)
         picture_scale: whole number by which images in pictures are magnified (default: what makes small ones visible;
@@ -104,6 +97,8 @@ class SampleConfig(Checked):
         device: where to compute
         solver_arguments: arguments of the solver.
         guidance_arguments: arguments of the wrapper.
+        task_arguments: arguments of the task.
+        method_arguments: arguments of the method.
         process: what is sampled under, if it is not the process of the run.
     """
 
@@ -121,12 +116,19 @@ class SampleConfig(Checked):
     clip_x0: bool | None = None
     guidance: Annotated[str | None, GUIDANCE] = None
     match_noise: Annotated[bool, RUNTIME] = False
+    task: Annotated[str | None, TASKS] = None
+    method: Annotated[str | None, METHODS] = None
+    noise_std: Annotated[float | None, NOT_NEGATIVE] = None
+    noise_seed: Annotated[int, Range(0, SEEDS - 1, whole=True)] = 0
+    target_shape: Annotated[tuple[int, ...] | None, integers] = None
     batch_size: Annotated[int, at_least(1)] = 100
     trajectory: Annotated[bool, RUNTIME] = False
     picture_scale: Annotated[int | None, PICTURE_SCALE, RUNTIME] = None
     device: Annotated[str, ("auto", "cpu", "cuda")] = "auto"
     solver_arguments: Mapping[str, Any] = field(default_factory=dict)
     guidance_arguments: Mapping[str, Any] = field(default_factory=dict)
+    task_arguments: Mapping[str, Any] = field(default_factory=dict)
+    method_arguments: Mapping[str, Any] = field(default_factory=dict)
     process: Chosen | None = None
 
     def __post_init__(self) -> None:
@@ -136,6 +138,10 @@ class SampleConfig(Checked):
             raise Refusal(f"and --solver exclude each other: {names}", "mode")
         if self.steps is not None and self.nfe is not None:
             raise Refusal("and --steps exclude each other; leave one of them out", "nfe")
+        of_task = {"method": self.method, "noise_std": self.noise_std, "noise_seed": self.noise_seed or None}
+        for name, value in of_task.items():
+            if self.task is None and value is not None:
+                raise Refusal("has no effect without --task; add that, or leave it out", name)
         check_seeds(self.seeds or ())
         if self.seeds is not None and self.n_samples not in (None, len(self.seeds)):
             raise Refusal(
@@ -156,7 +162,8 @@ class SampleConfig(Checked):
 
         Raises:
             Refusal: for a magnification of what is no image, an end of sampling that cannot be, a number of
-                evaluations that no number of steps takes, or an answer at the end of a solver that gives it anyway.
+                evaluations that no number of steps takes, an answer at the end of a solver that gives it anyway, or a
+                solver that does not go with a method.
         """
         own = default_solver(dynamics, published=published, consistent=consistent)
         solver = self.solver or (MODES[self.mode] if self.mode else own)
@@ -165,9 +172,8 @@ class SampleConfig(Checked):
         if OF_MODE in solver_member(solver).arguments:
             arguments[OF_MODE] = self.mode != "ode"
         if kind.adaptive:  # its tolerance tells samples apart where others have their steps
-            plain = {flag.argument: flag.default for flag in solver_member(solver).flags if flag.default is not None}
-            arguments = plain | arguments
-        seeds = self.seeds or tuple(range(self.n_samples or SAMPLES))
+            arguments = defaults_of(solver_member(solver)) | arguments
+        seeds = self.seeds or tuple(range(self.n_samples or (COMPLETIONS if self.task else SAMPLES)))
         if self.denoise_last and kind.renoises:
             raise Refusal(f"True asks {solver} once more, whose last answer is a sample; leave it out", "denoise_last")
         denoise_last = kind.denoise_last if self.denoise_last is None else self.denoise_last
@@ -191,44 +197,67 @@ class SampleConfig(Checked):
             denoise_last=denoise_last,
             clip_x0=kind.clips and spec.is_image if self.clip_x0 is None else self.clip_x0,
             device=device,
+            **self._conditioned(solver, spec),
         )
 
-    def with_arguments(
-        self, solver: Member, of_solver: Mapping[str, Any], wrapper: Member, of_wrapper: Mapping[str, Any]
-    ) -> "SampleConfig":
-        """The same with arguments of the solver and of the wrapper.
+    def _conditioned(self, solver: str, spec: DataSpec) -> dict[str, Any]:
+        """The fields of a task, with every default filled in; none without one."""
+        if self.task is None:
+            return {}
+        method = self.method or next(iter(METHODS))
+        if METHODS[method].imposes and SOLVERS[solver].adaptive:
+            raise Refusal(
+                f"{method} acts after every step, and {solver} chooses its own, of which it takes back some; take "
+                "another --solver, or another method",
+                "method",
+            )
+        low, high = spec.value_range
+        own = TASKS[self.task].noise_std * (high - low) / 2
+        return {
+            "method": method,
+            "noise_std": own if self.noise_std is None else self.noise_std,
+            "task_arguments": defaults_of(task_member(self.task)) | dict(self.task_arguments),
+            "method_arguments": defaults_of(method_member(method)) | dict(self.method_arguments),
+        }
+
+    def with_arguments(self, members: Members, given: Mapping[str, Mapping[str, Any]]) -> "SampleConfig":
+        """The same with arguments of solver, wrapper, task and method.
 
         Args:
-            solver: the solver that was named, if it has a name.
-            of_solver: arguments that were given.
-            wrapper: the wrapper, which is taken if it was named, or one of its arguments is not at its default.
-            of_wrapper: arguments that were given.
+            members: these; the wrapper is taken if it was named, or one of its arguments is not at its default.
+            given: arguments that were given, of each.
 
         Raises:
             Refusal: for arguments without effect on the solver.
         """
+        solver, wrapper = members.solver, members.guidance
+        of_solver, of_wrapper, of_task, of_method = (dict(given.get(kind, {})) for kind in Members._fields)
         if solver.name:
             of_all = {"steps": self.steps, "nfe": self.nfe, "grid": self.grid}
-            SOLVERS[solver.name].refuse_idle(of_all | dict(of_solver))
+            SOLVERS[solver.name].refuse_idle(of_all | of_solver)
         plain = {flag.argument: flag.default for flag in wrapper.flags}
         wanted = self.guidance is not None or any(value != plain.get(name) for name, value in of_wrapper.items())
         return replace(
             self,
             guidance=wrapper.name if wanted else None,
-            solver_arguments=dict(of_solver),
-            guidance_arguments=dict(of_wrapper) if wanted else {},
+            solver_arguments=of_solver,
+            guidance_arguments=of_wrapper if wanted else {},
+            task_arguments=of_task,
+            method_arguments=of_method,
         )
 
     @property
     def folder_name(self) -> str:
         """``{mode}{steps}`` for the published samplers, ``{solver}-{steps}`` for others; a tolerance if adaptive.
 
-        The process follows if noise levels are matched.
+        The process follows if noise levels are matched, then another grid; task and method come first.
         """
         name = str(self.solver)
         modes = {solver: mode for mode, solver in MODES.items()}
         name = modes.get(name, f"{name}-") + SOLVERS[name](**self.solver_arguments).extent(self.steps)
-        return f"{name}-{label_of(self.process)}" if self.process else name
+        parts = [self.task, self.method, name, label_of(self.process) if self.process else None]
+        parts += [f"to{sizes(self.target_shape)}"] if self.target_shape else []
+        return "-".join(part for part in parts if part)
 
     def identity(self, made_from: Mapping[str, Any]) -> dict[str, Any]:
         """What tells these samples from others: every field that differs from its default, but those of runtime.
@@ -236,7 +265,7 @@ class SampleConfig(Checked):
         Seeds are written as ranges, so that the file they stand in can be read.
 
         Args:
-            made_from: what the network is made from: the SHA-256 of its weights, ..
+            made_from: what the network is made from: the SHA-256 of its weights, ..; and what it is given
         """
         found, of_runtime = dict(made_from), marked(type(self), RUNTIME)
         for f in fields(self):
@@ -262,61 +291,6 @@ def with_ranges(identity: dict[str, Any]) -> dict[str, Any]:
     return identity
 
 
-def flags_for(identity: Mapping[str, Any]) -> list[str]:
-    """Flags of generate.py that draw the samples of an identity, as words of a command line.
-
-    Each is one word, ``--steps=20``: an identity may be anybody's, and none of its values becomes a flag.
-
-    Args:
-        identity: what :meth:`SampleConfig.identity` gave, here or in an earlier version.
-    """
-    values = {f.name: identity[f.name] for f in fields(SampleConfig) if f.name in identity}
-    named = {name: str(identity.get(name)) for name in ("solver", "guidance")}
-    for (name, arguments), member in zip(
-        [(name, values.pop(f"{name}_arguments", None)) for name in named], members_of(named), strict=True
-    ):
-        if member.name != named[name] or not isinstance(arguments, Mapping):
-            continue  # it has none, or it is one of a plugin, which has to be named anyway
-        if OF_MODE in arguments:
-            values |= {"mode": "sde" if arguments[OF_MODE] else "ode"}
-        values |= {flag.name: arguments[flag.argument] for flag in member.flags if flag.argument in arguments}
-    process = words_for(values.pop(OF_PROCESS, None))
-    return [*(f"--{name}={written(value)}" for name, value in values.items()), *process]
-
-
-def samples_of(identity: Mapping[str, Any]) -> int | None:
-    """How many samples an identity names; None if it does not say."""
-    try:
-        return sum(map(len, ranges_in(str(identity["seeds"]))))
-    except (LookupError, ValueError, argparse.ArgumentTypeError):
-        return None
-
-
-def evaluations_of(identity: Mapping[str, Any]) -> int | None:
-    """Denoiser calls per sample that an identity names, at most; None if it does not say, or by a solver of a plugin.
-
-    Args:
-        identity: as in :func:`samples_of`; it may be anybody's.
-    """
-    try:
-        solver = SOLVERS[str(identity["solver"])](**identity.get("solver_arguments", {}))
-        return solver.calls(int(identity["steps"]), denoise_last=bool(identity.get("denoise_last")))
-    except (LookupError, ValueError, TypeError):
-        return None
-
-
-@dataclass(frozen=True)
-class Compared(Checked):
-    """Real samples by which the times of a tuned run are chosen.
-
-    Attributes:
-        data_dir: where the data of a tuned run lies now, which --grid measured compares with (default: where the run
-            found it)
-    """
-
-    data_dir: Path | None = None
-
-
 @dataclass(frozen=True)
 class GenerateOrder:
     """A command line of generate.py.
@@ -328,7 +302,8 @@ class GenerateOrder:
         describe: gives the configuration of a folder of the published code from the flags that were given.
         describing: flags that only such a folder takes and that were given.
         matching: what is said of another process to sample under; None samples under that of the run.
-        compared: real samples by which times are chosen.
+        compared: where real samples lie.
+        inputs: what a task is done on.
     """
 
     opening: Opening
@@ -337,12 +312,28 @@ class GenerateOrder:
     describe: Callable[[RunFolder], RunConfig]
     describing: tuple[str, ...]
     matching: Matching | None = None
-    compared: Compared = Compared()
+    compared: Compared = field(default_factory=Compared)
+    inputs: InputConfig = field(default_factory=InputConfig)
+
+    def check_data(self) -> None:
+        """Refuse to be told where data lies that is not read.
+
+        Raises:
+            Refusal: naming the flag.
+        """
+        of_task = self.sample.task is not None and self.inputs.is_of_data
+        if self.compared.data_dir and self.sample.grid != MEASURED and not of_task:
+            raise Refusal(
+                f"has no effect without --grid {MEASURED}, or a --task on held-out samples; leave it out", "data_dir"
+            )
+
+
+DRAWN_BY = (SampleConfig, InputConfig, Compared)  # whose fields are flags about drawing, whatever is chosen
 
 
 def taken_names() -> frozenset[str]:
     """Names of flags that are there whichever solver or wrapper is chosen, so that an argument of theirs gets none."""
-    return OF_PROGRAM | {f.name for kind in (Opening, SampleConfig, Compared) for f in fields(kind)}
+    return OF_PROGRAM | {f.name for kind in (Opening, *DRAWN_BY) for f in fields(kind)}
 
 
 def solver_member(name: str) -> Member:
@@ -355,38 +346,58 @@ def guidance_member(name: str) -> Member:
     return Member(name, GUIDANCE[name], "guidance", skip=taken_names() | GIVEN_TO_WRAPPERS)
 
 
-def solver_of(seen: Mapping[str, str]) -> Member:
-    """The solver that a command line names, by --solver or --mode; without a name if none, or an unknown one."""
-    name = seen.get("solver") or MODES.get(seen.get("mode", ""), "")
-    return solver_member(name) if name in SOLVERS else replace(solver_member(next(iter(SOLVERS))), name="")
+def task_member(name: str) -> Member:
+    """A task and its flags."""
+    return Member(name, TASKS[name], "task", skip=taken_names())
 
 
-def guidance_of(seen: Mapping[str, str]) -> Member:
-    """The wrapper that a command line names; the flags of the first one are known without."""
-    name = seen.get("guidance", next(iter(GUIDANCE)))
-    return guidance_member(name) if name in GUIDANCE else replace(guidance_member(next(iter(GUIDANCE))), name="")
+def method_member(name: str) -> Member:
+    """A conditional method and its flags."""
+    return Member(name, METHODS[name], "method", skip=taken_names() | GIVEN_TO_METHODS)
 
 
-def members_of(seen: Mapping[str, str]) -> tuple[Member, Member]:
-    """The solver and the wrapper of a command line; without a name if it names none."""
-    return solver_of(seen), guidance_of(seen)
+def defaults_of(member: Member) -> dict[str, Any]:
+    """Defaults of its flags, as far as they are plain values."""
+    return {flag.argument: flag.default for flag in member.flags if flag.default is not None}
+
+
+def member_of_register(register: Mapping[str, type], of: Callable[[str], Member], name: str) -> Member:
+    """A member by its name; the first one, without its name, for one that is not known."""
+    return of(name) if name in register else replace(of(next(iter(register))), name="")
+
+
+def members_of(seen: Mapping[str, str]) -> Members:
+    """The classes that a command line names: the solver by --solver or --mode; a wrapper if none, the first one.
+
+    A task has a method, the first one if none is named.
+    """
+    first = {"guidance": next(iter(GUIDANCE)), **({"method": next(iter(METHODS))} if "task" in seen else {})}
+    named = {"solver": MODES.get(seen.get("mode", ""), ""), **first, **seen}
+    found = (
+        member_of_register(SOLVERS, solver_member, named["solver"]),
+        member_of_register(GUIDANCE, guidance_member, named["guidance"]),
+        member_of_register(TASKS, task_member, named.get("task", "")),
+        member_of_register(METHODS, method_member, named.get("method", "")),
+    )
+    return Members(*found)
 
 
 def all_members() -> list[Member]:
-    """All solvers and wrappers."""
-    return [*map(solver_member, SOLVERS), *map(guidance_member, GUIDANCE)]
+    """All solvers, wrappers, tasks and methods."""
+    found = map(solver_member, SOLVERS), map(guidance_member, GUIDANCE), map(task_member, TASKS)
+    return [*itertools.chain(*found), *map(method_member, METHODS)]
 
 
-def sample_config(values: Mapping[str, Any], solver: Member, wrapper: Member) -> SampleConfig:
+def sample_config(values: Mapping[str, Any], *members: Member) -> SampleConfig:
     """How samples are drawn.
 
     Args:
         values: flags that were given.
-        solver: the solver that was named, if it has a name.
-        wrapper: the wrapper whose flags are known; it is taken if it was named, or a flag of it is not at its default.
+        members: the classes whose flags are known, as :func:`members_of` gives them.
 
     Raises:
         Refusal: for arguments of the solver without effect.
     """
     config: SampleConfig = section(SampleConfig, values)
-    return config.with_arguments(solver, solver.given(values), wrapper, wrapper.given(values))
+    chosen = Members(*members)
+    return config.with_arguments(chosen, chosen.given(values))

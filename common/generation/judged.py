@@ -13,9 +13,11 @@ from common.data.source import DataSet
 from common.files import refuse_links, remove_leftovers
 from common.generation.arrays import write_set
 from common.generation.blocks import Job, kept_samples
-from common.generation.config import GenerateOrder, evaluations_of
+from common.generation.config import OBSERVED, GenerateOrder
+from common.generation.identity import evaluations_of
 from common.generation.opening import drawn_from, open_job
 from common.generation.sets import check_labels, check_set
+from common.labels import NULL_LABEL
 from common.metrics import Metric
 from common.metrics.config import EvaluateConfig
 from common.metrics.drawn import Drawn
@@ -136,8 +138,10 @@ def of_run(order: EvaluateOrder) -> Judged:
     there = kept.shape[0]
     if count is not None and count > there:
         raise Refusal(f"{count}: there are {there} in {folder}; leave --samples out to draw the others", "n_samples")
-    check_labels(folder, kept.labels, trained.sample.num_classes)
-    labels = None if kept.labels is None else torch.from_numpy(kept.labels)
+    of_task = OBSERVED in (place.kept() or {})
+    check_labels(folder, kept.labels, trained.sample.num_classes, of_task=of_task)
+    all_known = kept.labels is not None and bool((kept.labels != NULL_LABEL).all())
+    labels = torch.from_numpy(kept.labels) if all_known else None
     return Judged(
         Drawn.in_files(kept.files, labels, data.spec, str(folder), count or there),
         data,

@@ -20,9 +20,12 @@ from common.config.stored import CONFIG, to_json
 from common.denoiser import Clipped
 from common.dynamics import LinearDynamics, Prior
 from common.generation.blocks import Job
-from common.generation.config import GenerateOrder, Opening, SampleConfig
+from common.generation.conditional import open_condition
+from common.generation.config import OBSERVED, GenerateOrder, SampleConfig
+from common.generation.finer import Finer
 from common.generation.matching import Matching, match, notes, open_process, told
 from common.generation.measuring import measure_on
+from common.generation.sections import InputConfig, Opening
 from common.generation.tuned import notes_on
 from common.guidance import GUIDANCE, Matched
 from common.refusal import Refusal
@@ -84,7 +87,7 @@ def open_job(order: GenerateOrder) -> tuple[Run, Job]:
     sample = order.sample
     if order.matching:
         sample = replace(sample, process=order.matching.process(run))
-    return run, job_of(run, sample, device, order.matching, order.compared.data_dir)
+    return run, job_of(run, sample, device, order.matching, order.compared.data_dir, order.inputs)
 
 
 def job_of(
@@ -93,6 +96,7 @@ def job_of(
     device: torch.device,
     matching: Matching | None = None,
     data_dir: Path | None = None,
+    inputs: InputConfig | None = None,
 ) -> Job:
     """What a block of a run's samples is made with; the run's prior is the one that was asked for from then on.
 
@@ -101,7 +105,8 @@ def job_of(
         sample: how samples are drawn, before defaults are filled in.
         device: where to compute.
         matching: what a command line says of another process, from which advice is given if it cannot be.
-        data_dir: where the data of a consistent run lies now, should a grid be measured on it.
+        data_dir: where the data of the run lies now, should a grid be measured on it, or its samples be inputs.
+        inputs: what a task is done on; None takes held-out samples.
 
     Raises:
         Refusal: for whatever does not fit together.
@@ -114,13 +119,17 @@ def job_of(
     published = run.folder.is_released and not sample.process
     consistent = run.is_consistent
     config = sample.settled(dynamics, run.data, published=published, consistent=consistent, device=device.type)
+    condition = open_condition(run, config, inputs or InputConfig(), device, data_dir)
     matched = match(run, dynamics, config.t_end, matching) if sample.process else None
     denoiser = wrapped(run, config, matched).to(device)
     path = path_of(SOLVERS[str(config.solver)], dynamics.to(device))
     solver = partial(SOLVERS[str(config.solver)], **config.solver_arguments)
     solver().check(path)
     grid, said = GRIDS[config.grid] if config.grid else None, notes_on(run, config)
-    job = Job(path, denoiser, run.data, solver, grid, config, consistent, notes=said)
+    said = (*(condition.remarks if condition else ()), *said)
+    finer = Finer.of(matched or run.denoiser, run.data, config.target_shape) if config.target_shape else None
+    spec, said = (finer.spec(run.data), (*finer.remarks, *said)) if finer else (run.data, said)
+    job = Job(path, denoiser, spec, solver, grid, config, consistent, notes=said, condition=condition, finer=finer)
     if matched:
         job = replace(job, process=told(run, matched), notes=(*notes(matched), *said))
     job.check()
@@ -142,7 +151,7 @@ def choose_prior(run: Run, prior: str | None) -> None:
 
 
 def wrapped(run: Run, config: SampleConfig, matched: Matched | None = None) -> nn.Module:
-    """The run's denoiser with guidance and clipping as asked for; clipping comes last.
+    """The run's denoiser with guidance and clipping as asked for; clipping comes last, after what is observed.
 
     Args:
         run: the run.
@@ -167,13 +176,13 @@ def wrapped(run: Run, config: SampleConfig, matched: Matched | None = None) -> n
         given = {"dynamics": dynamics, "spec": run.data, "run": run}
         taken = {name: given[name] for name in inspect.signature(kind).parameters if name in given}
         denoiser = kind(denoiser, **taken, **config.guidance_arguments)
-    return Clipped(denoiser) if config.clip_x0 else denoiser
+    return Clipped(denoiser) if config.clip_x0 and not config.task else denoiser
 
 
 def made_from(run: Run, job: Job) -> dict[str, Any]:
-    """What samples are made from beside their settings: the weights, the grid if it was measured, the data's deviation.
+    """What samples are made from beside their settings: weights, a measured grid, the data's deviation, what is known.
 
-    The last only where it has an effect: on solvers along the angle, and on grids that follow from the run.
+    The deviation only where it has an effect: on solvers along the angle, and on grids that follow from the run.
     Classes and arguments of the network are among it if no config.json holds them.
     """
     found: dict[str, Any] = {"weights": run.source.label(run.kind), "sha256": run.source.sha256(run.kind)}
@@ -181,6 +190,8 @@ def made_from(run: Run, job: Job) -> dict[str, Any]:
         found["density"] = hashlib.sha256(json.dumps(job.dynamics.node_density).encode()).hexdigest()
     if run.config.data_std is not None and (job.config.grid in OF_RUN or isinstance(job.solver(), AngleSolver)):
         found["data_std"] = run.config.data_std
+    if job.condition:
+        found[OBSERVED] = job.condition.identity
     if run.folder.is_released:
         whole = to_json(run.config)
         found |= {"dynamics": whole["dynamics"], "network": whole["network"]}

@@ -1,4 +1,4 @@
-"""Command lines that draw samples: which flags there are follows from the solver, the wrapper and --match_noise."""
+"""Command lines that draw samples: which flags there are follows from solver, wrapper, task and --match_noise."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -9,12 +9,13 @@ from common.config.parser import Groups, make_parser, parse, peek, read_words, w
 from common.config.resolve import Member
 from common.generation.config import SampleConfig, all_members, members_of
 from common.generation.matching import DYNAMICS, member_of
-from common.guidance import GUIDANCE
+from common.guidance import GUIDANCE, METHODS
+from common.guidance.tasks import TASKS
 from common.samplers import SOLVERS
 
 PROCESS = "process to sample under, with --match_noise; else as in the run, or as its class has it"
-GENERATE_HELP = """Draw samples from a trained run. Flags of solvers and wrappers are shown for those that are named;
---help all shows every flag."""
+GENERATE_HELP = """Draw samples from a trained run, or complete some of which only part is known (--task). Flags of
+solvers, wrappers and tasks are shown for those that are named; --help all shows every flag."""
 CLAIMED = "accepted as published; checked against the run"
 OR_OTHER = f"{CLAIMED}; with --match_noise, of the process to sample under"
 NOT_LOGGED = Flag("wb_key", str, None, "accepted as published; nothing is logged here")
@@ -28,7 +29,7 @@ class MakesGroups(Protocol):
         """Flags by title.
 
         Args:
-            members: solvers and wrappers whose flags are among them.
+            members: solvers, wrappers, tasks and methods whose flags are among them.
             processes: processes whose flags are among them; None has none.
         """
 
@@ -58,8 +59,8 @@ def process_flags(processes: Mapping[str, type] | None) -> tuple[Flag, ...]:
 
 def parse_drawing(
     program: str, text: str, groups: MakesGroups, processes: Mapping[str, type], argv: Sequence[str] | None
-) -> tuple[dict[str, Any], Member, Member]:
-    """The flags that were given to a program that draws samples, its solver and its wrapper.
+) -> tuple[dict[str, Any], *tuple[Member, ...]]:
+    """The flags that were given to a program that draws samples, and the classes it names.
 
     Args:
         program: its name.
@@ -73,9 +74,10 @@ def parse_drawing(
     """
     words = read_words(program, argv)
     seen, every = peek(words, flags_of(SampleConfig)), wants_all_help(words)
-    solver, wrapper = members_of(seen)
-    members = all_members() if every else [member for member in (solver, wrapper) if member.name]
+    chosen = members_of(seen)
+    members = all_members() if every else [member for member in chosen if member.name]
     matching = every or seen.get("match_noise", OFF[0]).lower() not in OFF
     found = groups(members, processes=processes if matching else None)
     parser = make_parser(program, "--run_id ID [flags]", text, found)
-    return parse(parser, words, ((solver, SOLVERS), (wrapper, GUIDANCE))), solver, wrapper
+    registers: tuple[Mapping[str, type], ...] = (SOLVERS, GUIDANCE, TASKS, METHODS)
+    return parse(parser, words, zip(chosen, registers, strict=True)), *chosen

@@ -15,7 +15,8 @@ from common.media.grids import visible_scale
 from common.media.layout import Labelled
 from common.media.pictures import save_samples, save_trajectory
 from common.media.trajectories import Moment, save_film
-from common.runs import SampleFolder
+from common.runs import RunFolder, SampleFolder
+from common.runs.real import read_real
 
 GRID_IMAGES = 100
 AUDIO_FILES = 20  # sounds that are also written as .wav
@@ -101,6 +102,15 @@ def show(folder: Path, spec: DataSpec, real: Labelled | None = None, scale: int 
         lines.append(f"audio     {place.audio}")
     save_samples(place.grid, pictured(arrays, labels, spec), real, sample_rate=spec.sample_rate, scale=scale)
     return [*lines, f"arrays    {place.data}", f"grid      {place.grid}"]
+
+
+def real_beside(run: RunFolder, job: Job) -> Labelled | None:
+    """Real samples to show beside those of a job; None if there are none, or those of the job are on another grid.
+
+    Raises:
+        Refusal: naming the file, if it is damaged or of another run.
+    """
+    return None if job.finer else read_real(run.real, job.spec)
 
 
 def pictured_count(spec: DataSpec) -> int:

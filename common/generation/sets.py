@@ -11,8 +11,10 @@ import numpy as np
 
 from common.files import locked, open_array, owner_of, refuse_links, remove_leftovers, write_json
 from common.generation.blocks import Job
-from common.generation.config import flags_for, samples_of, with_ranges
+from common.generation.config import OBSERVED, with_ranges
+from common.generation.identity import flags_for, input_flags, samples_of
 from common.generation.opening import made_from
+from common.labels import NULL_LABEL
 from common.natural import natural
 from common.refusal import Refusal
 from common.runs import Run, RunFolder, SampleFolder
@@ -61,8 +63,28 @@ def claimed(run: Run, job: Job) -> Iterator[Claim]:
                 with place.manifest.renewing(place.settings):
                     if not place.settings.exists():
                         write_json(place.settings, _identity(run, job))
+        remarks += _keep_inputs(place, job)
         remove_leftovers(place.path, place.data, place.labels, place.audio)
         yield Claim(place.path, remarks)
+
+
+def _keep_inputs(place: SampleFolder, job: Job) -> list[str]:
+    """Write what a task is done on, unless it is there; what a user should know of it."""
+    writers = job.condition.writers(place) if job.condition else {}
+    damaged, check = list[Path](), place.manifest.checker()
+    for path in writers:
+        try:
+            if not check(path):
+                damaged.append(path)
+        except Refusal:
+            damaged.append(path)
+    if damaged:
+        told = [f"{path} was damaged; it is written anew" for path in damaged if place.manifest.lists(path)]
+        with place.manifest.renewing(*damaged):
+            for path in damaged:
+                writers[path](path)
+        return told
+    return []
 
 
 def _identity(run: Run, job: Job) -> dict[str, Any]:
@@ -89,7 +111,7 @@ def _choose(base: Path, run: Run, job: Job) -> tuple[SampleFolder, list[str]]:
 def _foreign(place: SampleFolder, job: Job) -> list[Path]:
     """What stands where a set writes but is none of its files."""
     manifest = place.manifest.path
-    own = {place.settings, manifest, *job.files(place, job.blocks)}
+    own = {manifest, *job.kept(place)}
     there = [path for path in (place.settings, manifest, *place.arrays()) if path.exists()]
     strange = [path for path in there if path not in own or not path.is_file()]
     return sorted([*strange, *(path for path in (place.data, place.labels) if path.exists() and not path.is_dir())])
@@ -158,22 +180,24 @@ def _check_count(place: SampleFolder, identity: Mapping[str, Any]) -> None:
 
 
 def command_for(place: SampleFolder, identity: Mapping[str, Any]) -> str:
-    """The command that draws a set of samples, or goes on with one that is not whole."""
+    """The command that draws a set of samples, or goes on with one that is not whole; on inputs as far as it says."""
     folder, weights = RunFolder(place.path.parents[2]), [f"--version={place.version}"]
     if place.kind == PLAIN:
         weights.append("--use_ema=False")
     elif decay := re.fullmatch(rf"ema([\d.e-]+)_{PLAIN}", place.kind):
         weights.append(f"--ema_decay={decay[1]}")
-    return f"python {PROGRAM} {folder.words('run_id')} {shlex.join([*weights, *flags_for(identity)])}"
+    words = [*weights, *flags_for(identity), *(input_flags(place.inputs) if OBSERVED in identity else [])]
+    return f"python {PROGRAM} {folder.words('run_id')} {shlex.join(words)}"
 
 
-def check_labels(folder: Path, labels: np.ndarray | None, num_classes: int | None) -> None:
+def check_labels(folder: Path, labels: np.ndarray | None, num_classes: int | None, *, of_task: bool = False) -> None:
     """Refuse samples that have lost their labels, or have others than there can be.
 
     Args:
         folder: the set.
         labels: its labels (N,); None if it has none.
         num_classes: number of classes of the run; None if it was trained without labels.
+        of_task: whether the samples complete inputs, whose classes need not be known.
 
     Raises:
         Refusal: saying which.
@@ -182,5 +206,5 @@ def check_labels(folder: Path, labels: np.ndarray | None, num_classes: int | Non
         return
     if labels is None:
         raise Refusal(f"{folder}: its labels are missing; {AGAIN}")
-    if len(labels) and not (labels.min() >= 0 and labels.max() < num_classes):
+    if len(labels) and not (labels.min() >= (NULL_LABEL if of_task else 0) and labels.max() < num_classes):
         raise Refusal(f"{folder}: its labels are not all in 0 .. {num_classes - 1}; {AGAIN}")

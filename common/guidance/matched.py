@@ -103,9 +103,12 @@ class Matched(nn.Module):
         self.denoiser, self.process = denoiser, dynamics
         self.time_of_level = TimeOfLevel(trained)
 
-    def forward(self, v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """x0_hat for v (B, C, *S) of the other process at its times (B,): (B, C, *S)."""
+    def forward(
+        self, v: Tensor, t: Tensor, labels: Tensor | None = None, *, out_shape: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """x0_hat for v (B, C, *S) of the other process at its times (B,): (B, C, *S), or (B, C, *out_shape)."""
         trained, law = self.denoiser.dynamics, self.process.moments(t)
         time = self.time_of_level(law.log_sigma)
         factor = trained.moments(time).scale / law.scale
-        return self.denoiser(self.process.basis.scale(factor, v), time, labels)
+        grid = {} if out_shape is None else {"out_shape": out_shape}
+        return self.denoiser(self.process.basis.scale(factor, v), time, labels, **grid)

@@ -23,6 +23,7 @@ MAX_POINTS = 1000  # of a curve; a longer one is drawn by what lies between its 
 SOUNDS = 20  # of a picture
 WINDOW = 0.032  # seconds of sound of which a spectrum is taken
 DYNAMIC_RANGE = 70.0  # decibels below the loudest that are still told apart
+UNKNOWN = (0.40, 0.45, 0.75)  # what was not observed: a blue that neither grey images nor faces have
 SMALL, TINY = 8, 7  # points of letters
 ROUND = (1, 2, 2.5, 5, 10)  # steps between labels of an axis, times a power of ten
 FEW = 20  # log lines that are marked one by one: a line of one point shows nothing
@@ -201,11 +202,20 @@ def _draw_wave(plot: "Axes", wave: Tensor, sample_rate: int) -> None:
     positions, values = outline(wave)
     low, high = (float(extreme) for extreme in wave.nan_to_num().aminmax())
     plot.set_axis_on()
+    for start, end in stretches(wave.isnan().all(0)):  # unknown
+        plot.axvspan(start / sample_rate, end / sample_rate, color=UNKNOWN, alpha=0.4, linewidth=0)
     plot.plot(positions / sample_rate, values, linewidth=0.5)
     plot.set(xlim=(0, wave.shape[-1] / sample_rate))
     if low < high:
         plot.set(ylim=(low, high))
         plot.set_yticks([low, high], [f"{low:.2g}", f"{high:.2g}"])
+
+
+def stretches(marked: Tensor) -> list[tuple[int, int]]:
+    """Where the longest stretches of a mask (L,) begin and end, at most 20."""
+    edges = torch.nn.functional.pad(marked.int(), (1, 1)).diff().nonzero().flatten().reshape(-1, 2)
+    longest = (edges[:, 1] - edges[:, 0]).argsort(descending=True, stable=True)[:FEW]
+    return [(int(start), int(end)) for start, end in edges[longest].tolist()]
 
 
 def spectrograms(waves: Tensor, sample_rate: int) -> tuple[Tensor, float]:

@@ -34,6 +34,11 @@ class SampleFolder:
         return self.path.parent.name.removeprefix("model-")
 
     @property
+    def of_task(self) -> list[Path]:
+        """What a task is done on, whether it is there or not."""
+        return [self.truth, self.observation, self.mask, self.inputs]
+
+    @property
     def manifest(self) -> Manifest:
         """Check sums of the settings, and of arrays and labels that are drawn."""
         return Manifest(self.path, self.mend)
@@ -75,6 +80,46 @@ class SampleFolder:
     def figures(self) -> Path:
         """Figures about them."""
         return self.path / "metrics.json"
+
+    @property
+    def truth(self) -> Path:
+        """What inputs of a task were before anything was hidden, (N, *S, C)."""
+        return self.path / "truth.npy"
+
+    @property
+    def observation(self) -> Path:
+        """What is observed of the inputs of a task, channels last."""
+        return self.path / "observation.npy"
+
+    @property
+    def mask(self) -> Path:
+        """Where values are known if the task is to fill in others, (N, *S, 1 or C)."""
+        return self.path / "mask.npy"
+
+    @property
+    def inputs(self) -> Path:
+        """Where the inputs of a task came from."""
+        return self.path / "inputs.json"
+
+    @property
+    def mean(self) -> Path:
+        """Mean of the completions of every input, (N, *S, C)."""
+        return self.path / "mean.npy"
+
+    @property
+    def deviation(self) -> Path:
+        """Deviation of the completions of every input, (N, *S, C)."""
+        return self.path / "deviation.npy"
+
+    @property
+    def comparison(self) -> Path:
+        """Observation, completions and truth of the first inputs as a picture."""
+        return self.path / "comparison.png"
+
+    @property
+    def posterior(self) -> Path:
+        """Mean and deviation of the completions of one input as a picture."""
+        return self.path / "posterior.png"
 
     @property
     def grid(self) -> Path:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.backbones import INR
-from common.backbones.inr import coordinates, resize_linear, windowed_sine
+from common.backbones.inr import coordinates, windowed_sine
+from common.backbones.resizing import resize_linear, spread_linear
 from common.refusal import Refusal
 from fdp.flax_names import inr_name, inr_state_dict
 
@@ -214,17 +215,39 @@ def test_a_subset_of_points_gives_a_subset_of_the_output() -> None:
 
 @pytest.mark.parametrize("out_shape", [(12, 10), (3, 4), (13, 5)])
 @pytest.mark.parametrize("y_input", [True, False])
-def test_another_grid_sees_coordinates_and_values_resized(out_shape: tuple[int, int], y_input: bool) -> None:
+def test_another_grid_sees_true_coordinates_and_values_between(out_shape: tuple[int, int], y_input: bool) -> None:
     net, (x, t, labels) = live_net(y_input=y_input), small_batch()
-
-    def resized(image: Tensor) -> Tensor:
-        return F.interpolate(image, out_shape, mode="bilinear", align_corners=False, antialias=True)
-
-    rows = resized((2 * torch.arange(6.0, dtype=torch.float64) / 5 - 1).view(1, 1, 6, 1).expand(1, 1, 6, 5))
-    columns = resized((2 * torch.arange(5.0, dtype=torch.float64) / 5 - 1).view(1, 1, 1, 5).expand(1, 1, 6, 5))
-    places = [rows[0, 0, :, 0].numpy(), columns[0, 0, 0].numpy()]
-    want = by_the_formula(net, resized(x).numpy(), t.numpy(), labels.numpy(), places)
+    places = [np.linspace(-1, 1, out_shape[0]), np.linspace(-1, -1 + 2 * 4 / 5, out_shape[1])]  # of a grid of 6 x 5
+    values = F.interpolate(x, out_shape, mode="bilinear", align_corners=True).numpy()
+    want = by_the_formula(net, values, t.numpy(), labels.numpy(), places)
     assert_near(net(x, t, labels, out_shape=out_shape), torch.from_numpy(want), 1e-12)
+
+
+def test_a_finer_grid_is_the_function_of_the_network_and_holds_the_coarse_one() -> None:
+    """One layer without a window is a sum of sines of known frequencies: band-limited, and known everywhere."""
+    torch.manual_seed(0)
+    net = INR((9,), 1, 1, width=6, depth=1, decay=0.0, frequency=10.0, y_input=False).double()
+    t = torch.tensor([0.3], dtype=torch.float64)
+    place = torch.linspace(-1, 1, 129, dtype=torch.float64)
+    inputs = torch.stack([place, torch.full_like(place, 2 * 0.3 - 1)])
+    hidden = (10 * (net.hidden[0].weight @ inputs + net.hidden[0].bias.unsqueeze(1))).sin()
+    want = net.out.weight @ torch.cat([hidden, inputs]) + net.out.bias.unsqueeze(1)
+    with torch.no_grad():
+        fine = net(torch.zeros(1, 1, 9, dtype=torch.float64), t, out_shape=(129,))
+        coarse = net(torch.zeros(1, 1, 9, dtype=torch.float64), t)
+    assert_near(fine[0], want.detach(), 1e-12)
+    assert_near(fine[..., ::16], coarse, 1e-12)
+
+
+@pytest.mark.parametrize(("old", "new"), [((5,), (9,)), ((5,), (2,)), ((4, 3), (7, 12)), ((1,), (4,))])
+def test_values_spread_keep_their_ends(old: tuple[int, ...], new: tuple[int, ...]) -> None:
+    x = torch.rand(2, 3, *old, dtype=torch.float64)
+    mode = {1: "linear", 2: "bilinear"}[len(old)]
+    assert_near(spread_linear(x, new), F.interpolate(x, new, mode=mode, align_corners=True), 1e-13)
+
+
+def test_a_single_new_point_lies_in_the_middle() -> None:
+    assert spread_linear(torch.tensor([[0.0, 1.0, 4.0, 9.0]]), (1,)).tolist() == [[2.5]]
 
 
 def test_its_own_grid_named_changes_nothing() -> None:
@@ -327,5 +350,5 @@ def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"labels must be of shape \(B,\)"):
         net(x, t, labels[:1])
     for shape in ((4,), (4, 0)):
-        with pytest.raises(ValueError, match="out_shape must be 2 sizes of at least 1"):
+        with pytest.raises(ValueError, match="target_shape must be 2 sizes of at least 1"):
             net(x, t, out_shape=shape)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from common.backbones import UViT
-from common.backbones.uvit import Attention, resize, sine_cosine_table
+from common.backbones.positions import resize, sine_cosine_table
+from common.backbones.uvit import Attention
 from fdp.flax_names import torch_layout, uvit_name, uvit_state_dict
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -374,6 +375,30 @@ def test_works_on_any_grid_of_whole_patches(config: Config, shape: tuple[int, ..
     assert out.shape == (3, config["out_channels"], *shape)
     assert out.isfinite().all()
     assert out.std() > 1e-2
+
+
+@pytest.mark.parametrize("position", ["sincos", "learned"])
+def test_another_grid_sees_the_answer_resized(position: str) -> None:
+    net = live_net(PLANE | {"out_channels": 2, "position": position})
+    x, t, labels = small_batch(PLANE)
+    own, fine = net(x, t, labels), (8, 18)
+    torch.testing.assert_close(net(x, t, labels, out_shape=x.shape[2:]), own, rtol=0, atol=0)
+
+    def resized(y: Tensor, grid: tuple[int, ...]) -> Tensor:
+        return torch.nn.functional.interpolate(y, grid, mode="bilinear", align_corners=False, antialias=True)
+
+    there = net(resized(own, fine), t, labels)
+    want = there + resized(own - resized(there, (4, 6)), fine)
+    torch.testing.assert_close(net(x, t, labels, out_shape=fine), want, rtol=0, atol=1e-12)
+
+
+def test_grids_that_patches_do_not_fill_are_refused() -> None:
+    net, (x, t, labels) = live_net(PLANE | {"out_channels": 2}), small_batch(PLANE)
+    for shape in ((5, 6), (4,), (0, 6)):
+        with pytest.raises(ValueError, match="target_shape must be 2 multiples of 2, the side of a patch"):
+            net(x, t, labels, out_shape=shape)
+    with pytest.raises(ValueError, match="another number of channels"):
+        live_net(PLANE).check_grid((8, 8))
 
 
 def test_a_finer_grid_of_a_smooth_field_gives_nearly_the_same() -> None:
