@@ -34,7 +34,7 @@ def read_picture(path: Path, channels: int, argument: str) -> Tensor:
     try:
         return read(Paths.of(path.parent, [path.name]), 0, SOURCE, lambda image: decode(image, channels))
     except Damaged as error:
-        raise Refusal(str(error).removeprefix(f"--data_name {SOURCE}: "), argument) from error
+        raise Refusal(problem_of(error), argument) from error
 
 
 def read_numbers(path: Path, argument: str) -> Tensor:
@@ -62,6 +62,11 @@ def read_numbers(path: Path, argument: str) -> Tensor:
         raise Refusal(f"{path} holds {array.dtype}, which are no real numbers", argument)
     with np.errstate(over="ignore"):  # what is beyond float32 is infinite, and refused where numbers are looked at
         return torch.from_numpy(np.ascontiguousarray(array, np.uint8 if array.dtype == np.uint8 else np.float32))
+
+
+def problem_of(error: Damaged) -> str:
+    """What is wrong with a file, without the source that reads it, which is no flag of who named the file."""
+    return str(error).removeprefix(f"--data_name {SOURCE}: ").removeprefix("./")
 
 
 def check_there(path: Path, argument: str) -> None:

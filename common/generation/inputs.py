@@ -12,7 +12,7 @@ from torch import Tensor
 from common.config.flags import as_ranges
 from common.data.damage import Unreadable
 from common.data.npy import SUFFIXES
-from common.data.one_file import SOURCE, read_numbers, read_picture
+from common.data.one_file import SOURCE, problem_of, read_numbers, read_picture
 from common.data.pictures import Form, Pictures
 from common.data.pillow import endings
 from common.data.pixels import MODES
@@ -131,7 +131,7 @@ def of_files(path: Path, config: InputConfig, run: Run) -> Inputs:
     try:
         x = _samples(files, run)[torch.arange(count)]
     except Unreadable as error:
-        raise Refusal(str(error).removeprefix(f"--data_name {SOURCE}: "), "input") from error
+        raise Refusal(problem_of(error), "input") from error
     more = f"{path} holds {len(names)}, of which the first {count} are taken; --n_inputs takes others"
     return Inputs.unlabelled(
         spec.to_network(x),

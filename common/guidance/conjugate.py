@@ -21,6 +21,9 @@ class Solved(NamedTuple):
     steps: Tensor
 
 
+CONJUGATE = 0.1  # cosine, in the product of K, from which on two directions in turn are no longer conjugate
+
+
 def solve(
     operator: Callable[[Tensor], Tensor],
     target: Tensor,
@@ -31,8 +34,10 @@ def solve(
     """Solve K u = target for symmetric positive K, sample by sample, from u = 0.
 
     A sample is done when its residual has fallen to ``tolerance``, and from then on stays as it is: past rounding the
-    next quotient would be 0 / 0. So is one along whose direction K is not positive: it keeps what it has. Nothing waits
-    for the device; on a CPU the loop ends when all samples are done, with the same result.
+    next quotient would be 0 / 0. So is one along whose direction K is not positive, or not conjugate to the one before:
+    then K is not symmetric (that of a trained network is only so far), further steps would follow its errors, and it
+    keeps what it has. Nothing waits for the device; on a CPU the loop ends when all samples are done, with the same
+    result.
 
     Args:
         operator: K, (B, ..) to (B, ..), no sample of which depends on another.
@@ -47,6 +52,7 @@ def solve(
     size = inner(residual, residual)
     enough = tolerance**2 * size
     going = size > 0
+    earlier, earlier_curvature = torch.zeros_like(target), torch.ones_like(size)
     taken = torch.zeros(len(target), dtype=torch.int64, device=target.device)
     for _ in range(steps):
         if target.device.type == "cpu" and not bool(going.any()):
@@ -54,6 +60,8 @@ def solve(
         image = operator(direction)
         curvature = inner(direction, image)
         going = going & (curvature > 0)
+        going = going & (inner(earlier, image).square() <= CONJUGATE**2 * earlier_curvature * curvature)
+        earlier, earlier_curvature = direction, curvature
         length = torch.where(going, size / curvature.where(going, 1), 0)
         solution = solution + align(length, target) * direction
         residual = residual - align(length, target) * image

@@ -22,7 +22,7 @@ class Replacement(Conditioned):
 
     Args:
         paper: as published: zeros stand for what is unknown; after every part of a step the observation is diffused
-            to the end of the step (to its start for ``Grey``).
+            to the end of the step, and for ``Grey`` to its start, without making the result agree.
     """
 
     imposes = True
@@ -68,7 +68,7 @@ class Replacement(Conditioned):
     @torch.no_grad()
     def finish(self, x: Tensor) -> Tensor:
         """The result (B, C, *S) made to agree with an observation that has no noise."""
-        if self.noise_std > 0 or self.paper:
+        if self.noise_std > 0 or (self.paper and self.operator.paper_early):
             return x
         return x + self.operator.inverse(self.y.to(x.dtype) - self.operator(x))
 

@@ -1,0 +1,143 @@
+"""Exact covariance: E[x0 | v, y] by dense linear algebra, whole samplers, blocks, networks of every kind, bad Jacobians."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.conditional_field import NOISE, case, exact_denoiser, spectrum
+from common.backbones import INR, UNet
+from common.denoiser import Clipped, Denoiser, V
+from common.dynamics import CLD, VE, VP, LinearDynamics
+from common.dynamics.prior import Prior
+from common.guidance import ClassifierFree, ExactCovariance, Isotropic, Matched, Replacement
+from common.guidance.conjugate import solve
+from common.guidance.covariance import Covariance
+from common.guidance.operators import LowPass, Mask
+from common.meta import MetaLearned
+from common.samplers import path_of, sample, SOLVERS
+from fdp.dynamics import HeatSubVP
+from gfdm.dynamics import FVP
+
+SIDE = 12
+
+
+@functools.cache
+def field(name: str):
+    return case(name)
+
+
+@functools.cache
+def dynamics(name: str) -> LinearDynamics:
+    if name == "heat":
+        heat = HeatSubVP((SIDE, SIDE), x_norm=12.0, energy_norm=200.0)
+        heat.prior = Prior(heat, 0.0, spectrum())
+        return heat
+    made = {"fvp": lambda: FVP(0.9, 2), "vp": VP, "ve": VE, "cld": CLD}[name.removesuffix("-path")]()
+    return made.scalar_path() if name.endswith("-path") else made
+
+
+def transform() -> Tensor:
+    """Rows of the real orthonormal basis that diagonalises every stationary covariance of the grid, by NumPy."""
+    one = np.fft.fft(np.eye(SIDE), norm="ortho")
+    return torch.from_numpy(np.kron(one, one))
+
+
+def posterior_mean(process: LinearDynamics, name: str, v: Tensor, t: float, y: Tensor) -> Tensor:
+    """E[x0 | v, y] of the field by dense linear algebra on both observations."""
+    truth = field(name)
+    size = v[0].numel()
+    law, plane = process.moments(t), transform()
+
+    def dense(per_mode: Tensor) -> Tensor:
+        values = per_mode.expand(SIDE, SIDE // 2 + 1)
+        whole = torch.stack([
+            torch.stack([values[i, j] if j <= SIDE // 2 else values[-i % SIDE, SIDE - j] for j in range(SIDE)])
+            for i in range(SIDE)
+        ])  # fmt: skip
+        matrix = (plane.mH * whole.flatten()) @ plane
+        return torch.block_diag(*[matrix.real] * (size // SIDE**2))
+
+    basis = torch.eye(size, dtype=torch.float64).reshape(size, *truth.shape)
+    observed = truth.operator(basis).flatten(1).T
+    both = torch.cat([dense(law.scale[0]), observed])
+    noise = torch.block_diag(dense(law.std[0].square()), NOISE**2 * torch.eye(len(observed), dtype=torch.float64))
+    prior = dense(spectrum())
+    gain = torch.linalg.solve(both @ prior @ both.T + noise, both @ prior).T
+    return (torch.cat([v.flatten(1), y.flatten(1).expand(len(v), -1)], 1) @ gain.T).reshape(v.shape)
+
+
+@pytest.mark.parametrize("name", ["mask", "lowpass", "points", "grey"])
+@pytest.mark.parametrize("kind", ["fvp", "fvp-path", "vp", "ve", "cld", "heat"])
+def test_it_is_the_posterior_mean_given_state_and_observation(kind, name):
+    process, truth = dynamics(kind), field(name)
+    y = truth.y.expand(2, *truth.y.shape[1:])
+    method = ExactCovariance(exact_denoiser(process), process, truth.operator, y, noise_std=NOISE, iterations=300)
+    for t in (0.05, 0.3, 0.7):
+        v = torch.randn(2, *truth.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        v = process.perturb(v, torch.full((2,), t), v.flip(0))
+        found = method(v, torch.full((2,), t))
+        wanted = posterior_mean(process, name, v, t, y[:1])
+        # under heat V is filtered where a mode is gone
+        assert torch.allclose(found, wanted, atol=1e-4 if kind != "heat" else 1e-3)
+        assert not torch.allclose(method.denoiser(v, torch.full((2,), t)), wanted, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["fvp", "heat"])
+def test_a_whole_sampler_has_mean_and_variance_of_the_posterior(kind):
+    """Without sampling noise: samples are affine in the noise they start from, so unit impulses give their law."""
+    truth, process = field("mask"), path_of(SOLVERS["exp2"], dynamics(kind))
+    size = SIDE**2
+    noise = torch.cat([torch.zeros(1, size), torch.eye(size)]).double().reshape(-1, 1, 1, SIDE, SIDE)
+    rows = len(noise)
+    start = process.prior.sample((rows, 1, SIDE, SIDE), noise)
+    y = truth.y.expand(rows, *truth.y.shape[1:])
+    method = ExactCovariance(exact_denoiser(process), process, truth.operator, y, noise_std=NOISE)
+    x = sample(process, method, (rows, 1, SIDE, SIDE), solver="exp2", steps=50, seeds=range(rows), init=start).x
+    mean = x[0].flatten()
+    assert float((mean - truth.mean).norm() / truth.mean.norm()) < 0.03
+    assert float((x[1:] - x[:1]).square().sum() / truth.cov.trace()) == pytest.approx(1, abs=0.06)
+    isotropic = Isotropic(exact_denoiser(process), process, truth.operator, y[:1], noise_std=NOISE)
+    other = sample(process, isotropic, (1, 1, SIDE, SIDE), solver="exp2", steps=50, seeds=[0], init=start[:1]).x
+    assert float((other.flatten() - truth.mean).norm() / truth.mean.norm()) > 0.03
+
+
+# -- conjugate gradients -----------------------------------------------------------------------------------------------
+
+
+def test_every_system_stops_for_itself_and_gives_the_solution():
+    generator = torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(4, 6, 6, generator=generator, dtype=torch.float64))[0]
+    values = torch.tensor([[1.0] * 6, [1, 1, 1, 2, 2, 2], [1, 2, 3, 4, 5, 6], [1e-3, 1, 1, 1, 1, 1]]).double()
+    matrix = turn @ torch.diag_embed(values) @ turn.mT
+    target = torch.randn(4, 6, generator=generator, dtype=torch.float64)
+    found = solve(lambda u: (matrix @ u.unsqueeze(-1)).squeeze(-1), target, steps=20, tolerance=1e-9)
+    assert torch.allclose(found.solution, torch.linalg.solve(matrix, target), rtol=1e-6)
+    assert found.steps.tolist() == [1, 2, 6, 2]
+    zero = solve(lambda u: u, torch.zeros(2, 3), steps=5, tolerance=1e-5)
+    assert not zero.solution.any()
+    assert not zero.steps.any()
+
+
+def test_a_matrix_that_is_not_positive_or_not_symmetric_does_no_harm():
+    indefinite = torch.diag(torch.tensor([-1.0, 1.0, 2.0]))
+    found = solve(lambda u: u @ indefinite, torch.tensor([[1.0, 0, 0], [0, 1, 1]]), steps=8, tolerance=1e-5)
+    assert not found.solution[0].any()
+    assert torch.allclose(found.solution[1], torch.tensor([0.0, 1.0, 0.5]), atol=1e-5)
+    skew = torch.eye(3) + 3 * torch.tensor([[0.0, 1, 0], [-1, 0, 1], [0, -1, 0]])
+    found = solve(lambda u: u @ skew, torch.tensor([[1.0, 0, 0]]), steps=50, tolerance=1e-5)
+    assert found.steps.tolist() == [1]
+    assert float(found.solution.norm()) <= 1
+
+
+# -- networks ----------------------------------------------------------------------------------------------------------
+
+
+def unet(**given) -> nn.Module:
+    torch.manual_seed(0)
+    network = UNet((1, 8, 8), **{"base_channels": 8, "channel_multipliers": (1, 1), "attention_resolutions": (), **given})
+    for parameter in network.parameters():  # layers that start at zero would make a network of no derivative
+        nn.init.normal_(parameter, std=0.1) if not parameter.any() else None
+    return network.eval()
