@@ -236,7 +236,7 @@ def test_conditional_of_colours_sounds_and_other_grids(folder, capsys):
     run(["train.py", "--data_name", "digits", "--wb_id", "waves"], *inr, *SHORT)
     for command in commands(GUIDES["conditional.md"]):
         if command[2] in TRAINED_HERE:
-            few = [] if "--target_shape" in command else ["--n_inputs", "2"]
+            few = [] if "--target_shape" in command else ["--n_inputs", "1"]
             run(command, "--n_samples", "2", "--nfe", "3", "--device", "cpu", *few)
     assert len(list(folder.glob("runs/*/generated_data/*/*/comparison.png"))) == 3
     assert list(folder.glob("runs/bells*/generated_data/*/*/audio/input_000_observation.wav"))
