@@ -214,6 +214,6 @@ def test_without_its_data_no_times_can_be_chosen(cli, folder):
     idle = cli("generate", *DRAW, "--data_dir", "here.npz")
     assert (idle.code, idle.err.partition("error: ")[2]) == (
         2,
-        "--data_dir has no effect without --grid measured; leave it out\n",
+        "--data_dir has no effect without --grid measured, or a --task on held-out samples; leave it out\n",
     )
     assert "measured, and kept" in cli("generate", *DRAW, "--grid", "measured", "--data_dir", "here.npz").out
