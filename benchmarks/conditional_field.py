@@ -115,7 +115,7 @@ def measured(x: Tensor, truth: Case) -> tuple[float, float]:
 
 
 def draw(
-    truth: Case, dynamics: LinearDynamics, method: str, solver: str, steps: int, draws: int, **how: object
+    truth: Case, dynamics: LinearDynamics, method: str, solver: str, steps: int, draws: int, grid: str = ""
 ) -> Tensor:
     """Samples (draws, C, 12, 12) of a method."""
     path = path_of(SOLVERS[solver], dynamics)

@@ -18,6 +18,8 @@ import train
 from benchmarks.quality_functions import damped_sines
 from common import runs
 from common.data.trees import LARGEST_MEMBER
+from common.guidance import METHODS
+from common.guidance.tasks import TASKS
 from common.media.grids import visible_scale
 from common.metrics import DEFAULTS, METRICS
 from common.metrics.agreement import PixelClassifier
@@ -36,6 +38,7 @@ LENGTHS = {
     "sounds.md": 60,
     "cluster.md": 90,
     "tuning.md": 70,
+    "conditional.md": 110,
 }
 GUIDES = {name: (ROOT / "docs" / name).read_text() for name in LENGTHS}
 UNET = shlex.split("--model_channels 16 --channel_mult 1,1 --attn_resolutions 2 --num_res_blocks 1 --batch_size 8")
@@ -179,6 +182,66 @@ def test_sounds(folder):
         more = {"train.py": [*small, *SHORT], "generate.py": ["--n_samples", "2", "--steps", "2"]}
         run(command, *more[command[0]])
     assert len(list(folder.glob("runs/bells_sounds_heat_uvit/generated_data/*/*/audio/*.wav"))) == 2
+
+
+def words_of(path: Path) -> str:
+    """What the samples beside a file were drawn with."""
+    return (path.parent / "settings.json").read_text()
+
+
+TRAINED_HERE = ("faces", "bells", "waves")  # by whoever reads the guide
+
+
+def test_conditional(folder, capsys):
+    """Its lines complete samples of a run that comes with the program, and leave what the guide says."""
+    run_folder = folder / "runs" / "digits-demo_digits_H0.9_K2"
+    shutil.copytree(ROOT / "runs" / run_folder.name, run_folder, ignore=shutil.ignore_patterns("generated_data"))
+    rng, known = np.random.default_rng(0), np.ones((8, 8))
+    known[2:6, 2:6] = 0
+    clean = rng.uniform(0, 1, (2, 8, 8, 1)).astype(np.float32)
+    np.save("clean.npy", clean)
+    np.save("known.npy", known)
+    np.save("measured.npy", np.where(known[..., None] > 0, clean, np.nan))
+    drawn = [one for one in commands(GUIDES["conditional.md"]) if one[2] not in TRAINED_HERE]
+    assert len(drawn) == 7
+    for command in drawn:
+        few = [] if {"--input", "--observation"} & set(command) else ["--n_inputs", "2"]
+        run(command, "--n_samples", "2", "--nfe", "2", "--device", "cpu", *few)
+    out = capsys.readouterr().out
+    assert out.count("psnr [dB] ") == 6  # all but that of measurements
+    assert len(list(folder.glob("runs/*/generated_data/*/*/comparison.png"))) == 7
+    told = re.findall(r"`(\w+\.(?:png|npy|json))`", GUIDES["conditional.md"].split("## ")[1])
+    assert len(told) == 9
+    (place,) = (path.parent for path in folder.glob("runs/*/generated_data/*/*/mask.npy") if "box:2" in words_of(path))
+    assert [name for name in told if not (place / name).is_file()] == []
+    missing = [name for name in (*TASKS, *METHODS) if f"`{name}`" not in GUIDES["conditional.md"]]
+    assert missing == []
+
+
+@pytest.mark.slow
+def test_conditional_of_colours_sounds_and_other_grids(folder, capsys):
+    network = shlex.split("--dynamics vp --model_name uvit --embed_dim 16 --depth 3 --num_heads 2 --patch_size 4")
+    run(
+        ["train.py", "--data_name", "folder", "--data_dir", "DIR", "--image_size", "16", "--wb_id", "faces"],
+        *network,
+        *SHORT,
+    )
+    (block,) = python("sounds.md")
+    exec(compile(block, "sounds.md", "exec"), {})
+    sound = shlex.split("--embed_dim 16 --depth 3 --num_heads 2 --batch_size 8")
+    run(["train.py", "--data_name", "sounds", "--data_dir", "recordings", "--wb_id", "bells"], *sound, *SHORT)
+    inr = shlex.split(
+        "--model_name inr --dynamics vp --prediction x0 --width 8 --depth 2 --inner_steps 1 --batch_size 4"
+    )
+    run(["train.py", "--data_name", "digits", "--wb_id", "waves"], *inr, *SHORT)
+    for command in commands(GUIDES["conditional.md"]):
+        if command[2] in TRAINED_HERE:
+            few = [] if "--target_shape" in command else ["--n_inputs", "1"]
+            run(command, "--n_samples", "2", "--nfe", "3", "--device", "cpu", *few)
+    assert len(list(folder.glob("runs/*/generated_data/*/*/comparison.png"))) == 3
+    assert list(folder.glob("runs/bells*/generated_data/*/*/audio/input_000_observation.wav"))
+    (fine,) = folder.glob("runs/waves*/generated_data/*/*/data/*.npy")
+    assert np.load(fine).shape == (2, 128, 128, 1)
 
 
 def test_tuning(folder, capsys, monkeypatch):

@@ -68,6 +68,8 @@ def evaluations_of(identity: Mapping[str, Any]) -> int | None:
     """
     try:
         solver = SOLVERS[str(identity["solver"])](**identity.get("solver_arguments", {}))
-        return solver.calls(int(identity["steps"]), denoise_last=bool(identity.get("denoise_last")))
+        return solver.calls(
+            int(identity["steps"]), denoise_last=bool(identity.get("denoise_last") or identity.get("target_shape"))
+        )
     except (LookupError, ValueError, TypeError):
         return None

@@ -85,10 +85,8 @@ def by_input(folder: Path, completions: int) -> Iterator[np.ndarray]:
 def judged(place: SampleFolder, spec: DataSpec, condition: Condition, weights_dir: Path) -> list[str]:
     """Write figures of completions against the truth; returns them in words, or why there are none."""
     assert condition.truth is not None  # whoever asks has looked
-    if condition.truth.shape[1:-1] != spec.grid:
-        return [
-            f"figures   none: completions have {spec.grid} points, the truth is known at {condition.truth.shape[1:-1]}"
-        ]
+    if (known := condition.truth.shape[1:-1]) != spec.grid:
+        return [f"figures   none: completions are on a grid of {spec.grid}, the truth is known on {known}"]
     metrics, missing = metrics_for(spec, condition.completions, weights_dir)
     inputs = [one for one in completed(place.path, spec, condition) if one.drawn.isfinite().all()]
     if not inputs:

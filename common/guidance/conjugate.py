@@ -13,11 +13,13 @@ class Solved(NamedTuple):
     """What was found.
 
     Attributes:
-        solution: (B, ..).
+        solution: u, (B, ..).
+        carried: L u, (B, ..), for the map L that was asked for on the way.
         steps: number of steps that every system took, (B,) int64.
     """
 
     solution: Tensor
+    carried: Tensor
     steps: Tensor
 
 
@@ -25,7 +27,7 @@ CONJUGATE = 0.1  # cosine, in the product of K, from which on two directions in 
 
 
 def solve(
-    operator: Callable[[Tensor], Tensor],
+    operator: Callable[[Tensor], tuple[Tensor, Tensor]],
     target: Tensor,
     *,
     steps: int,
@@ -40,7 +42,8 @@ def solve(
     result.
 
     Args:
-        operator: K, (B, ..) to (B, ..), no sample of which depends on another.
+        operator: from u (B, ..) to K u, of its shape, and L u for any linear L, which is summed up on the way to what
+            it is of the solution; no sample may depend on another.
         target: (B, ..).
         steps: most steps, at least 1.
         tolerance: of the residual, relative to the target.
@@ -48,22 +51,23 @@ def solve(
     Returns:
         A :class:`Solved`.
     """
-    solution, residual, direction = torch.zeros_like(target), target, target
+    solution, residual, direction, carried = torch.zeros_like(target), target, target, None
     size = inner(residual, residual)
     enough = tolerance**2 * size
     going = size > 0
     earlier, earlier_curvature = torch.zeros_like(target), torch.ones_like(size)
     taken = torch.zeros(len(target), dtype=torch.int64, device=target.device)
-    for _ in range(steps):
-        if target.device.type == "cpu" and not bool(going.any()):
+    for i in range(steps):
+        if i and target.device.type == "cpu" and not bool(going.any()):
             break
-        image = operator(direction)
+        image, aside = operator(direction)
         curvature = inner(direction, image)
         going = going & (curvature > 0)
         going = going & (inner(earlier, image).square() <= CONJUGATE**2 * earlier_curvature * curvature)
         earlier, earlier_curvature = direction, curvature
         length = torch.where(going, size / curvature.where(going, 1), 0)
         solution = solution + align(length, target) * direction
+        carried = align(length, aside) * aside if carried is None else carried + align(length, aside) * aside
         residual = residual - align(length, target) * image
         new = inner(residual, residual)
         slope = torch.where(going, new / size.where(going, 1), 0)
@@ -71,7 +75,8 @@ def solve(
         size = torch.where(going, new, size)
         taken = taken + going
         going = going & (size > enough)
-    return Solved(solution, taken)
+    assert carried is not None  # there is at least one step
+    return Solved(solution, carried, taken)
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:

@@ -45,11 +45,10 @@ class ExactCovariance(Conditioned):
         covariance = Covariance(self.denoiser, self.process, v, t, labels)
         operator, noise = self.operator, self.noise_std**2
 
-        def seen(u: Tensor) -> Tensor:
-            found: Tensor = operator(covariance(operator.adjoint(u))) + noise * u
-            return found
+        def seen(u: Tensor) -> tuple[Tensor, Tensor]:
+            moved = covariance(operator.adjoint(u))
+            return operator(moved) + noise * u, moved
 
         with torch.no_grad():
             missing = self.unexplained(covariance.x0)
-            found = solve(seen, missing, steps=self.iterations, tolerance=TOLERANCE)
-            return covariance.x0 + covariance(operator.adjoint(found.solution))
+            return covariance.x0 + solve(seen, missing, steps=self.iterations, tolerance=TOLERANCE).carried

@@ -48,13 +48,13 @@ class Isotropic(Conditioned):
         level, spread = covariance.law.sigma.square(), self._spread()
         share = spread / (1 + spread / level)  # R; sigma^2 itself may be beyond float64's square
 
-        def seen(u: Tensor) -> Tensor:
-            found: Tensor = operator(basis.scale(share, operator.adjoint(u))) + noise * u
-            return found
+        def seen(u: Tensor) -> tuple[Tensor, Tensor]:
+            back = operator.adjoint(u)
+            return operator(basis.scale(share, back)) + noise * u, back
 
         with torch.no_grad():
             found = solve(seen, self.unexplained(covariance.x0), steps=STEPS, tolerance=TOLERANCE)
-            return covariance.x0 + covariance(operator.adjoint(found.solution))
+            return covariance.x0 + covariance(found.carried)
 
     def _spread(self) -> Tensor:
         """s^2, one number or one per mode."""

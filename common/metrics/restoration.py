@@ -64,11 +64,13 @@ class Restoration(ABC):
         name: of the figure of the mean of completions.
         better: 1 if more is better, -1 if less is; 0 if neither.
         title: what it is called where it is told.
+        bounds: what it cannot pass, nor can its interval.
     """
 
     name: ClassVar[str]
     better: ClassVar[int]
     title: ClassVar[str]
+    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
     def applies(self, one: Completed) -> bool:
         """Whether there is such a figure of such samples."""
@@ -91,7 +93,7 @@ class Restoration(ABC):
 class SignalToNoise(Restoration):
     """Peak signal-to-noise ratio: 10 log10(span^2 / mean squared error), in decibels; infinite of an exact one."""
 
-    name, better, title = "psnr", 1, "psnr [dB]"
+    name, better, title, bounds = "psnr", 1, "psnr [dB]", (-math.inf, math.inf)
 
     def __call__(self, one: Completed) -> dict[str, float]:
         from torchmetrics.functional.image import peak_signal_noise_ratio  # only here: it takes a while to import
@@ -109,7 +111,7 @@ class SignalToNoise(Restoration):
 class Similarity(Restoration):
     """Structural similarity (Wang et al. 2004), a Gaussian window of 11 pixels and deviation 1.5: 1 if equal."""
 
-    name, better, title = "ssim", 1, "ssim (1: equal)"
+    name, better, title, bounds = "ssim", 1, "ssim (1: equal)", (-1.0, 1.0)
 
     def applies(self, one: Completed) -> bool:
         return one.is_image and min(one.truth.shape[1:]) >= WINDOW
@@ -168,7 +170,7 @@ class Coverage(Restoration):
     is known to half a level of 8 bits, by which the band is widened.
     """
 
-    name, better, title = "coverage", 0, "coverage"
+    name, better, title, bounds = "coverage", 0, "coverage", (0.0, 1.0)
 
     def __call__(self, one: Completed) -> dict[str, float]:
         slack = HALF_LEVEL if one.is_image else 0.0
@@ -214,27 +216,29 @@ def restoration_figures(inputs: Iterable[Completed], metrics: Sequence[Restorati
         metrics: the figures; those that do not apply are left out.
     """
     rows: dict[str, list[float]] = {}
+    bounds = dict[str, tuple[float, float]]()
     for one in inputs:
         exact = one._replace(truth=one.truth.double(), drawn=one.drawn.double())
         for metric in metrics:
             for name, value in (metric(exact) if metric.applies(one) else {}).items():
                 rows.setdefault(name, []).append(value)
-    found = {}
+                bounds[name] = metric.bounds
+    found = dict[str, float]()
     for name, values in rows.items():
-        found[name] = math.fsum(values) / len(values) if all(map(math.isfinite, values)) else sum(values) / len(values)
-        found |= {} if name.endswith(EXACT) else interval(name, values)
+        found[name] = sum(values) / len(values)
+        found |= {} if name.endswith(EXACT) else interval(name, values, bounds[name])
     return found
 
 
-def interval(name: str, values: Sequence[float]) -> dict[str, float]:
+def interval(name: str, values: Sequence[float], bounds: tuple[float, float]) -> dict[str, float]:
     """An interval of 95 % for the mean of a figure over other inputs; none of one input, or if one is not finite.
 
-    The jackknife's deviation of a mean is the standard error, whose law is Student's. The interval of a share ends at
-    those that there can be.
+    The jackknife's deviation of a mean is the standard error, whose law is Student's.
 
     Args:
         name: of the figure.
         values: of every input.
+        bounds: what a figure cannot pass.
     """
     from scipy.special import stdtrit
 
@@ -243,7 +247,5 @@ def interval(name: str, values: Sequence[float]) -> dict[str, float]:
         return {}
     row = torch.tensor(values, dtype=torch.float64)
     mean, reach = float(row.mean()), float(row.std()) / math.sqrt(count) * float(stdtrit(count - 1, (1 + CERTAIN) / 2))
-    low, high = mean - reach, mean + reach
-    if name.startswith(Coverage.name):
-        low, high = max(low, 0.0), min(high, 1.0)
+    low, high = (min(max(end, bounds[0]), bounds[1]) for end in (mean - reach, mean + reach))
     return {name + LOW: low, name + HIGH: high}

@@ -83,6 +83,17 @@ def test_similarity_is_by_the_formula():
     assert restoration_figures(completed(shape=(1, 5, 8)), [Similarity()]) == {}
 
 
+def test_an_interval_ends_where_a_figure_must():
+    good, bad = completed(count=2)
+    bad = bad._replace(drawn=3 - bad.drawn)
+    found = restoration_figures([good, bad], PLAIN)
+    assert found["l2_low"] == 0
+    assert found["coverage_low"] == 0
+    assert found["psnr_low"] < 0
+    assert found["l2"] < found["l2_high"]
+    assert (found["ssim_low"], found["ssim_high"]) == (-1, 1)
+
+
 def test_an_exact_completion_has_no_finite_ratio_and_no_interval():
     inputs = [one._replace(drawn=one.truth.expand_as(one.drawn).clone()) for one in completed(count=2)]
     found = restoration_figures(inputs, PLAIN)

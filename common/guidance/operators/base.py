@@ -51,8 +51,12 @@ class Operator(nn.Module, ABC):
         """The pseudo-inverse, A' (A A')^-1 y: the smallest sample that has this observation, (B, C, *S)."""
         if self.projector:
             return self.adjoint(y)
-        found = solve(lambda u: self(self.adjoint(u)), y, steps=INVERSE_STEPS, tolerance=INVERSE_TOLERANCE)
-        return self.adjoint(found.solution)
+
+        def squared(u: Tensor) -> tuple[Tensor, Tensor]:
+            back = self.adjoint(u)
+            return self(back), back
+
+        return solve(squared, y, steps=INVERSE_STEPS, tolerance=INVERSE_TOLERANCE).carried
 
     def rows(self, indices: Sequence[int]) -> "Operator":
         """The operator of some samples; itself if it is the same for all."""
