@@ -45,6 +45,13 @@ def spectrum() -> Tensor:
     return 0.6 / (1 + squared / 2) ** 1.2
 
 
+def deviation() -> float:
+    """Deviation of the values of the field."""
+    unit = torch.zeros(SIDE, SIDE, dtype=torch.float64)
+    unit[0, 0] = 1
+    return float(torch.fft.irfftn(torch.fft.rfftn(unit) * spectrum(), s=(SIDE, SIDE))[0, 0]) ** 0.5
+
+
 def exact_denoiser(dynamics: LinearDynamics) -> X0Denoiser:
     """E[x0 | v], mode by mode."""
     power = spectrum()
@@ -145,7 +152,8 @@ def main() -> None:
         truth = case(name)
         for kind in args.dynamics.split(","):
             dynamics = DYNAMICS[kind]()
-            if dynamics.basis.modes:  # what a run under heat dynamics knows of its data
+            dynamics.data_std = deviation()  # what a run knows of its data, and below what one under heat knows
+            if dynamics.basis.modes:
                 dynamics.prior = Prior(dynamics, 0.0, spectrum())
             for solver in args.solvers.split(","):
                 for grid in args.grids.split(",") if args.grids else [""]:
