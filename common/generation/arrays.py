@@ -123,6 +123,7 @@ def generate(
     guidance_arguments: Mapping[str, Any] | None = None,
     dynamics: type[LinearDynamics] | None = None,
     dynamics_arguments: Mapping[str, Any] | None = None,
+    target_shape: Iterable[int] | None = None,
     batch_size: int = SampleConfig.batch_size,
     device: str = "auto",
     data_dir: str | Path | None = None,
@@ -166,6 +167,7 @@ def generate(
             is the class of the run's own process.
         dynamics_arguments: arguments of its constructor, by name, e.g. ``{"hurst": 0.7}``; others are those of the run
             if the class is the same.
+        target_shape: another grid to give samples on, that of the last evaluation alone.
         batch_size: samples computed together; another number changes the rounding.
         device: ``auto``, ``cpu`` or ``cuda``.
         data_dir: where the data of the run lies now, should inputs be taken from it, or the grid of a tuned run be
@@ -194,6 +196,7 @@ def generate(
         "prior": prior,
         "clip_x0": clip_x0,
         "guidance": guidance,
+        "target_shape": None if target_shape is None else listed("target_shape", target_shape),
         "batch_size": batch_size,
         "device": device,
     }

@@ -1,5 +1,6 @@
 """generate.py --task: sets of completions, found again, made whole again, drawn in blocks of any size; wrong inputs."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.test_conditional import SOUND, untrained
 
 DRAW = ("generate", "--run_id", "tiny", "--steps", 2, "--task", "inpaint", "--n_inputs", 3, "--n_samples", 4)
 FOLDER = "inpaint-exact-ab3-2-ema"
+DAMAGES = ("missing", "changed")
 
 
 def base(run: Path) -> Path:
@@ -81,8 +83,18 @@ def test_blocks_of_any_size_hold_the_same(cli, run):
         np.testing.assert_allclose(other, found[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["truth.npy", "observation.npy", "mask.npy", "inputs.json"])
-@pytest.mark.parametrize("damage", ["missing", "changed"])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("truth.npy", "missing"),
+        ("observation.npy", "changed"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in itertools.product(("truth.npy", "observation.npy", "mask.npy", "inputs.json"), DAMAGES)
+            if case not in (("truth.npy", "missing"), ("observation.npy", "changed"))
+        ),
+    ],
+)
 def test_what_a_task_is_done_on_is_mended_by_the_same_command_and_not_used_damaged(cli, run, name, damage):
     assert cli(*DRAW).code == 0
     place = base(run) / FOLDER

@@ -26,7 +26,7 @@ def test_the_adjoint_of_every_built_in_task_is_one(name):
         if (name, spec.kind) not in UNSUITED:
             check_adjoint(task().operator(spec, 2), spec.shape, 2)
             continue
-        with pytest.raises(Refusal, match="^task "):
+        with pytest.raises(Refusal, match=r"^task "):
             task().operator(spec, 2)
 
 
