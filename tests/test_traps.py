@@ -52,26 +52,43 @@ BACKBONES["broken"] = Broken
 """
 
 
-@pytest.mark.parametrize(("width", "line"), [(4, "a, b = torch.ones(3)"), (5, 'raise ValueError("a bug')])
-def test_a_bug_in_a_plugin_shows_its_traceback(tmp_path, width, line):
+@pytest.fixture
+def broken(tmp_path, monkeypatch) -> Iterator[list[str]]:
+    """Words of train.py for a network that cannot be made."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "broken.py").write_text(BROKEN)
-    words = f"--plugin broken.py --model_name broken --width {width} --dry_run".split()
-    result = program("train", *words, cwd=tmp_path)
+    yield ["--plugin", "broken.py", "--model_name", "broken", "--dry_run"]
+    args.BACKBONES.pop("broken", None)
+    sys.modules.pop("broken", None)
+
+
+def test_a_bug_in_a_plugin_shows_its_traceback(broken, tmp_path):
+    result = program("train", *broken, cwd=tmp_path)
     assert result.returncode == 1
     assert "Traceback (most recent call last)" in result.stderr
-    assert line in result.stderr
+    assert "a, b = torch.ones(3)" in result.stderr
     assert 'broken.py", line' in result.stderr
-    refused = program("train", *words[:-1], "--width", "many", cwd=tmp_path)
-    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_bug_is_no_refusal_whatever_its_kind(broken, capsys):
+    with pytest.raises(ValueError, match="a bug, not a wrong flag"):
+        train.main([*broken, "--width", "5"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        train.main([*broken, "--width", "many"])
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
     """An error of the operating system about a file that the user named, met while the program runs."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").write_text("")
-    result = program("train", *tiny.command(**tiny.FLAGS, output_dir="runs/below", train_steps=2), cwd=tmp_path)
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.splitlines()[-1].startswith("train.py: error: ")
-    assert "Traceback" not in result.stderr
+    with pytest.raises(SystemExit, match="2"):
+        train.main(tiny.command(**tiny.FLAGS, output_dir="runs/below", train_steps=2))
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("train.py: error: ")
+    assert "Traceback" not in error
 
 
 # -- samples are those that were asked for -----------------------------------------------------------------------------
