@@ -118,12 +118,16 @@ def test_every_field_is_part_of_the_identity():
         "seeds": (1,), "labels": (3,), "solver": "em", "steps": 3, "nfe": 3, "grid": "uniform", "t_end": 0.01,
         "prior": "zero", "denoise_last": True, "clip_x0": True, "guidance": "classifier_free", "batch_size": 7,
         "device": "cpu", "solver_arguments": {"snr": 0.1}, "guidance_arguments": {"scale": 2.0},
-        "process": Chosen("ve", "common.dynamics.classic:VE", {}),
+        "process": Chosen("ve", "common.dynamics.classic:VE", {}), "target_shape": (16, 16), "task": "sense",
     }  # fmt: skip
+    of_task = {"method": "isotropic", "noise_std": 0.1, "noise_seed": 1,
+               "task_arguments": {"mask": "half"}, "method_arguments": {"iterations": 3}}  # fmt: skip
     runtime = {"n_samples", "mode", "match_noise", "trajectory", "picture_scale"}
-    assert {f.name for f in dataclasses.fields(SampleConfig)} == other.keys() | runtime
-    identities = [json.dumps(SampleConfig(**{name: value}).identity({})) for name, value in other.items()]
-    assert len({*identities, json.dumps(SampleConfig().identity({}))}) == len(other) + 1
+    assert {f.name for f in dataclasses.fields(SampleConfig)} == other.keys() | of_task.keys() | runtime
+    given = [{}, *({name: value} for name, value in other.items()), {"task": "inpaint"}]
+    given += [{"task": "inpaint", name: value} for name, value in of_task.items()]
+    identities = {json.dumps(SampleConfig(**one).identity({})) for one in given}
+    assert len(identities) == len(given) == len(other) + len(of_task) + 2
 
 
 def test_a_new_field_is_another_folder(drawn, monkeypatch):
@@ -137,8 +141,9 @@ def test_a_new_field_is_another_folder(drawn, monkeypatch):
 
         temperature: float = 1.0
 
-    monkeypatch.setattr(args, "SampleConfig", Later)
-    monkeypatch.setattr(generation_config, "SampleConfig", Later)
+    for module in (args, generation_config):
+        monkeypatch.setattr(module, "SampleConfig", Later)
+        monkeypatch.setattr(module, "DRAWN_BY", (Later, *generation_config.DRAWN_BY[1:]))
     assert "temperature" in {flag.name for flag in flags_of(Later)}
     words = ["--run_id", "a", "--n_samples", "2", "--steps", "2"]
     assert generate.main(words) == 0

@@ -32,15 +32,16 @@ def solve(
     *,
     steps: int,
     tolerance: float,
+    symmetric: bool = False,
 ) -> Solved:
     """Solve K u = target for symmetric positive K, sample by sample, from u = 0.
 
     A sample is done when its residual has fallen to ``tolerance``, and from then on stays as it is: past rounding the
-    next quotient would be 0 / 0. So is one along whose direction K is not positive, which keeps what it has; and one
-    whose residual is no longer orthogonal to the first: then K is not symmetric (that of a trained network is only so
-    far), and further steps would follow its errors. The first step in which that shows is the second, and it is kept:
-    on trained networks it still gains (benchmarks/conditional_models.py). Nothing waits for the device; on a CPU the
-    loop ends when all samples are done, with the same result.
+    next quotient would be 0 / 0. So is one along whose direction K is not positive, which keeps what it has; and,
+    unless K is known to be symmetric, one whose residual is no longer orthogonal to the first: then K is not symmetric
+    (that of a trained network is only so far), and further steps would follow its errors. The first step in which that
+    shows is the second, and it is kept: on trained networks it still gains (benchmarks/conditional_models.py). Nothing
+    waits for the device; on a CPU the loop ends when all samples are done, with the same result.
 
     Args:
         operator: from u (B, ..) to K u, of its shape, and L u for any linear L, which is summed up on the way to what
@@ -48,6 +49,8 @@ def solve(
         target: (B, ..).
         steps: most steps, at least 1.
         tolerance: of the residual, relative to the target.
+        symmetric: whether K is symmetric by the way it is made. Then residuals are orthogonal but for rounding, which
+            grows where K is ill-conditioned, and more steps make up for that (Paige, 1976).
 
     Returns:
         A :class:`Solved`.
@@ -73,7 +76,9 @@ def solve(
         direction = torch.where(align(going, target).bool(), residual + align(slope, target) * direction, direction)
         size = torch.where(going, new, size)
         taken = taken + going
-        going = going & (size > enough) & (inner(residual, target).square() <= ORTHOGONAL**2 * size * first)
+        going = going & (size > enough)
+        if not symmetric:
+            going = going & (inner(residual, target).square() <= ORTHOGONAL**2 * size * first)
     assert carried is not None  # there is at least one step
     return Solved(solution, carried, taken)
 

@@ -53,7 +53,8 @@ class Isotropic(Conditioned):
             return operator(basis.scale(share, back)) + noise * u, back
 
         with torch.no_grad():
-            found = solve(seen, self.unexplained(covariance.x0), steps=STEPS, tolerance=TOLERANCE)
+            missing = self.unexplained(covariance.x0)
+            found = solve(seen, missing, steps=STEPS, tolerance=TOLERANCE, symmetric=True)
             return covariance.x0 + covariance(found.carried)
 
     def _spread(self) -> Tensor:

@@ -56,7 +56,7 @@ class Operator(nn.Module, ABC):
             back = self.adjoint(u)
             return self(back), back
 
-        return solve(squared, y, steps=INVERSE_STEPS, tolerance=INVERSE_TOLERANCE).carried
+        return solve(squared, y, steps=INVERSE_STEPS, tolerance=INVERSE_TOLERANCE, symmetric=True).carried
 
     def rows(self, indices: Sequence[int]) -> "Operator":
         """The operator of some samples; itself if it is the same for all."""
