@@ -62,10 +62,10 @@ def half(spec: DataSpec, count: int) -> Operator:
 
 TASKS: dict[str, tuple[Callable[[DataSpec, int], Operator], float]] = {
     "half": (half, 0.0),
-    "random": (lambda spec, count: Mask(masks(spec, count, 0.25)), 0.0),
+    "random": (lambda spec, count: Mask(masks(spec, count, 0.25), per_sample=True), 0.0),
     "lowpass": (lambda spec, count: LowPass(max(2.0, spec.grid[-1] * 10 / 64), spec.grid), 0.0),
     "grey": (lambda spec, count: Grey(), 0.0),
-    "sensors": (lambda spec, count: Mask(masks(spec, count, SENSORS)), SENSOR_NOISE),
+    "sensors": (lambda spec, count: Mask(masks(spec, count, SENSORS), per_sample=True), SENSOR_NOISE),
 }
 
 
@@ -100,7 +100,7 @@ def draw(
             denoise_last=kind.denoise_last,
             observation=conditioned if conditioned.imposes else None,
         )
-        found.append(result.x)
+        found.append(result.x if conditioned.imposes else conditioned.finish(result.x))
     return torch.cat(found).unflatten(0, (len(y), completions)), time.perf_counter() - start
 
 
@@ -175,7 +175,7 @@ def main() -> None:
             y = seen + noise * torch.randn(seen.shape, generator=generator) * (operator(torch.ones_like(truth)) != 0)
             open_values = 1 - operator.mask.expand_as(truth) if isinstance(operator, Mask) else torch.ones_like(truth)
             for method in given.methods:
-                for solver in given.solvers or [default_solver(run.dynamics)]:
+                for solver in given.solvers or [default_solver(run.dynamics, conditional=True)]:
                     key = f"{task}/{nfe}/{method}/{solver}"
                     if key in rows:
                         continue

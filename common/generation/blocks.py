@@ -16,6 +16,7 @@ from common.files import open_array, read_array, write_array
 from common.generation.conditional import Condition
 from common.generation.config import SampleConfig
 from common.generation.finer import Finer
+from common.guidance import Conditioned
 from common.refusal import Refusal
 from common.runs import SampleFolder
 from common.samplers import SOLVERS, Grid, Solver, default_solver, ending, sample
@@ -195,7 +196,7 @@ class Job:
     def remarks(self) -> list[str]:
         """What a user should know before it starts: of process and network, and that a solver needs more steps."""
         fewest, name = self.solver().fewest_steps, self.config.solver
-        other = default_solver(self.dynamics, consistent=self.consistent)
+        other = default_solver(self.dynamics, consistent=self.consistent, conditional=self.condition is not None)
         if self.steps is None or self.steps >= fewest:
             return [*self.notes]
         better = "" if other == name else f"; --solver {other} does with {SOLVERS[other].default_steps}"
@@ -229,13 +230,13 @@ class Job:
         of_task = self.condition.writers(place) if self.condition else ()
         return {place.settings, *of_task, *self.files(place, self.blocks)}
 
-    def knowing(self, indices: Sequence[int]) -> tuple[X0Denoiser, Imposes | None]:
-        """The denoiser of some samples, and what it is conditioned by, if that acts on states too."""
+    def knowing(self, indices: Sequence[int]) -> tuple[X0Denoiser, Conditioned | None]:
+        """The denoiser of some samples, and what it is conditioned by, if there is a task."""
         if self.condition is None:
             return self.denoiser, None
         found = self.condition.around(self.denoiser, self.dynamics, indices)
         denoiser = Clipped(found) if self.config.clip_x0 else found
-        return denoiser, cast(Imposes, found) if found.imposes else None
+        return denoiser, found
 
     def check(self) -> None:
         """Refuse classes that do not exist, a time grid that cannot be laid, and a method that does not apply."""
@@ -255,7 +256,7 @@ class Job:
         Returns:
             Samples (B, *S, C) float32 in the units of the data, their labels or None, denoiser calls per sample.
         """
-        labels, (denoiser, imposed) = self.labels(indices), self.knowing(indices)
+        labels, (denoiser, known) = self.labels(indices), self.knowing(indices)
         asked = None if labels is None else labels.to(self.dynamics.device)
         result = sample(
             self.dynamics,
@@ -268,10 +269,10 @@ class Job:
             grid=self.grid,
             t_end=self.config.t_end,
             denoise_last=bool(self.config.denoise_last) and self.finer is None,
-            observation=imposed,
+            observation=cast(Imposes, known) if known and known.imposes else None,
             callback=lambda _, time, __, x: on_step(time, x),
         )
-        x, calls = result.x, result.nfe
+        x, calls = known.finish(result.x) if known and not known.imposes else result.x, result.nfe
         if self.finer:
             x = self.finer(self.dynamics, result.z, ending(self.dynamics, self.config.t_end), asked)
             calls += 1

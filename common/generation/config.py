@@ -165,7 +165,7 @@ class SampleConfig(Checked):
                 evaluations that no number of steps takes, an answer at the end of a solver that gives it anyway, or a
                 solver that does not go with a method.
         """
-        own = default_solver(dynamics, published=published, consistent=consistent)
+        own = default_solver(dynamics, published=published, consistent=consistent, conditional=self.task is not None)
         solver = self.solver or (MODES[self.mode] if self.mode else own)
         kind, arguments = SOLVERS[solver], dict(self.solver_arguments)
         check_picture_scale(self.picture_scale, spec)

@@ -50,7 +50,7 @@ def forecast(job: Job, todo: Sequence[range]) -> list[str]:
         f"time      about {in_time(total)}: {calls * len(todo):,} evaluations of the network, "
         f"{seconds:.2g} s for {size} samples at a time"
     ]
-    name = default_solver(job.dynamics, consistent=job.consistent)
+    name = default_solver(job.dynamics, consistent=job.consistent, conditional=job.condition is not None)
     kind = SOLVERS[name]
     fewer = kind().calls(kind.default_steps)
     if total > LONG and fewer < calls:

@@ -42,6 +42,14 @@ class Conditioned(nn.Module, ABC):
     def forward(self, v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """x0_hat given v (B, C, *S), t (B,), labels (B,) or None, and the observation: (B, C, *S)."""
 
+    def values(self, v: Tensor) -> Tensor:
+        """How many values are observed of each sample (C, *S) of v, () or (B,)."""
+        return self.operator.values(v.shape[1:]).to(v.device)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """The result (B, C, *S) made to agree with an observation that has no noise."""
+        return x if self.noise_std > 0 else x + self.operator.inverse(self.y.to(x.dtype) - self.operator(x))
+
     def unexplained(self, x0: Tensor) -> Tensor:
         """y - A x0, (B, *shape_of), without what cannot be of any sample where that is easy to tell."""
         missing: Tensor = self.y.to(x0.dtype) - self.operator(x0)

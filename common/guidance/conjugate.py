@@ -24,6 +24,7 @@ class Solved(NamedTuple):
 
 
 ORTHOGONAL = 0.03  # cosine of a residual and the first one from which on K is not symmetric enough to go on
+BY_LOT = 5.0  # deviations of a mean square, relative sqrt(2 / n), by which a target may be larger than K says
 
 
 def solve(
@@ -32,15 +33,18 @@ def solve(
     *,
     steps: int,
     tolerance: float,
+    values: Tensor | None = None,
 ) -> Solved:
-    """Solve K u = target for symmetric positive K, sample by sample, from u = 0.
+    """Solve (K + excess I) u = target for symmetric positive K, sample by sample, from u = 0.
 
     A sample is done when its residual has fallen to ``tolerance``, and from then on stays as it is: past rounding the
-    next quotient would be 0 / 0. So is one along whose direction K is not positive, which keeps what it has; and one
-    whose residual is no longer orthogonal to the first: then K is not symmetric (that of a trained network is only so
-    far), and further steps would follow its errors. The first step in which that shows is the second, and it is kept:
-    on trained networks it still gains (benchmarks/conditional_models.py). Nothing waits for the device; on a CPU the
-    loop ends when all samples are done, with the same result.
+    next quotient would be 0 / 0. So is one along whose direction K is not positive, which keeps what it has. Nothing
+    waits for the device; on a CPU the loop ends when all samples are done, with the same result.
+
+    With ``values`` K is a network's, which is right only so far. A sample then is done, too, when its residual is no
+    longer orthogonal to the first: K is not symmetric, and further steps would follow its errors. The first step in
+    which that shows is the second, and it is kept: on trained networks it still gains
+    (benchmarks/conditional_models.py).
 
     Args:
         operator: from u (B, ..) to K u, of its shape, and L u for any linear L, which is summed up on the way to what
@@ -48,6 +52,10 @@ def solve(
         target: (B, ..).
         steps: most steps, at least 1.
         tolerance: of the residual, relative to the target.
+        values: n, how many values of a target are not zero anyway, () or (B,), if the target is a draw from N(0, K) as
+            far as K is right. Its mean square is then about tr K / n, and at most target' K target / |target|^2, but by
+            lot. What it has beyond is the excess: an error that K does not know of, as of a network that has learned
+            little, which would be blown up along directions in which K is small. None: K is right, there is no excess.
 
     Returns:
         A :class:`Solved`.
@@ -56,13 +64,18 @@ def solve(
     size = inner(residual, residual)
     enough = tolerance**2 * size
     going = size > 0
-    first = size
+    first, excess = size, torch.zeros_like(size)
     taken = torch.zeros(len(target), dtype=torch.int64, device=target.device)
     for i in range(steps):
         if i and target.device.type == "cpu" and not bool(going.any()):
             break
         image, aside = operator(direction)
         curvature = inner(direction, image)
+        if i == 0 and values is not None:
+            claimed = (1 + BY_LOT * (2 / values).sqrt()) * curvature.clamp_min(0) / size.where(going, 1)
+            excess = (size / values - claimed).clamp_min(0)
+        image = image + align(excess, target).to(image.dtype) * direction
+        curvature = curvature + excess * inner(direction, direction)
         going = going & (curvature > 0)
         length = torch.where(going, size / curvature.where(going, 1), 0)
         solution = solution + align(length, target) * direction
@@ -73,7 +86,9 @@ def solve(
         direction = torch.where(align(going, target).bool(), residual + align(slope, target) * direction, direction)
         size = torch.where(going, new, size)
         taken = taken + going
-        going = going & (size > enough) & (inner(residual, target).square() <= ORTHOGONAL**2 * size * first)
+        going = going & (size > enough)
+        if values is not None:
+            going = going & (inner(residual, target).square() <= ORTHOGONAL**2 * size * first)
     assert carried is not None  # there is at least one step
     return Solved(solution, carried, taken)
 

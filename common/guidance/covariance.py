@@ -4,10 +4,14 @@ With v = m x0 + sc eps in every mode (MMPS, arXiv 2405.13712, for one noise leve
 
     V = Cov[x0 | v] = (sc^2 / m) J',      J = d x0_hat / d v
 
-Under heat dynamics sc^2 / m reaches 1e18 in modes that are gone, where J' is rounding or a network's mistake. There V
-is what the prior knows; filters on both sides keep it symmetric:
+Under heat dynamics sc^2 / m reaches 1e18 in modes that are gone, where J' is rounding or a network's mistake, and long
+before it multiplies errors of a network beyond anything that V can be: as one is wrong by a share of its answer, V is
+wrong by that share of sigma / s in a mode whose data has the deviation s. There V is what the prior knows; filters on
+both sides keep it symmetric:
 
-    V = f (sc^2 / m) J' f + (1 - f^2) s^2 sc^2 / (m^2 s^2 + sc^2),     f = min(1, m / 0.01)
+    V = f (sc^2 / m) J' f + (1 - f^2) s^2 sc^2 / (m^2 s^2 + sc^2),     f = min(1, m / 0.01, 4 s / sigma)
+
+The second bound is known only where the prior knows s of every mode.
 """
 
 import torch
@@ -17,6 +21,7 @@ from common.denoiser import X0Denoiser
 from common.dynamics import LinearDynamics
 
 GONE = 0.01  # share of the data below which a mode counts as gone
+TRUSTED = 4.0  # noise level, in deviations of the data, up to which derivatives count alone in a mode
 
 
 class Covariance:
@@ -46,9 +51,11 @@ class Covariance:
         self._basis, self.law = dynamics.basis, dynamics.moments(t)
         scale, std = self.law.scale, self.law.std
         # the pixel basis has one m for all, so that no mode is gone before the others
-        self._filter = (scale / GONE).clamp_max(1) if dynamics.basis.modes else torch.ones_like(scale)
-        self._back = self._filter * std * (std / scale)
         spread = dynamics.prior.variance
+        self._filter = (scale / GONE).clamp_max(1) if dynamics.basis.modes else torch.ones_like(scale)
+        if spread.ndim:
+            self._filter = torch.minimum(self._filter, TRUSTED * spread.sqrt() * scale / std)
+        self._back = self._filter * std * (std / scale)
         self._known = (1 - self._filter.square()) * spread * std.square() / (scale.square() * spread + std.square())
 
     def __call__(self, q: Tensor) -> Tensor:

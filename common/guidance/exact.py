@@ -51,4 +51,5 @@ class ExactCovariance(Conditioned):
 
         with torch.no_grad():
             missing = self.unexplained(covariance.x0)
-            return covariance.x0 + solve(seen, missing, steps=self.iterations, tolerance=TOLERANCE).carried
+            found = solve(seen, missing, steps=self.iterations, tolerance=TOLERANCE, values=self.values(v))
+            return covariance.x0 + found.carried

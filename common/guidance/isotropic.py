@@ -53,7 +53,9 @@ class Isotropic(Conditioned):
             return operator(basis.scale(share, back)) + noise * u, back
 
         with torch.no_grad():
-            found = solve(seen, self.unexplained(covariance.x0), steps=STEPS, tolerance=TOLERANCE)
+            found = solve(
+                seen, self.unexplained(covariance.x0), steps=STEPS, tolerance=TOLERANCE, values=self.values(v)
+            )
             return covariance.x0 + covariance(found.carried)
 
     def _spread(self) -> Tensor:

@@ -67,10 +67,7 @@ class Replacement(Conditioned):
 
     @torch.no_grad()
     def finish(self, x: Tensor) -> Tensor:
-        """The result (B, C, *S) made to agree with an observation that has no noise."""
-        if self.noise_std > 0 or (self.paper and self.operator.paper_early):
-            return x
-        return x + self.operator.inverse(self.y.to(x.dtype) - self.operator(x))
+        return x if self.paper and self.operator.paper_early else super().finish(x)
 
     def _known_part(self, x: Tensor, components: int = 1) -> Tensor:
         """P x of samples (B, C, *S), or of the components of states one after the other, (B A, C, *S)."""

@@ -50,18 +50,21 @@ def path_of(solver: type[Solver], dynamics: LinearDynamics) -> LinearDynamics:
     return dynamics.scalar_path() if solver.path == "scalar" and dynamics.is_monotone else dynamics
 
 
-def default_solver(dynamics: LinearDynamics, *, published: bool = False, consistent: bool = False) -> str:
+def default_solver(
+    dynamics: LinearDynamics, *, published: bool = False, consistent: bool = False, conditional: bool = False
+) -> str:
     """Name of the best solver measured (benchmarks/few_evaluations.py); the published one for weights of that code.
 
     A consistent network, whose every answer is a sample, is asked once or twice. Otherwise Adams-Bashforth along the
     angle needs a hundredth of the evaluations, but a noise level that never falls. Two slopes are better than three
-    where modes have noise levels of their own.
+    where modes have noise levels of their own, and where an observation is put in, which makes paths less smooth
+    (benchmarks/conditional_models.py).
     """
     if consistent:
         return "renoise"
     if published or not dynamics.is_monotone:
         return MODES["sde"]
-    return "ab2" if dynamics.basis.modes else "ab3"
+    return "ab2" if dynamics.basis.modes or conditional else "ab3"
 
 
 def quick_solver(dynamics: LinearDynamics, *, consistent: bool = False) -> str:

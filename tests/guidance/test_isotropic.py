@@ -30,10 +30,11 @@ def test_for_independent_values_it_is_the_exact_covariance(dynamics, name):
     operator = {"mask": Mask((torch.arange(64).reshape(8, 8) % 3 == 0).double()), "grey": Grey(),
                 "blur": Blur(0.5, (8, 8))}[name]  # fmt: skip
     generator = torch.Generator().manual_seed(0)
-    x, v = (torch.randn(2, 3, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2))
-    y, denoiser = operator(x), white(dynamics)
+    x, noise = (torch.randn(2, 3, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+    y, denoiser = operator(STD * x), white(dynamics)
     for time in (0.1, 0.5, 1.0):
         t = torch.full((2,), time)
+        v = dynamics.perturb(STD * x, t, noise)
         found = Isotropic(denoiser, dynamics, operator, y, noise_std=NOISE, data_std=STD)(v, t)
         wanted = ExactCovariance(denoiser, dynamics, operator, y, noise_std=NOISE, iterations=60)(v, t)
         assert torch.allclose(found, wanted, atol=1e-4)

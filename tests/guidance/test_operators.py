@@ -56,6 +56,9 @@ def test_adjoints_pseudo_inverses_and_shapes(grid, name):
         basis = torch.eye(size, dtype=torch.float64).reshape(size, channels, *grid)
         each = operator.rows([i]).double()  # of one sample, so that it is the same for all rows
         matrix = torch.stack([each(e.unsqueeze(0)).flatten() for e in basis], 1).numpy()
+        values = operator.values((channels, *grid)).expand(2)[i]
+        rank = np.linalg.matrix_rank(matrix)
+        assert values == (size if name == "blur" else len(matrix) if name.startswith("points") else rank)
         if name == "blur":
             continue  # its smallest factors are 1e-9: what comes back is what conjugate gradients resolve
         wanted = np.linalg.pinv(matrix, rcond=1e-9) @ y[i].flatten().numpy()

@@ -1,6 +1,7 @@
 """What is observed of a sample: a linear map and its adjoint."""
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -57,6 +58,10 @@ class Operator(nn.Module, ABC):
             return self(back), back
 
         return solve(squared, y, steps=INVERSE_STEPS, tolerance=INVERSE_TOLERANCE).carried
+
+    def values(self, shape: Sequence[int]) -> Tensor:
+        """How many values are observed of a sample of shape (C, *S): the rank of A, () or (N,) float64."""
+        return torch.tensor(float(math.prod(self.shape_of(shape))), dtype=torch.float64)
 
     def rows(self, indices: Sequence[int]) -> "Operator":
         """The operator of some samples; itself if it is the same for all."""

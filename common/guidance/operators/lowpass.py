@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from common.guidance.operators.spectral import Spectral, squared_frequency
 from common.refusal import require
@@ -28,3 +29,8 @@ class LowPass(Spectral):
         require(radius > 0, "radius", "above 0", radius)
         inside = squared_frequency(shape, per_point=False) < radius**2
         super().__init__(inside.to(torch.float64), shape)
+
+    def values(self, shape: Sequence[int]) -> Tensor:
+        half = self.multiplier.flatten(0, -2).sum(0) if self.multiplier.ndim > 1 else self.multiplier
+        once = half[0] if self.basis.shape[-1] % 2 else half[0] + half[-1]  # the half spectrum has others once of twice
+        return shape[0] * (2 * half.sum() - once)

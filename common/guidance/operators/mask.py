@@ -1,5 +1,6 @@
 """Some values of a sample, the others unknown: inpainting, a gap in a sound, sensors at grid points."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -45,6 +46,11 @@ class Mask(Operator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.forward(y)
+
+    def values(self, shape: Sequence[int]) -> Tensor:
+        each = self.mask.unsqueeze(0) if not self.per_sample else self.mask
+        share = each.flatten(1).mean(1, dtype=torch.float64) * math.prod(shape)
+        return share if self.per_sample else share[0]
 
     def rows(self, indices: Sequence[int]) -> Operator:
         return Mask(self.mask[list(indices)], per_sample=True) if self.per_sample else self
