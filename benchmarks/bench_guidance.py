@@ -87,6 +87,8 @@ def main() -> None:
                 y - operator(covariance.x0),
                 steps=20,
                 tolerance=TOLERANCE,
+                learned=True,
+                values=operator.values(run.data.shape) if path.basis.modes else None,
             ).steps
             level = float(path.representative(path.moments(t[:1]).sigma).mean())
             print(f"| {time:g} | {level:.3g} | {float(steps.float().mean()):.1f} | {int(steps.max())} |", flush=True)

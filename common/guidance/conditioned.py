@@ -42,9 +42,12 @@ class Conditioned(nn.Module, ABC):
     def forward(self, v: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """x0_hat given v (B, C, *S), t (B,), labels (B,) or None, and the observation: (B, C, *S)."""
 
-    def values(self, v: Tensor) -> Tensor:
-        """How many values are observed of each sample (C, *S) of v, () or (B,)."""
-        return self.operator.values(v.shape[1:]).to(v.device)
+    def values(self, v: Tensor) -> Tensor | None:
+        """How many values are observed of each sample (C, *S) of v, () or (B,), where an excess is looked for.
+
+        That is where modes have noise levels of their own: what one calls known another multiplies by thousands.
+        """
+        return self.operator.values(v.shape[1:]).to(v.device) if self.process.basis.modes else None
 
     def finish(self, x: Tensor) -> Tensor:
         """The result (B, C, *S) made to agree with an observation that has no noise."""

@@ -33,6 +33,7 @@ def solve(
     *,
     steps: int,
     tolerance: float,
+    learned: bool = False,
     values: Tensor | None = None,
 ) -> Solved:
     """Solve (K + excess I) u = target for symmetric positive K, sample by sample, from u = 0.
@@ -41,10 +42,6 @@ def solve(
     next quotient would be 0 / 0. So is one along whose direction K is not positive, which keeps what it has. Nothing
     waits for the device; on a CPU the loop ends when all samples are done, with the same result.
 
-    With ``values`` K is a network's, which is right only so far. A sample then is done, too, when its residual is no
-    longer orthogonal to the first: K is not symmetric, and further steps would follow its errors. The first step in
-    which that shows is the second, and it is kept: on trained networks it still gains
-    (benchmarks/conditional_models.py).
 
     Args:
         operator: from u (B, ..) to K u, of its shape, and L u for any linear L, which is summed up on the way to what
@@ -52,6 +49,10 @@ def solve(
         target: (B, ..).
         steps: most steps, at least 1.
         tolerance: of the residual, relative to the target.
+        learned: whether K is of a network's derivatives, which are symmetric only so far. A sample then is done, too,
+            when its residual is no longer orthogonal to the first: further steps would follow errors of K. The first
+            step in which that shows is the second, and it is kept: on trained networks it still gains
+            (benchmarks/conditional_models.py).
         values: n, how many values of a target are not zero anyway, () or (B,), if the target is a draw from N(0, K) as
             far as K is right. Its mean square is then about tr K / n, and at most target' K target / |target|^2, but by
             lot. What it has beyond is the excess: an error that K does not know of, as of a network that has learned
@@ -87,7 +88,7 @@ def solve(
         size = torch.where(going, new, size)
         taken = taken + going
         going = going & (size > enough)
-        if values is not None:
+        if learned:
             going = going & (inner(residual, target).square() <= ORTHOGONAL**2 * size * first)
     assert carried is not None  # there is at least one step
     return Solved(solution, carried, taken)

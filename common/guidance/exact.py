@@ -51,5 +51,7 @@ class ExactCovariance(Conditioned):
 
         with torch.no_grad():
             missing = self.unexplained(covariance.x0)
-            found = solve(seen, missing, steps=self.iterations, tolerance=TOLERANCE, values=self.values(v))
+            found = solve(
+                seen, missing, steps=self.iterations, tolerance=TOLERANCE, learned=True, values=self.values(v)
+            )
             return covariance.x0 + found.carried

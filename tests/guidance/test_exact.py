@@ -134,7 +134,7 @@ def test_a_matrix_that_is_not_positive_or_not_symmetric_does_no_harm():
     assert torch.allclose(found.solution[1], torch.tensor([0.0, 1.0, 0.5]), atol=1e-5)
     skew = torch.eye(3) + 3 * torch.tensor([[0.0, 1, 0], [-1, 0, 1], [0, -1, 0]])
     one = torch.tensor([[1.0, 0, 0]])
-    found = solve(lambda u: (u @ skew, u), one, steps=50, tolerance=1e-5, values=torch.tensor(3.0))
+    found = solve(lambda u: (u @ skew, u), one, steps=50, tolerance=1e-5, learned=True)
     assert found.steps.tolist() == [2]  # the first step in which it shows
     assert float(found.solution.norm()) <= 2
 
