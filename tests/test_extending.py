@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from common.data import SOURCES, DataOptions
 from common.data.digits import Digits
 from common.dynamics import VP
 from common.guidance import GUIDANCE
+from common.guidance.tasks import TASKS
 from common.metrics import METRICS
 from common.samplers import SOLVERS, sample
 from common.training.objectives import OBJECTIVES
@@ -26,11 +28,23 @@ from tests.oracles import GaussianDenoiser, slope
 TEXT = (ROOT / "docs" / "extending.md").read_text()
 FILES = dict(re.findall(r"Save as\s+`(\w+\.py)`:\n\n```python\n(.*?)```", TEXT, flags=re.DOTALL))
 SMALL = ("--model_channels", "16", "--channel_mult", "1,1")
-REGISTERS = (args.DYNAMICS, args.BACKBONES, args.PRESETS, SOURCES, SOLVERS, GUIDANCE, METRICS, LOSS_WEIGHTS, OBJECTIVES)
-# an extension is at most as long as what was there before it was easy; what was impossible, at most 30 lines
+REGISTERS = (
+    args.DYNAMICS,
+    args.BACKBONES,
+    args.PRESETS,
+    SOURCES,
+    SOLVERS,
+    GUIDANCE,
+    METRICS,
+    LOSS_WEIGHTS,
+    OBJECTIVES,
+    TASKS,
+)
+# an extension is at most as long as what was there before it was easy; what was impossible, at most 30 lines, and an
+# operator with its task 40
 LENGTHS = {
     "ou.py": 32, "ralston.py": 38, "sharpness.py": 30, "waves.py": 25, "conv1d.py": 37, "inpaint.py": 30,
-    "truncated.py": 16, "robust.py": 30,
+    "truncated.py": 16, "robust.py": 30, "tomography.py": 40,
 }  # fmt: skip
 
 
@@ -59,6 +73,11 @@ def test_the_document_has_an_example_of_each():
 
 
 def test_commands_run_in_order(plugins):
+    shutil.copytree(
+        ROOT / "runs" / "digits-demo_digits_H0.9_K2",
+        plugins / "runs" / "digits-demo_digits_H0.9_K2",
+        ignore=shutil.ignore_patterns("generated_data"),
+    )
     for command in commands(TEXT):
         if command[0] == "train.py":
             small = SMALL if "digits" in command else ()
@@ -76,6 +95,10 @@ def test_commands_run_in_order(plugins):
     known = Digits().load(DataOptions(Path())).train.images[3, 0, :, :4] / 255
     drawn = np.load(generated / "ab3-3-ema" / "data" / "data_000000.npy")
     assert np.abs(drawn[:, :, :4, 0] - known.numpy()).mean() < 0.05  # the known half is that of image 3
+    (tomography,) = plugins.glob("runs/digits-demo_*/generated_data/model-final/tomography-exact-*")
+    seen, found = (np.load(tomography / f"{name}.npy")[..., 0] for name in ("observation", "mean"))
+    away = np.abs(np.concatenate([found.mean(2), found.mean(1)], 1)[:, None] - seen).mean(2)  # of each from each
+    assert (away.argmin(1) == np.arange(4)).all()
     config = json.loads((plugins / "runs" / "robust_digits_H0.9_K2_robust" / "config.json").read_text())
     assert config["objective"] == {"name": "robust", "class": "robust:Robust", "arguments": {"softness": 0.5}}
     assert drawn[:, :, 4:].std(0).mean() > 2 * drawn[:, :, :4].std(0).mean()

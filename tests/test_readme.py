@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from common.runs.pretrained import PRETRAINED
 from common.samplers import GRIDS, SOLVERS
 from tests.cli.test_published import GENERATE, TRAIN
+from tests.cli.test_published_fdp import COMMANDS
 from tests.documents import PROGRAMS, ROOT, blocks, commands, run
 
 README = (ROOT / "README.md").read_text()
@@ -37,7 +39,9 @@ def test_commands_run_in_order(name: str, tmp_path: Path, monkeypatch: pytest.Mo
         # as many steps as the sampler needs to be one, not to be good
         preset = command[command.index("--preset") + 1] if "--preset" in command else None
         short = shlex.split(f"{SHORT} {SMALL.get(preset, SMALL_UNET)}") if starts_run else []
-        run(command, *short, *(["--steps", "3"] if "--steps" in command or "mnist-demo" in command else []))
+        few = ["--steps", "3"] if "--steps" in command or "mnist-demo" in command else []
+        few += ["--n_inputs", "2", "--n_samples", "2"] if "--task" in command else []
+        run(command, *short, *few)
     assert list(tmp_path.glob("runs/first_digits_H0.9_K2/generated_data/model-final/*/grid.png"))
     for block in blocks(text, "python"):
         exec(compile(block, name, "exec"), {})
@@ -48,16 +52,33 @@ def test_what_there_is_is_counted() -> None:
 
 
 def test_published_lines_are_those_that_are_tested() -> None:
-    """README prints them as they were published; test_published.py runs them."""
-    for line in "\n".join(blocks(README, "sh")).splitlines():
-        words = line.split()
-        if words[:2] == ["python", "train.py"]:
-            assert " ".join(words[2:]) in TRAIN
-        elif words[0] == "sh":
-            assert (ROOT / words[1]).is_file()
-        elif words[0] == "python":
-            known, given = ({w for w in text.split() if w.startswith("--")} for text in (next(iter(GENERATE)), line))
-            assert given <= known
+    """docs/published.md prints GFDM's as they were published; test_published.py runs them."""
+    lines = "\n".join(blocks((ROOT / "docs" / "published.md").read_text(), "sh")).splitlines()
+    printed = {name: [line.removeprefix(f"python {name}.py ") for line in lines if f"{name}.py" in line]
+               for name in ("train", "generate")}  # fmt: skip
+    assert sorted(printed["train"]) == sorted(TRAIN)
+    assert printed["generate"] == list(GENERATE)[:1]  # the others differ by their run
+    assert len(lines) == len(TRAIN) + 1
+
+
+def expanded(line: str) -> list[str]:
+    """A line with braces as a shell expands them."""
+    before, brace, rest = line.partition("{")
+    inside, _, after = rest.partition("}")
+    return [before + one + end for one in inside.split(",") for end in expanded(after)] if brace else [line]
+
+
+def test_the_table_of_published_commands_has_no_row_missing() -> None:
+    """Every line of FDP's README, and what stands for it here as test_published_fdp.py runs it."""
+    table = README.split("| their command | ours |")[1].split("\n\n")[0]
+    rows = [tuple(cell.strip() for cell in line.strip("| ").split(" | ")) for line in table.splitlines()[2:]]
+    same = [line for theirs, ours in rows if ours == "the same" for cell in re.findall("`(.*?)`", theirs)
+            for line in expanded(cell)]  # fmt: skip
+    for theirs, ours in COMMANDS.items():
+        assert theirs in same if not ours else any(theirs in one and f"`{ours}`" in other for one, other in rows)
+    assert {line for line in same if line.startswith("sh ")} == {line for line, ours in COMMANDS.items() if not ours}
+    released = re.findall(r"--pretrained ([\w.-]+)", README)
+    assert {name.partition("-")[0] for name in released if name in PRETRAINED} == {"gfdm", "fdp"}
 
 
 def test_make_targets_exist() -> None:
