@@ -263,7 +263,8 @@ def measured(source: Path | np.ndarray, limit: int | None, task: Task, spec: Dat
     if isinstance(operator, Mask):
         y = torch.where(operator.mask.expand_as(y) > 0, y, 0.0)
     if not bool(y.isfinite().all()):
-        raise Refusal(f"{name} has NaN or infinite values where it should be known", "observation")
+        where = "; --mask FILE tells where values are known" if isinstance(operator, Mask) else ""
+        raise Refusal(f"{name} has NaN or infinite values where it should be known{where}", "observation")
     return y, operator, name
 
 
