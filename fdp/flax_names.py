@@ -154,7 +154,8 @@ class FlaxNetwork:
         state_dict: the published parameters under our names; those of the network itself begin with ``network.`` if
             it has learned rates beside it.
         holds: whether parameters are those of such a network, by their names.
-        sizes: what shapes of parameters say of the network, by flag; and the channels of its output, as ``channels``.
+        sizes: what shapes of parameters say of the network, by flag; the channels of its output, as ``channels``;
+            and of an INR the numbers it is given at a point, as ``inputs``.
         unsaid: what they do not say, as a message goes on.
     """
 
@@ -184,7 +185,8 @@ def _inr_sizes(params: Params) -> dict[str, Any]:
     depth = _inr_layers(params) - 1
     width, channels = params["Dense_0/kernel"].shape[-1], params[f"Dense_{depth}/kernel"].shape[-1]
     learned = any(name.startswith("DenseLR_") for name in params)
-    return {"width": width, "depth": depth, "learned_rates": learned, "channels": channels}
+    inputs = params["Dense_0/kernel"].shape[0]
+    return {"width": width, "depth": depth, "learned_rates": learned, "channels": channels, "inputs": inputs}
 
 
 NETWORKS = (

@@ -136,6 +136,8 @@ def imported(checkpoint: FlaxCheckpoint, preset: str, given: Values, place: Path
         config, keeping=replace(config.keeping, wb_id=place.name.partition("_")[0], output_dir=place.parent)
     )
     config, functions = _fitted(config, sizes.pop("channels"), member)
+    if inputs := sizes.pop("inputs", 0):  # coordinates, the time, and perhaps the values there
+        sizes["y_input"] = inputs > len(config.sample.grid) + 1
     known = config.network.arguments | (config.adaptation.arguments if config.adaptation else {})
     if others := {flag: value for flag, value in sizes.items() if known.get(flag, False) != value}:
         flags = " ".join(f"--{flag} {written(value)}" for flag, value in others.items())

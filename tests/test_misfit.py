@@ -26,7 +26,7 @@ class Known:
 
 
 def drawn(folder, spec: DataSpec, operator: Operator, added: np.ndarray | float) -> Known:
-    """Completions that are their truths, in the units of the data, and something more; what is observed of the truths."""
+    """Completions that are their truths and something more, in the units of the data; what is observed of these."""
     truth = np.random.default_rng(0).uniform(0.3, 0.6, (INPUTS, *spec.grid, spec.channels)).astype(np.float32)
     rows = np.repeat(truth, COMPLETIONS, 0) + np.float32(1) * added
     write_array(SampleFolder(folder).block(0), rows.astype(np.float32))

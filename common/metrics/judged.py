@@ -91,7 +91,7 @@ def together(path: Path, figures: Mapping[str, float | None], basis: dict[str, A
 
 
 def part_of(path: Path) -> str | None:
-    """What the figures in a file compare with: a part of the real data, or the truths of completions; None if unknown."""
+    """What the figures in a file compare with: a part of the real data, or truths; None if nobody knows."""
     try:
         return str(read_json(path)["about"]["real"]["part"])
     except (OSError, ValueError, LookupError, TypeError):  # none, or damaged

@@ -404,6 +404,7 @@ def test_what_is_no_file_is_refused(imports, monkeypatch):
         (f"{OF_INR} --beta_max 1e9", "--beta_max"),
         (f"{OF_INR} --embed_dim 64", "unrecognized arguments: --embed_dim 64"),
         ("--preset fdp-mnist-inr --image_size 8 --width 32 --depth 3", "add --learned_rates True"),
+        ("--preset fdp-mnist-inr --width 32 --depth 3 --learned_rates True --image_size 8", "add --y_input True"),
         ("--preset fdp-digits-inr --width 32 --depth 3", "--image_size is needed"),
         (f"{OF_INR} --length 64", "--length has no effect on images"),
         ("--preset fdp-audio-inr --image_size 8", "--image_size has no effect on recordings"),
