@@ -68,9 +68,7 @@ ABOUT: dict[str, About] = {**gfdm.ABOUT, **fdp.ABOUT}
 PRETRAINED.update(RELEASED)
 trust(DYNAMICS, BACKBONES, OBJECTIVES)  # config.json may name these classes, a plugin's among them
 
-# the preset of a process, data set and network; else FOR_DATA decides by the data set, else FOR_KIND by what it holds
-FOR_CHOICE: dict[tuple[str, str, str], str] = {("heat", *choice): preset for choice, preset in fdp.FOR_DATA.items()}
-FOR_KIND: dict[str | None, str] = {**gfdm.FOR_KIND, **fdp.FOR_KIND}
+FOR_KIND: dict[str | None, str] = {**gfdm.FOR_KIND, **fdp.FOR_KIND}  # for sets that neither paper names
 
 CHOICES: dict[str, Collection[str]] = {
     "preset": PRESETS, "show_preset": PRESETS, "dynamics": DYNAMICS, "model_name": BACKBONES, "data_name": SOURCES,
@@ -135,7 +133,8 @@ class Choice:
             return dict(PRESETS.get(self.preset, {}))
         if tuned := values_for(self.members[-1].kind, self):
             return {**tuned, "objective": self.objective}
-        chosen = FOR_CHOICE.get((self.dynamics, self.data_name, self.model_name)) or gfdm.FOR_DATA.get(self.data_name)
+        choice = (self.dynamics, self.data_name, self.model_name)
+        chosen = fdp.FOR_CHOICE.get(choice) or gfdm.FOR_DATA.get(self.data_name)
         name = chosen or FOR_KIND.get(kind_of_data(self.data_name, self.data_dir, self.axes))
         return {**PRESETS[name], "data_name": self.data_name} if name else {}
 

@@ -16,6 +16,7 @@ from common.config.parser import reporting
 from common.generation.blocks import Job, generate, interrupted, missing
 from common.generation.config import GenerateOrder
 from common.generation.forecast import forecast
+from common.generation.misfit import told_misfit
 from common.generation.opening import open_job
 from common.generation.pictures import Trajectory, complaint, real_beside, show
 from common.generation.restored import report
@@ -91,7 +92,8 @@ def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
     if broken:
         print(f"generate.py: warning: {text}", file=sys.stderr)
     if job.condition:
-        print("\n".join(report(folder, job.spec, job.condition, scale=config.picture_scale)))
+        lines = told_misfit(folder, opened.data, job.condition, config.noise_std or 0.0)
+        print("\n".join([*lines, *report(folder, job.spec, job.condition, scale=config.picture_scale)]))
     print("\n".join(show(folder, job.spec, real, config.picture_scale)))
     return 0 if broken < len(job.seeds) else 1
 

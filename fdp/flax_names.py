@@ -97,7 +97,7 @@ def torch_layout(flax_name: str, value: Array) -> Array:
     leaf = flax_name.rpartition("/")[2]
     if leaf == "kernel" and value.ndim >= 2:
         return np.moveaxis(value, (-1, -2), (0, 1))
-    return value[0] if leaf == "pos_embedding" and len(value) == 1 else value
+    return value[0] if leaf == "pos_embedding" and value.shape[:1] == (1,) else value
 
 
 def uvit_state_dict(params: Params) -> dict[str, Tensor]:
@@ -176,7 +176,7 @@ def _uvit_sizes(params: Params) -> dict[str, Any]:
         "depth": len(blocks),
         **({} if hidden == 4 * width else {"mlp_dim": hidden}),
         "position": "learned" if TABLE in params else "sincos",
-        "channels": len(params[BIAS]),
+        "channels": params[BIAS].size,
     }
 
 

@@ -206,14 +206,14 @@ PRESETS: dict[str, Preset] = {
     },
 }
 
-FOR_DATA: dict[tuple[str, str], str] = {  # data set and network -> preset whose values they get under heat dynamics
-    ("digits", "uvit"): "fdp-digits-uvit",
-    ("digits", "inr"): "fdp-digits-inr",
-    ("mnist", "inr"): "fdp-mnist-inr",
-    ("celeba", "uvit"): "fdp-celeba-uvit",
-    ("celeba", "inr"): "fdp-celeba-inr",
-    ("spokendigits", "uvit"): "fdp-audio-uvit",
-    ("spokendigits", "inr"): "fdp-audio-inr",
+FOR_CHOICE: dict[tuple[str, str, str], str] = {  # process, data set and network -> preset whose values they get
+    ("heat", "digits", "uvit"): "fdp-digits-uvit",
+    ("heat", "digits", "inr"): "fdp-digits-inr",
+    ("heat", "mnist", "inr"): "fdp-mnist-inr",
+    ("heat", "celeba", "uvit"): "fdp-celeba-uvit",
+    ("heat", "celeba", "inr"): "fdp-celeba-inr",
+    ("heat", "spokendigits", "uvit"): "fdp-audio-uvit",
+    ("heat", "spokendigits", "inr"): "fdp-audio-inr",
 }
 
 FOR_KIND: dict[str | None, str] = {  # what samples are -> preset, for sets of nobody's paper

@@ -81,7 +81,7 @@ def test_commands_run_in_order(plugins):
     for command in commands(TEXT):
         if command[0] == "train.py":
             small = SMALL if "digits" in command else ()
-            run(command, "--train_steps", "20", "--val_check_interval", "10", *small)
+            run(command, "--train_steps", "4", "--val_check_interval", "2", *small)
         elif command[0] == "generate.py":
             run(command, "--steps", "3")
         else:

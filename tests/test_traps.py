@@ -52,26 +52,43 @@ BACKBONES["broken"] = Broken
 """
 
 
-@pytest.mark.parametrize(("width", "line"), [(4, "a, b = torch.ones(3)"), (5, 'raise ValueError("a bug')])
-def test_a_bug_in_a_plugin_shows_its_traceback(tmp_path, width, line):
+@pytest.fixture
+def broken(tmp_path, monkeypatch) -> Iterator[list[str]]:
+    """Words of train.py for a network that cannot be made."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "broken.py").write_text(BROKEN)
-    words = f"--plugin broken.py --model_name broken --width {width} --dry_run".split()
-    result = program("train", *words, cwd=tmp_path)
+    yield ["--plugin", "broken.py", "--model_name", "broken", "--dry_run"]
+    args.BACKBONES.pop("broken", None)
+    sys.modules.pop("broken", None)
+
+
+def test_a_bug_in_a_plugin_shows_its_traceback(broken, tmp_path):
+    result = program("train", *broken, cwd=tmp_path)
     assert result.returncode == 1
     assert "Traceback (most recent call last)" in result.stderr
-    assert line in result.stderr
+    assert "a, b = torch.ones(3)" in result.stderr
     assert 'broken.py", line' in result.stderr
-    refused = program("train", *words[:-1], "--width", "many", cwd=tmp_path)
-    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_bug_is_no_refusal_whatever_its_kind(broken, capsys):
+    with pytest.raises(ValueError, match="a bug, not a wrong flag"):
+        train.main([*broken, "--width", "5"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        train.main([*broken, "--width", "many"])
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
     """An error of the operating system about a file that the user named, met while the program runs."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").write_text("")
-    result = program("train", *tiny.command(**tiny.FLAGS, output_dir="runs/below", train_steps=2), cwd=tmp_path)
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.splitlines()[-1].startswith("train.py: error: ")
-    assert "Traceback" not in result.stderr
+    with pytest.raises(SystemExit, match="2"):
+        train.main(tiny.command(**tiny.FLAGS, output_dir="runs/below", train_steps=2))
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("train.py: error: ")
+    assert "Traceback" not in error
 
 
 # -- samples are those that were asked for -----------------------------------------------------------------------------
@@ -101,12 +118,16 @@ def test_every_field_is_part_of_the_identity():
         "seeds": (1,), "labels": (3,), "solver": "em", "steps": 3, "nfe": 3, "grid": "uniform", "t_end": 0.01,
         "prior": "zero", "denoise_last": True, "clip_x0": True, "guidance": "classifier_free", "batch_size": 7,
         "device": "cpu", "solver_arguments": {"snr": 0.1}, "guidance_arguments": {"scale": 2.0},
-        "process": Chosen("ve", "common.dynamics.classic:VE", {}),
+        "process": Chosen("ve", "common.dynamics.classic:VE", {}), "target_shape": (16, 16), "task": "sense",
     }  # fmt: skip
+    of_task = {"method": "isotropic", "noise_std": 0.1, "noise_seed": 1,
+               "task_arguments": {"mask": "half"}, "method_arguments": {"iterations": 3}}  # fmt: skip
     runtime = {"n_samples", "mode", "match_noise", "trajectory", "picture_scale"}
-    assert {f.name for f in dataclasses.fields(SampleConfig)} == other.keys() | runtime
-    identities = [json.dumps(SampleConfig(**{name: value}).identity({})) for name, value in other.items()]
-    assert len({*identities, json.dumps(SampleConfig().identity({}))}) == len(other) + 1
+    assert {f.name for f in dataclasses.fields(SampleConfig)} == other.keys() | of_task.keys() | runtime
+    given = [{}, *({name: value} for name, value in other.items()), {"task": "inpaint"}]
+    given += [{"task": "inpaint", name: value} for name, value in of_task.items()]
+    identities = {json.dumps(SampleConfig(**one).identity({})) for one in given}
+    assert len(identities) == len(given) == len(other) + len(of_task) + 2
 
 
 def test_a_new_field_is_another_folder(drawn, monkeypatch):
@@ -120,8 +141,9 @@ def test_a_new_field_is_another_folder(drawn, monkeypatch):
 
         temperature: float = 1.0
 
-    monkeypatch.setattr(args, "SampleConfig", Later)
-    monkeypatch.setattr(generation_config, "SampleConfig", Later)
+    for module in (args, generation_config):
+        monkeypatch.setattr(module, "SampleConfig", Later)
+        monkeypatch.setattr(module, "DRAWN_BY", (Later, *generation_config.DRAWN_BY[1:]))
     assert "temperature" in {flag.name for flag in flags_of(Later)}
     words = ["--run_id", "a", "--n_samples", "2", "--steps", "2"]
     assert generate.main(words) == 0

@@ -48,9 +48,10 @@ class CelebA(Source):
     """Faces, 64x64 unless another size is asked for."""
 
     name = "celeba"
+    center_crop = CENTER_CROP
 
     def load(self, options: DataOptions) -> DataSet:
-        form = Form.of(self.name, options, size=SIZE, center_crop=CENTER_CROP)
+        form = Form.of(self.name, options, size=SIZE, center_crop=self.center_crop)
         place = find(options.data_dir)
         if place is None:
             if not options.download:

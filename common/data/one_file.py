@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from common.data.damage import Unreadable as Damaged
+from common.data.levels import Levels
 from common.data.npy import Unreadable, header, member_names
 from common.data.pictures import decode, read
 from common.data.trees import Paths
@@ -16,13 +17,14 @@ IMAGES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".
 SOURCE = "folder"  # what the reader of pictures calls itself in messages
 
 
-def read_picture(path: Path, channels: int, argument: str) -> Tensor:
+def read_picture(path: Path, channels: int, argument: str, levels: Levels | None = None) -> Tensor:
     """A picture in its own size.
 
     Args:
         path: the file.
         channels: 1 (grey) or 3 (colour).
         argument: what names the file, for messages.
+        levels: those that are black and white; None takes all of 8 or 16 bits.
 
     Returns:
         (channels, H, W) uint8.
@@ -32,7 +34,7 @@ def read_picture(path: Path, channels: int, argument: str) -> Tensor:
     """
     check_there(path, argument)
     try:
-        return read(Paths.of(path.parent, [path.name]), 0, SOURCE, lambda image: decode(image, channels))
+        return read(Paths.of(path.parent, [path.name]), 0, SOURCE, lambda image: decode(image, channels, levels))
     except Damaged as error:
         raise Refusal(problem_of(error), argument) from error
 
@@ -65,8 +67,9 @@ def read_numbers(path: Path, argument: str) -> Tensor:
 
 
 def problem_of(error: Damaged) -> str:
-    """What is wrong with a file, without the source that reads it, which is no flag of who named the file."""
-    return str(error).removeprefix(f"--data_name {SOURCE}: ").removeprefix("./")
+    """What is wrong with a file, without the source that reads it and its flags, which who named the file has not."""
+    problem, flag, _ = str(error).removeprefix(f"--data_name {SOURCE}: ").removeprefix("./").partition("; --")
+    return f"{problem}; save it as an array (.npy) in the units of the data" if flag else problem
 
 
 def check_there(path: Path, argument: str) -> None:

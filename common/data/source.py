@@ -286,11 +286,13 @@ class Source(ABC):
         name: what --data_name calls it.
         published_shape: channels and side of its images as published; None if there is no such set of images.
         kind: what its samples are, known before they are read: defaults that suit such data are then chosen by it.
+        center_crop: the central part of images that is cut out if nothing is asked for, as :class:`DataOptions` has it.
     """
 
     name: str
     published_shape: tuple[int, int] | None = None
     kind: Kind | None = None
+    center_crop: float | None = None
 
     def kind_in(self, data_dir: Path) -> Kind | None:
         """What the samples of a folder or file are, told without reading them; None if that cannot be told."""

@@ -17,7 +17,7 @@ from common.denoiser import X0Denoiser
 from common.dynamics import LinearDynamics
 from common.files import write_array, write_json
 from common.generation.config import SampleConfig
-from common.generation.inputs import Inputs, check_values, clean_inputs, measured
+from common.generation.inputs import Inputs, check_values, clean_inputs, levels_of, measured
 from common.generation.sections import InputConfig
 from common.guidance import METHODS, Conditioned
 from common.guidance.operators import Mask, Operator
@@ -159,7 +159,7 @@ def open_condition(
             y = y + noise_std * within(operator, noise_like(y, config.noise_seed))
         observed = scale * y + offset(operator, spec, y)
     else:
-        observed, operator, name = measured(inputs.observation, inputs.n_inputs, task, spec)
+        observed, operator, name = measured(inputs.observation, inputs.n_inputs, task, spec, levels_of(run.config.data))
         y = within(operator, (observed - offset(operator, spec, observed)) / scale)
         check_values(y, spec, noise_std, name, "observation")
         flags = {"observation": Path(name).absolute()} if isinstance(inputs.observation, Path) else {}

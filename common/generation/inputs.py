@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from common.config.flags import as_ranges
+from common.config.schema import DataConfig
+from common.data import SOURCES
 from common.data.damage import Unreadable
+from common.data.levels import Levels
 from common.data.npy import SUFFIXES
 from common.data.one_file import SOURCE, problem_of, read_numbers, read_picture
 from common.data.pictures import Form, Pictures
@@ -166,8 +169,14 @@ def _samples(files: Paths, run: Run) -> Pictures | Recordings:
         return Recordings(files, SoundForm(SOURCE, spec.channels, spec.sample_rate, length))
     if spec.channels not in MODES:
         raise Refusal(f"must be an array: samples of {run.folder.name} have {spec.channels} channels", "input")
-    sides = Sides(*spec.grid)
-    return Pictures(files, Form(SOURCE, spec.channels, sides, run.config.data.center_crop), sides)
+    sides, data = Sides(*spec.grid), run.config.data
+    published = SOURCES[data.data_name].center_crop if data.data_name in SOURCES else None
+    return Pictures(files, Form(SOURCE, spec.channels, sides, data.center_crop or published, levels_of(data)), sides)
+
+
+def levels_of(data: DataConfig) -> Levels | None:
+    """Which levels of image files are black and white to a run; None takes all of 8 or 16 bits."""
+    return None if data.levels is None else Levels.of(data.levels)
 
 
 def of_array(array: np.ndarray, wanted: int | None, spec: DataSpec, name: str) -> Inputs:
@@ -236,7 +245,9 @@ def check_values(x: Tensor, spec: DataSpec, noise_std: float, name: str, argumen
 # -- measurements ------------------------------------------------------------------------------------------------------
 
 
-def measured(source: Path | np.ndarray, limit: int | None, task: Task, spec: DataSpec) -> tuple[Tensor, Operator, str]:
+def measured(
+    source: Path | np.ndarray, limit: int | None, task: Task, spec: DataSpec, levels: Levels | None = None
+) -> tuple[Tensor, Operator, str]:
     """Measurements as they are.
 
     Args:
@@ -244,6 +255,7 @@ def measured(source: Path | np.ndarray, limit: int | None, task: Task, spec: Dat
         limit: how many of them, the first ones; None takes all.
         task: what was observed.
         spec: what a sample is.
+        levels: those of an image file that are black and white; None takes all of 8 or 16 bits.
 
     Returns:
         (N, *observed) float32 in the units of the data, zero where a mask hides; the operator of so many; and what
@@ -254,7 +266,7 @@ def measured(source: Path | np.ndarray, limit: int | None, task: Task, spec: Dat
     """
     name = "the array" if isinstance(source, np.ndarray) else str(source)
     shape = task.operator(spec, 1).shape_of(spec.shape)
-    read = source if isinstance(source, np.ndarray) else _read(source, shape, spec)
+    read = source if isinstance(source, np.ndarray) else _read(source, shape, spec, levels)
     found = rows_of(read, shape, name, "observation")
     if found.dtype == torch.uint8 and spec.is_image:
         found = spec.in_units(spec.to_network(found))
@@ -263,11 +275,12 @@ def measured(source: Path | np.ndarray, limit: int | None, task: Task, spec: Dat
     if isinstance(operator, Mask):
         y = torch.where(operator.mask.expand_as(y) > 0, y, 0.0)
     if not bool(y.isfinite().all()):
-        raise Refusal(f"{name} has NaN or infinite values where it should be known", "observation")
+        where = "; --mask FILE tells where values are known" if isinstance(operator, Mask) else ""
+        raise Refusal(f"{name} has NaN or infinite values where it should be known{where}", "observation")
     return y, operator, name
 
 
-def _read(path: Path, shape: Sequence[int], spec: DataSpec) -> np.ndarray:
+def _read(path: Path, shape: Sequence[int], spec: DataSpec, levels: Levels | None) -> np.ndarray:
     """A file of measurements, channels last."""
     if not path.is_file():
         raise Refusal(f"{path}: there is no such file", "observation")
@@ -287,7 +300,7 @@ def _read(path: Path, shape: Sequence[int], spec: DataSpec) -> np.ndarray:
         return sound.T.numpy()
     if not spec.is_image or len(shape) != len(spec.shape) or shape[0] not in SHARED:
         raise Refusal(f"{path} is no .npy file, in which what this task observes would be read", "observation")
-    picture = read_picture(path, shape[0], "observation")
+    picture = read_picture(path, shape[0], "observation", levels)
     if picture.shape[1:] != tuple(shape[1:]):
         sides = f"{picture.shape[1]}x{picture.shape[2]}"
         raise Refusal(f"{path} has {sides}, what the task observes {shape[1]}x{shape[2]}", "observation")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ from common.metrics.drawn import Drawn
 from common.metrics.extraction import Extractor
 from common.metrics.features import Wanted
 from common.metrics.foreign import of_files
-from common.metrics.judged import Judged
+from common.metrics.judged import TRUTHS, Judged, part_of
 from common.metrics.reference import real_data
 from common.metrics.statistics import check_features
 from common.refusal import Refusal
@@ -138,17 +139,17 @@ def of_run(order: EvaluateOrder) -> Judged:
     there = kept.shape[0]
     if count is not None and count > there:
         raise Refusal(f"{count}: there are {there} in {folder}; leave --samples out to draw the others", "n_samples")
-    of_task = OBSERVED in (place.kept() or {})
-    check_labels(folder, kept.labels, trained.sample.num_classes, of_task=of_task)
+    observed = (place.kept() or {}).get(OBSERVED)
+    check_labels(folder, kept.labels, trained.sample.num_classes, of_task=observed is not None)
     all_known = kept.labels is not None and bool((kept.labels != NULL_LABEL).all())
     labels = torch.from_numpy(kept.labels) if all_known else None
     return Judged(
         Drawn.in_files(kept.files, labels, data.spec, str(folder), count or there),
         data,
         extractor,
-        place.figures,
+        file_for(place),
         beside=folder,
-        remarks=[*remarks, *of_data],
+        remarks=[*remarks, *completions_of(observed, there), *of_data],
         lines=[
             *([f"images    {data.treatment}"] if data.is_image else []),
             *drawn_from(folder, () if run.is_released else trained.recipe.averages),
@@ -163,6 +164,26 @@ def of_run(order: EvaluateOrder) -> Judged:
         },
         grid=place.grid,
     )
+
+
+def file_for(place: SampleFolder) -> Path:
+    """``metrics.json``, or ``evaluation.json`` if generate.py has left figures of completions and truths in that."""
+    return place.path / "evaluation.json" if part_of(place.figures) == TRUTHS else place.figures
+
+
+def completions_of(observed: Mapping[str, Any] | None, there: int) -> list[str]:
+    """What to know of figures about completions, which are not drawn on their own.
+
+    Args:
+        observed: what a set of samples says of its inputs; None without a task.
+        there: how many samples it has.
+    """
+    if observed is None:
+        return []
+    return [
+        f"samples are {there // observed['inputs']:,} completions of each of {observed['inputs']:,} inputs: figures "
+        "below take them for independent draws, and say little of the task; those against the truth are generate.py's"
+    ]
 
 
 def looked_at(run: RunFolder, folder: Path) -> list[str]:

@@ -1,7 +1,6 @@
 """What is shown and told of completed inputs: pictures, mean and deviation as arrays, figures, sounds to listen to."""
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -13,14 +12,14 @@ import torch
 from torch import Tensor
 
 from common.data.spec import DataSpec
-from common.files import open_array, read_json, write_array, write_json
+from common.files import open_array, write_array, write_json
 from common.generation.blocks import kept_samples
 from common.generation.conditional import Condition
 from common.generation.identity import evaluations_of
 from common.media.audio import write_wav
 from common.media.restorations import ROWS, Restored, save_comparison, save_posterior
 from common.metrics.evaluation import defined
-from common.metrics.judged import PACKAGES, together
+from common.metrics.judged import PACKAGES, TRUTHS, part_of, together
 from common.metrics.lpips import BACKBONE, LEAST, Lpips
 from common.metrics.restoration import (
     RESTORATION,
@@ -35,7 +34,6 @@ from common.runs import SampleFolder
 
 WEIGHTS = Path("weights")  # where evaluate.py looks for files of weights, too
 HEARD, HEARD_COMPLETIONS = 5, 2  # inputs and completions of each that are written as .wav
-TRUTHS = "truths"  # what figures of completions are compared with, for metrics.json
 
 
 def report(
@@ -93,7 +91,7 @@ def judged(place: SampleFolder, spec: DataSpec, condition: Condition, weights_di
         return ["figures   none: every input has completions that are not finite"]
     found = restoration_figures(inputs, metrics)
     about = basis(place, condition, len(inputs), [metric for metric in metrics if metric.name in found])
-    path = file_for(place, about)
+    path = file_for(place)
     figures = {
         "samples": len(inputs) * condition.completions,
         "inputs": len(inputs),
@@ -169,13 +167,9 @@ def basis(place: SampleFolder, condition: Condition, count: int, metrics: Sequen
     }
 
 
-def file_for(place: SampleFolder, about: dict[str, Any]) -> Path:
+def file_for(place: SampleFolder) -> Path:
     """``metrics.json``, or ``restoration.json`` if evaluate.py has left figures about something else in that."""
-    try:
-        kept = json.dumps(read_json(place.figures)["about"]["real"]["part"])
-    except (OSError, ValueError, LookupError, TypeError):  # none, or damaged
-        return place.figures
-    return place.figures if kept == json.dumps(about["real"]["part"]) else place.path / "restoration.json"
+    return place.figures if part_of(place.figures) in (None, TRUTHS) else place.path / "restoration.json"
 
 
 # -- arrays, pictures and sounds ---------------------------------------------------------------------------------------

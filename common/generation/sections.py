@@ -48,11 +48,11 @@ class Opening(Checked):
 
 @dataclass(frozen=True)
 class Compared(Checked):
-    """Real samples by which the times of a tuned run are chosen.
+    """Real samples: the inputs of a task, and those by which the times of a tuned run are chosen.
 
     Attributes:
-        data_dir: where the data of a tuned run lies now, which --grid measured compares with (default: where the run
-            found it)
+        data_dir: where the run's data lies now, of which a --task takes its inputs and which --grid measured compares
+            samples of a tuned run with (default: where the run found it)
     """
 
     data_dir: Path | None = None

@@ -16,6 +16,7 @@ from common.metrics.drawn import Drawn, read_over
 from common.metrics.extraction import Extractor
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "torchmetrics")
+TRUTHS = "truths"  # what figures of completions are compared with
 KNOWN_BY = 64  # samples, evenly spaced, by which real data is told from other data
 
 
@@ -87,6 +88,14 @@ def together(path: Path, figures: Mapping[str, float | None], basis: dict[str, A
     ):  # none, or of an earlier version
         is_same = False
     return {**kept, **figures, "about": basis | {"features": features}} if is_same else {**figures, "about": basis}
+
+
+def part_of(path: Path) -> str | None:
+    """What the figures in a file compare with: a part of the real data, or the truths of completions; None if unknown."""
+    try:
+        return str(read_json(path)["about"]["real"]["part"])
+    except (OSError, ValueError, LookupError, TypeError):  # none, or damaged
+        return None
 
 
 def of_real(data: DataSet, evidence: Evidence) -> dict[str, Any]:

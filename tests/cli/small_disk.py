@@ -1,4 +1,4 @@
-"""Programs on disks that are full or read-only: ``small_disk.py RUN WORK`` prints what each did, as JSON.
+"""Programs on disks that are full or read-only: ``small_disk.py RUN WORK NAME ..`` prints what each did, as JSON.
 
 RUN is a trained run. The disks are mounted in a namespace of this process, which nobody else sees: permissions would
 mean nothing to root.
@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -98,8 +98,8 @@ def started(program: str, *words: object) -> dict[str, object]:
     return {"code": code, "out": out.getvalue(), "err": err.getvalue(), "trace": trace}
 
 
-def scenarios(run: Path, work: Path) -> Iterator[tuple[str, dict[str, object]]]:
-    """Every fault by name, with what was left, and what the same command did once there was room."""
+def scenarios(run: Path, work: Path, chosen: Collection[str]) -> Iterator[tuple[str, dict[str, object]]]:
+    """Faults of these names, with what was left, and what the same command did once there was room."""
     size = sum(files(run).values()) // 1024
     commands = {
         "train": TRAIN,
@@ -114,7 +114,10 @@ def scenarios(run: Path, work: Path) -> Iterator[tuple[str, dict[str, object]]]:
     for name, words in commands.items():
         program = "train" if name == "resume" else name
         for room in (*rooms[name], None):
-            place = work / f"{name}-{room}"
+            fault = f"{name}-{'read-only' if room is None else room}"
+            if fault not in chosen:
+                continue
+            place = work / fault
             with disk(place, 2 * size + 8192):
                 runs = place / "runs"
                 if name != "train":
@@ -140,19 +143,19 @@ def scenarios(run: Path, work: Path) -> Iterator[tuple[str, dict[str, object]]]:
                     again = ["--resume", "new"] if name == "train" and begun else words
                     found["again"] = started(program, *again, "--output_dir", runs)
                     found["end"] = files(runs)
-                yield f"{name}-{'read-only' if room is None else room}", found
+                yield fault, found
 
 
 def main() -> int:
     """Try everything; one line of JSON each."""
-    run, work = map(Path, sys.argv[1:])
+    (run, work), chosen = map(Path, sys.argv[1:3]), sys.argv[3:]
     try:
         own_namespace()
     except OSError as error:
         print(json.dumps({"skipped": f"no namespace of one's own: {error}"}))
         return 0
     make_quick()
-    for name, found in scenarios(run, work):
+    for name, found in scenarios(run, work, chosen):
         print(json.dumps({"name": name, **found}), flush=True)
     return 0
 

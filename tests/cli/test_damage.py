@@ -57,6 +57,11 @@ DAMAGES: dict[str, Callable[[Path, Path], object]] = {
 }
 
 
+def cases(*fast: str) -> list[object]:
+    """Every damage, but for these under the marker slow."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in DAMAGES]
+
+
 @pytest.fixture
 def whole(tiny_run, tmp_path) -> Path:
     """All of the trained run, with its checkpoints."""
@@ -72,7 +77,7 @@ def same_weights(folder: Path, reference: Path) -> bool:
     return all(torch.equal(a[key], b[key]) for a, b in zip(*states, strict=True) for key in b)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", cases("missing", "one bit", "a folder"))
 def test_a_damaged_last_checkpoint_falls_back(cli, whole, tiny_run, other_run, damage):
     """The newest numbered one that is whole takes its place, and one line says so; the end is the same to the bit."""
     checkpoints = whole / "checkpoints"
@@ -108,8 +113,23 @@ def test_no_whole_checkpoint_is_no_start_at_zero(cli, whole):
     assert f"{named.resolve()} is no readable checkpoint" in cli("train", "--resume", named).err
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["model/ema_model-final.pth", "model/model-final.pth", "real.safetensors"])
+FAST = {
+    ("one bit", "model/ema_model-final.pth"),
+    ("a folder", "model/model-final.pth"),
+    ("of another run", "model/model-final.pth"),
+    ("missing", "real.safetensors"),
+    ("of another run", "real.safetensors"),
+}
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [
+        pytest.param(damage, name, marks=[] if (damage, name) in FAST else pytest.mark.slow)
+        for name in ("model/ema_model-final.pth", "model/model-final.pth", "real.safetensors")
+        for damage in DAMAGES
+    ],
+)
 def test_what_is_damaged_is_refused_and_resume_makes_it_again(cli, whole, tiny_run, other_run, damage, name):
     DAMAGES[damage](whole / name, other_run / name)
     plain = ("--use_ema", "False") if name == "model/model-final.pth" else ()
@@ -133,7 +153,7 @@ def test_what_is_damaged_is_refused_and_resume_makes_it_again(cli, whole, tiny_r
     assert cli("generate", "--run_id", "tiny", *DRAW, *plain).code == 0
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", cases("missing", "one bit", "of another run"))
 @pytest.mark.parametrize("name", ["config.json", "manifest.json", "metrics.csv", "environment.txt"])
 @pytest.mark.parametrize("words", [("train", "--resume", "tiny"), ("generate", "--run_id", "tiny", *DRAW)], ids=str)
 def test_texts_of_a_run(cli, whole, other_run, damage, name, words):
@@ -333,7 +353,7 @@ def heat_runs(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", cases("missing", "of another run", "a folder"))
 def test_a_damaged_prior_is_refused_and_made_again(cli, heat_runs, damage):
     run, other = (Path("runs") / f"{name}_arrays_heat_uvit" for name in ("h", "other"))
     for folder in (run, other):

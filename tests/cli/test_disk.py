@@ -19,12 +19,16 @@ ROOMS = {
     "evaluate": (0, "read-only"),
     "export": (0, 90, "read-only"),
 }
+FAST = ("train-300", "resume-30", "generate-20", "evaluate-0", "export-read-only")  # a disk of each program
+NAMES = [f"{program}-{room}" for program, rooms in ROOMS.items() for room in rooms]
+CASES = [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in NAMES]
 
 
 @pytest.fixture(scope="session")
-def tried(tiny_run, tmp_path_factory) -> dict[str, dict]:
-    """What every program did on every disk."""
-    words = [sys.executable, small_disk.__file__, tiny_run, tmp_path_factory.mktemp("disks")]
+def tried(request, tiny_run, tmp_path_factory) -> dict[str, dict]:
+    """What programs did on the disks of the chosen tests."""
+    chosen = [name for item in request.session.items for name in NAMES if item.name.endswith(f"[{name}]")]
+    words = [sys.executable, small_disk.__file__, tiny_run, tmp_path_factory.mktemp("disks"), *chosen]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert found, done.stderr
@@ -33,7 +37,7 @@ def tried(tiny_run, tmp_path_factory) -> dict[str, dict]:
     return {one["name"]: one for one in found}
 
 
-@pytest.mark.parametrize("name", [f"{program}-{room}" for program, rooms in ROOMS.items() for room in rooms])
+@pytest.mark.parametrize("name", CASES)
 def test_a_disk_that_cannot_be_written(tried, name):
     """One line with what, where and how to go on; nothing half-written, nothing lost; it goes on once there is room."""
     found = tried[name]

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch._inductor.config as inductor
+from lightning.pytorch.utilities import rank_zero_only
 
 from common.config import environment
 from common.config.env_file import read_env_file
@@ -67,6 +69,7 @@ HARMLESS = {  # which tripped nothing; at once, since a training takes seconds
 }
 
 
+@pytest.mark.slow  # each alone; all of them at once below
 @pytest.mark.parametrize(("variables", "told"), TRIPPED.values(), ids=TRIPPED)
 def test_leftovers_do_not_mislead_a_training(variables, told):
     result = program("train", *FLAGS, **variables)
@@ -77,20 +80,24 @@ def test_leftovers_do_not_mislead_a_training(variables, told):
 
 
 def test_much_at_once_is_borne():
-    """And a name with letters that the output has not (this one tripped)."""
-    result = program("train", *FLAGS, "--output_dir", "läufe", without=("HOME",), **HARMLESS)
+    """All of that, and a name with letters that the output has not (this one tripped)."""
+    tripped = {name: value for variables, _ in TRIPPED.values() for name, value in variables.items()}
+    result = program("train", *FLAGS, "--output_dir", "läufe", without=("HOME",), **HARMLESS, **tripped)
     assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "SLURM_NTASKS, SLURM_PROCID left out: srun has not started this process" in result.stderr
+    assert "RANK, LOCAL_RANK left out: torchrun has not started this process" in result.stderr
     assert r"l\xe4ufe" in result.stdout
     assert {path.name for path in Path("läufe", FOLDER).iterdir()} >= WHOLE
 
 
-def test_help_without_docstrings():
+def test_help_without_docstrings(cli, monkeypatch):
     """docopt#515, pyexcel#270: under python -OO there are none, and ours are the texts of the flags."""
-    plain, without = (
-        program("generate", "--help", PYTHONOPTIMIZE=level, PYTHONDONTWRITEBYTECODE="1", COLUMNS="0") for level in "02"
-    )
-    assert plain.stdout == without.stdout
-    assert "see its documentation" not in plain.stdout
+    monkeypatch.setenv("COLUMNS", "0")
+    plain = cli("generate", "--help")
+    without = program("generate", "--help", PYTHONOPTIMIZE="2", PYTHONDONTWRITEBYTECODE="1")
+    assert plain.out == without.stdout
+    assert "see its documentation" not in plain.out
 
 
 # -- who started this process -----------------------------------------------------------------------------------------
@@ -128,11 +135,23 @@ def test_a_task_with_a_terminal_is_a_shell(monkeypatch):
     assert leave_to_others(dict(SRUN))
 
 
-def test_a_number_that_no_process_has_is_refused():
+NUMBERED = "--devices leads to one process, but a launcher has numbered this one 1 ($RANK, LOCAL_RANK)"
+
+
+def test_a_number_that_no_process_has_is_refused(cli, monkeypatch):
     """A second process of one trained alone, wrote weights and a checkpoint, and no config.json."""
+    for name, value in RANKS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)  # which Lightning has taken from them when it is imported
+    refused(cli("train", *FLAGS), "train", re.escape(NUMBERED))
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_so_is_a_process_of_its_own():
     result = program("train", *FLAGS, **RANKS)
     assert result.returncode == 2
-    assert "--devices leads to one process, but a launcher has numbered this one 1 ($RANK, LOCAL_RANK)" in result.stderr
+    assert NUMBERED in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not Path("runs").exists()
 

@@ -203,7 +203,7 @@ def test_presets_are_listed_and_shown(cli):
 # -- every preset builds ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist-small"])
+@pytest.mark.parametrize("name", ["digits", pytest.param("mnist-small", marks=pytest.mark.slow)])
 def test_dry_run(cli, tmp_path, name):
     write_mnist(tmp_path / "data", train=8, test=4)
     result = cli("train", "--preset", name, "--dry_run", "--batch_size", 4)

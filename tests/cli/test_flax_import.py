@@ -1,6 +1,7 @@
 """Checkpoints of the published FDP code become runs: the recorded numbers, every preset, and files that are none."""
 
 import io
+import itertools
 import json
 import pickle
 import random
@@ -318,6 +319,31 @@ def test_damaged_and_foreign_files_are_refused_in_one_line(imports, name):
     assert line.startswith("python -m fdp.flax_import: error: checkpoint_7 ")
     assert why in line
     assert not result.out
+    assert not Path("runs").exists()
+
+
+SHAPES = ((), (0,), (1,), (1, 1), (0, 2**40), (2**40, 0), (3,) * 8)
+ODD = ("Conv_0/bias", "posembed_input/pos_embedding", "mid_block_0/MlpBlock_0/Dense_0/kernel")
+
+
+@pytest.mark.parametrize(
+    ("network", "words"), [(flax_files.inr, OF_INR), pytest.param(flax_files.uvit, OF_UVIT, marks=pytest.mark.slow)]
+)
+def test_a_parameter_of_any_other_shape_is_refused_in_one_line(imports, network, words):
+    for name, shape in itertools.product(network(), SHAPES):
+        refused_in_one_line(imports, {**network(), name: np.zeros(shape, np.float32)}, words)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_parameter_without_axes_is_refused_in_one_line(imports, name):
+    refused_in_one_line(imports, {**flax_files.uvit(), name: np.zeros((), np.float32)}, OF_UVIT)
+
+
+def refused_in_one_line(imports, average: dict[str, np.ndarray], words: str) -> None:
+    result = imports(written(content(average)), words)
+    assert result.code == 2
+    (line,) = result.err.splitlines()
+    assert line.startswith("python -m fdp.flax_import: error: ")
     assert not Path("runs").exists()
 
 

@@ -59,8 +59,6 @@ PRESET = {
     "vit/train_celeba": "fdp-celeba-uvit",
     "vit/train_spoken_digit": "fdp-audio-uvit",
 }
-FLAGS = {*args.train_flag_names().values(), *args.generate_flag_names().values()}
-NEEDS = {f"--{name}": name in FLAGS for name in ("task", "target_shape", "sweep")}  # of this issue's other parts
 TRAIN = "--train_steps 2 --batch_size 2 --warmup_steps 0 --decay_steps 0 --val_check_interval 9 --device cpu --keep 1"
 TINY_INR = "--width 8 --depth 1 --image_size 8"
 TINY_UVIT = "--embed_dim 8 --num_heads 2 --depth 1 --patch_size 4 --image_size 8"
@@ -78,12 +76,6 @@ def line_of(name: str) -> tuple[str, list[str]]:
     assert words[:2] == ["exec", "python"]
     assert words[-1] == "$@"
     return Path(words[2]).stem, words[3:-1]
-
-
-def needing(*words: str) -> pytest.MarkDecorator:
-    """Skips what needs a flag that another part of the issue brings."""
-    missing = [flag for flag in words if not NEEDS[flag]]
-    return pytest.mark.skipif(bool(missing), reason=f"there is no {', '.join(missing)} yet")
 
 
 # -- what they mean ----------------------------------------------------------------------------------------------------
@@ -113,9 +105,6 @@ def test_a_script_is_one_line_that_takes_further_flags(name, tmp_path):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_scripts_that_draw_have_the_published_settings(name):
     program, words = line_of(name)
-    new = [flag for flag in NEEDS if flag in words and not NEEDS[flag]]
-    if new:
-        pytest.skip(f"there is no {', '.join(new)} yet")
     if program == "evaluate":
         order = args.parse_evaluate(words)
         assert order.config.protocol == f"fdp-{name.rpartition('_')[2]}"
@@ -187,7 +176,6 @@ def test_the_commands_for_mnist_run(script):
     assert "sw" in script(f"maml/eval_mnist {JUDGED}").out
 
 
-@needing("--target_shape")
 @pytest.mark.slow
 @pytest.mark.usefixtures("digits")
 @pytest.mark.parametrize(("further", "side"), [("", 128), ("--target_shape 512,512", 512)])
@@ -196,7 +184,6 @@ def test_super_resolution_runs(script, further, side):
     assert arrays("digits_*") == [(2, side, side, 1)]
 
 
-@needing("--sweep")
 @pytest.mark.slow
 def test_the_sweep_runs(script, tmp_path):
     write_mnist(tmp_path / "data", train=8, test=4)
@@ -214,7 +201,6 @@ def test_the_commands_for_celeba_run(script, family, tiny):
     assert "sw" in script(f"{family}/eval_celeba {JUDGED}").out
 
 
-@needing("--task")
 @pytest.mark.slow
 @pytest.mark.usefixtures("photographs")
 def test_conditional_commands_for_celeba_run(script):

@@ -227,6 +227,7 @@ def start(*words: object) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_processes_that_start_together(run):
     """Whoever comes first: two folders for two ways of drawing, and nobody draws what another one does."""
     other = (*DRAW[1:], "--t_end", 0.01)
@@ -242,6 +243,7 @@ def test_processes_that_start_together(run):
     assert not list(run.rglob(LOCK))
 
 
+@pytest.mark.slow
 def test_killed_between_blocks(cli, run, whole):
     """What was drawn is kept, what was half written goes, and the rest is the same as if nothing had happened."""
     words = ("--run_id", "tiny", "--mode", "sde", "--steps", 30, "--n_samples", 20, "--batch_size", 1)

@@ -108,12 +108,22 @@ PHASES = {
     "end": (fitting, "last_losses", 1, "stopped; nothing was lost", None),
 }
 CASES = [(name, times) for name, phase in PHASES.items() for times in (1, 2) if times == 1 or phase[4]]
+LATER = {
+    ("validation", 2),
+    ("grid", 1),
+    ("grid", 2),
+    ("checkpoint", 2),
+}  # in the middle of training, like those of a step
 
 
 @pytest.mark.parametrize(
     ("phase", "times", "number"),
-    [(phase, times, stopping.SIGNALS[i % 4]) for i, (phase, times) in enumerate(CASES)],
-    ids=[f"{phase}-{times}" for phase, times in CASES],
+    [
+        pytest.param(
+            *case, stopping.SIGNALS[i % 4], marks=pytest.mark.slow if case in LATER else [], id="{}-{}".format(*case)
+        )
+        for i, case in enumerate(CASES)
+    ],
 )
 @pytest.mark.usefixtures("program")
 def test_a_signal_ends_a_training_and_nothing_is_lost_silently(monkeypatch, capfd, whole, phase, times, number):

@@ -263,6 +263,7 @@ def test_an_output_that_nobody_reads(monkeypatch, capsys, buffering, end, code):
     assert capsys.readouterr().err == ("train.py: error: no\n" if isinstance(end, Refusal) else "")
 
 
+@pytest.mark.slow
 def test_a_program_whose_output_nobody_reads(tmp_path):
     read, write = os.pipe()
     os.close(read)

@@ -36,6 +36,17 @@ def listed(folder: Path) -> set[str]:
     return set(json.loads((folder / "manifest.json").read_text())["files"])
 
 
+def test_evaluate_leaves_the_figures_against_truths_as_they_are(cli, run):
+    assert cli(*DRAW).code == 0
+    place = base(run) / FOLDER
+    before = (place / "metrics.json").read_bytes()
+    result = cli("evaluate", "--run_id", "tiny", "--metrics", "moments")
+    assert result.code == 0, result.err
+    assert "note      samples are 4 completions of each of 3 inputs: figures below" in result.out
+    assert (place / "metrics.json").read_bytes() == before
+    assert "moments" in "".join(json.loads((place / "evaluation.json").read_text()))
+
+
 @pytest.fixture
 def digits() -> np.ndarray:
     """Held-out digits (297, 8, 8, 1) in [0, 1]."""

@@ -214,6 +214,7 @@ print(largest() - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_picture(tmp_path):
     """A large image takes a few bytes for each pixel: itself, the result, and little between them.
 

@@ -17,6 +17,7 @@ from common.samplers import SOLVERS, Posterior
 from tests.dynamics.members import build, calls_of_a_step, data_shape
 
 NAMES = ["vp", "subvp", "ve", "edm", "flow", "cld", "fvp-0.9-2", "fve-0.3-3", "fvp-0.9-2-path", "heat-8", "heat-5x7"]
+FAST = ("vp", "flow", "cld", "fvp-0.9-2", "heat-5x7")  # one component and several, of pixels and of modes
 
 
 class Still(nn.Module):
@@ -24,7 +25,7 @@ class Still(nn.Module):
         return x
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES])
 def moved(request, monkeypatch):
     """A member moved to a device that is not there, with x0, t and z on it."""
     dynamics, shape = copy.deepcopy(build(request.param)), (2, 1, *data_shape(request.param))

@@ -264,7 +264,7 @@ def test_corrections_have_the_stationary_law_of_langevins_theory(name, shape, t)
 @pytest.mark.parametrize(
     ("name", "shape", "grid"),
     [
-        ("heat", (5, 6), "log_time"),
+        ("heat", (3, 4), "log_time"),
         ("vp", (4,), "uniform"),
         ("fvp-0.9-2", (4,), "uniform"),
         ("cld", (4,), "uniform"),

@@ -42,7 +42,15 @@ FRACTIONAL = [
 ]
 
 
-@pytest.mark.parametrize("name", [*FRACTIONAL, "cld"])
+def later(*values: object) -> object:
+    """A case for the marker slow."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+SOME = ("fvp-0.9-2", "fve-0.5-0", "fve-0.1-3", "cld")  # both families, every number of processes, rough and smooth
+
+
+@pytest.mark.parametrize("name", [name if name in SOME else later(name) for name in (*FRACTIONAL, "cld")])
 def test_1000_euler_maruyama_steps_return_the_data_law(name):
     assert excess(build(name), "em", 1000) < 0.01
 
@@ -92,7 +100,8 @@ def test_the_default_needs_ten_evaluations(name):
 
 
 @pytest.mark.parametrize(
-    ("family", "solver", "steps", "gap"), [(FVE, "exp2", 60, 0.05), (FVE, "em", 1000, 0.05), (FVP, "exp2", 60, 0.01)]
+    ("family", "solver", "steps", "gap"),
+    [(FVE, "exp2", 60, 0.05), later(FVE, "em", 1000, 0.05), (FVP, "exp2", 60, 0.01)],
 )
 def test_prior_with_the_datas_moments_mends_a_small_final_noise_level(family, solver, steps, gap):
     # data of mean 0.3, sigma(T) = 1.2 and 5.7: the published prior has the wrong mean

@@ -165,6 +165,9 @@ def test_a_foreign_checkpoint_is_refused(tmp_path, capsys):
     content = torch.load(path, weights_only=True)
     assert content["callbacks"]["Judging"].keys() == {"by", "value", "step"}
     for state in FOREIGN:
+        with pytest.raises((TypeError, ValueError)):
+            judging.Judging.load_state_dict(object.__new__(judging.Judging), state)
+    for state in (FOREIGN[0], FOREIGN[2]):  # of which there is an error of either kind
         content["callbacks"]["Judging"] = state
         torch.save(content, path)
         with pytest.raises(SystemExit, match="2"):
@@ -189,6 +192,7 @@ def test_weights_whose_samples_are_not_finite_are_not_the_best(tmp_path, monkeyp
     assert found.get("eval/not_finite") == ("3" if broken == slice(3) else None)
 
 
+@pytest.mark.slow
 def test_features_of_samples_are_not_kept(tmp_path):
     files = []
     for steps in (5, 13):

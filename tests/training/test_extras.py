@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,19 @@ def _quick(monkeypatch):
 def run(folder: Path, *words: str, **flags) -> Path:
     assert train.main(tiny.command(*words, **{**FLAGS, "wb_id": "x", "output_dir": folder, **flags})) == 0
     return folder / NAME
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Callable[..., Path]:
+    """Runs that nothing stopped, trained once for all tests; to be read, never written."""
+    made: dict[str, Path] = {}
+
+    def of(**flags) -> Path:
+        if str(flags) not in made:
+            made[str(flags)] = run(tmp_path_factory.mktemp("whole"), **flags)
+        return made[str(flags)]
+
+    return of
 
 
 class Clock:
@@ -121,10 +135,14 @@ VARIANTS = {
     "labels": {"label_dropout": 0.3, "time_sampling": "lognormal", "loss_weight": "min_snr", "prediction": "v"},
     "averages": {"ema_decay": "0.9,0.5,0.99"},
     "accumulation": {"accumulate_grad_batches": 2, "flip": True, "label_dropout": 0.3},
+    "all": {"accumulate_grad_batches": 2, "flip": True, "ema_decay": "0.9,0.5,0.99"},
 }
+VARIANTS["all"] |= VARIANTS["labels"]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=[] if name == "all" else pytest.mark.slow) for name in VARIANTS]
+)
 def test_time_that_is_up_is_a_stop_that_resumes(tmp_path, monkeypatch, capsys, variant):
     whole = run(tmp_path / "whole", **VARIANTS[variant])
     tick(monkeypatch)
@@ -174,7 +192,8 @@ def test_several_averages_are_each_that_of_their_decay(tmp_path):
 
 def test_a_compiled_network_trains_to_the_same_files(tmp_path, monkeypatch):
     """Compiled in place: names, files and (with a backend that only traces) numbers are those of the plain run."""
-    plain = run(tmp_path / "plain", dropout=0)
+    small = {"dropout": 0, "channel_mult": "1", "attn_resolutions": "1"}  # tracing takes the time
+    plain = run(tmp_path / "plain", **small)
     compile_, calls = nn.Module.compile, []
 
     def traced(self, *arguments, **options):
@@ -182,7 +201,7 @@ def test_a_compiled_network_trains_to_the_same_files(tmp_path, monkeypatch):
         compile_(self, *arguments, backend="eager", **options)
 
     monkeypatch.setattr(nn.Module, "compile", traced)
-    compiled = run(tmp_path / "compiled", "--compile", dropout=0)
+    compiled = run(tmp_path / "compiled", "--compile", **small)
     assert calls == ["UNet"]
     assert tiny.difference(compiled, plain) < 1e-5
     assert load("x", output_dir=tmp_path / "compiled").config.hardware.compile is True
@@ -202,9 +221,8 @@ def test_every_visible_gpu_is_used_unless_told_otherwise(monkeypatch):
     assert not Path("nowhere").exists()
 
 
-def test_a_sanity_check_leaves_no_trace(tmp_path):
-    plain = run(tmp_path / "plain")
-    assert_same(run(tmp_path / "checked", num_sanity_val_steps=2), plain)
+def test_a_sanity_check_leaves_no_trace(tmp_path, whole):
+    assert_same(run(tmp_path / "checked", num_sanity_val_steps=2), whole())
 
 
 # -- what must not be lost --------------------------------------------------------------------------------------------
@@ -272,8 +290,7 @@ def test_a_run_that_is_validated_at_every_step_stops_too(tmp_path, monkeypatch):
     assert_same(cut, whole)
 
 
-def test_a_run_cut_off_in_its_last_validation_gets_its_weights(tmp_path, monkeypatch):
-    whole = run(tmp_path / "whole", checkpoint_every=6)
+def test_a_run_cut_off_in_its_last_validation_gets_its_weights(tmp_path, monkeypatch, whole):
     with monkeypatch.context() as patch:
 
         def killed(self, trainer, module):
@@ -289,14 +306,16 @@ def test_a_run_cut_off_in_its_last_validation_gets_its_weights(tmp_path, monkeyp
     assert tiny.step_of(cut / "checkpoints" / "last.ckpt") == 6  # a checkpoint is the last thing of its step
     assert not (cut / "model" / "model-final.pth").exists()
     assert train.main(tiny.command(resume="x", output_dir=tmp_path / "cut")) == 0
-    assert_same(cut, whole)
+    assert_same(cut, whole(checkpoint_every=6))
     assert (cut / "samples" / "step-0000012.png").exists()
 
 
-@pytest.mark.parametrize("whole_files", [0, 1, 2])
-def test_final_weights_are_made_up_if_any_is_missing(tmp_path, monkeypatch, capsys, whole_files):
-    whole = run(tmp_path / "whole", ema_decay="0.9,0.8")
-    count = len(list((whole / "model").glob("*final*")))
+LATER = [pytest.param(count, marks=pytest.mark.slow) for count in (0, 2)]
+
+
+@pytest.mark.parametrize("whole_files", [1, *LATER])
+def test_final_weights_are_made_up_if_any_is_missing(tmp_path, monkeypatch, capsys, whole, whole_files):
+    count = len(list((whole(ema_decay="0.9,0.8") / "model").glob("*final*")))
     assert count == 3
     with monkeypatch.context() as patch:
         save, written = callbacks.save, []
@@ -315,7 +334,7 @@ def test_final_weights_are_made_up_if_any_is_missing(tmp_path, monkeypatch, caps
     assert len(list((cut / "model").glob("*final*"))) == whole_files
     assert train.main(tiny.command(resume="x", output_dir=tmp_path / "cut")) == 0
     assert "already finished at step 12" in capsys.readouterr().out
-    assert tiny.difference(cut, whole) == 0
+    assert tiny.difference(cut, whole(ema_decay="0.9,0.8")) == 0
 
 
 @pytest.mark.parametrize("change", ["count", "size", "range"])

@@ -2,6 +2,8 @@
 
 import contextlib
 import csv
+import hashlib
+import json
 import os
 import re
 import shlex
@@ -178,7 +180,7 @@ def test_it_is_one_line_and_exit_code_2(capsys):
 
 # -- how they run -----------------------------------------------------------------------------------------------------
 
-# train.py as far as a sweep can tell: SEED 1 fails, SEED 2 is killed, SEED 3 waits for a signal
+# train.py as far as a sweep can tell: SEED 1 fails, SEED 2 is killed, SEED 3 waits for a signal, SEED 7 fails once
 PROGRAM = """
 import hashlib, json, os, pathlib, signal, sys, time
 given = dict(word[2:].split("=") for word in sys.argv[1:] if "=" in word)
@@ -191,6 +193,9 @@ seed = int(given["seed"])
 if seed == 1:
     print("train.py: error: the loss became NaN at step 3; no checkpoint was written yet", file=sys.stderr)
     sys.exit(1)
+if seed == 7 and not (folder / "refused").exists():
+    (folder / "refused").touch()
+    sys.exit(2)
 if seed == 2:
     os.kill(os.getpid(), signal.SIGKILL)
 if seed == 3 and not (folder / "stopped").exists():
@@ -316,6 +321,43 @@ def test_a_member_that_another_process_trains_is_waited_for(run, capsys, monkeyp
     assert capsys.readouterr().out.count("wait      1/2 a-seed0: train.py (process ") == 1
 
 
+@pytest.mark.parametrize("damaged", ["model/ema_model-final.pth", pytest.param("config.json", marks=pytest.mark.slow)])
+def test_a_member_that_was_damaged_is_not_finished(run, capsys, damaged):
+    """Its training makes final weights again; as they are, nobody could use what the table calls best."""
+    assert run("--sweep", "seed=0,4") == 0
+    folder = Path("runs", f"a-seed4_{LABEL}")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["config.json"] = {"size": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert run("--sweep", "seed=0,4") == 0
+    assert len(trained()) == 4
+    (folder / damaged).write_bytes(b"")
+    assert run("--sweep", "seed=0,4") == 0
+    assert trained()[4:] == ["a-seed4 begins", "a-seed4 ends"]
+    assert "2 trainings, 1 of them finished" in capsys.readouterr().out
+
+
+def test_a_member_that_somebody_took_first_has_not_failed(run, capsys, monkeypatch):
+    """A sweep that was killed leaves a member that may not have its lock yet when the sweep is started again."""
+    other, seen = contextlib.ExitStack(), []
+    there = running.owner_of
+
+    def late(folder):
+        found = there(folder)
+        seen.append(found)
+        if len(seen) == 1:  # nobody yet; a moment later somebody is
+            other.enter_context(locked(folder, "train.py"))
+        elif len(seen) == 3:
+            other.close()
+        return found
+
+    monkeypatch.setattr(running, "owner_of", late)
+    assert run("--sweep", "seed=7") == 0
+    assert trained() == ["a-seed7 begins", "a-seed7 begins", "a-seed7 ends"]
+    assert "wait      1/1 a-seed7: train.py (process " in capsys.readouterr().out
+    assert [row["state"] for row in rows(Path("runs/a/sweep.csv"))] == ["finished"]
+
+
 def test_another_command_under_the_same_id(run):
     again = ("--sweep", "seed=0,4", "--lr", "1e-4", "--num_workers", "0", "--wb_id", "a")
     assert run(*again) == 0
@@ -412,6 +454,15 @@ def test_a_job_script(tmp_path, capsys):
     assert "--max_time=1800s --sweep_member" in limited
     assert "--gpus-per-node=2 --ntasks-per-node=2 " in limited
     assert "MORE" not in limited
+
+
+def test_a_job_script_says_of_a_folder_what_no_shell_runs(tmp_path):
+    place = tmp_path / "a\ntouch stolen\n$(touch stolen) `touch stolen` 'x"
+    (tmp_path / "job.sh").write_text(
+        script_of(asked("--sweep", "seed=0,1", "--wb_id", "a", "--output_dir", str(place)))
+    )
+    subprocess.run(["bash", "job.sh"], capture_output=True, env={"PATH": "/usr/bin:/bin", "SLURM_ARRAY_TASK_ID": "0"})
+    assert not Path("stolen").exists()
 
 
 @pytest.mark.parametrize(("code", "finished"), [(0, False), (0, True), (130, False)])

@@ -70,11 +70,15 @@ class SweepMember:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its run has all of its final weights, and notes them."""
+        """Whether its run has all of its final weights, and notes them; one that was cut short since is made again."""
         folder = self.folder
         kinds = (PLAIN, *average_kinds(self.config.recipe.averages))
-        wanted = [folder.weights(kind, FINAL) for kind in kinds]
-        return folder.manifest.exists and all(path.is_file() and folder.manifest.lists(path) for path in wanted)
+        check = folder.manifest.checker(thoroughly=False)
+        try:
+            check(folder.config)
+            return all(check(folder.weights(kind, FINAL)) for kind in kinds)
+        except Refusal:  # missing or damaged: its training says which, and mends what it can
+            return False
 
 
 @dataclass(frozen=True)

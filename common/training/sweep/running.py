@@ -210,6 +210,10 @@ class Sweep:
             tell(f"stopped   {name}: {line}")
             if not asked:
                 self.stopped.append(child.member.id)
+        elif owner := owner_of(child.member.folder.path):  # it was left to somebody who came first
+            self.busy.add(child.member.id)
+            self.waiting.append(child.member)
+            tell(f"wait      {name}: {owner} is at it")
         else:
             self.failed[child.member.id] = f"{child.reason()} (log: {child.log})"
             tell(f"failed    {name}: {self.failed[child.member.id]}")

@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from common.files import atomic_write
-from common.refusal import Refusal
+from common.refusal import Refusal, printable
 from common.training.session import PROGRAM
 from common.training.sweep.order import SweepOrder
 
@@ -30,7 +30,7 @@ def script_of(order: SweepOrder) -> str:
         id=order.id,
         last=len(order.members) - 1,
         count=len(order.members),
-        folder=order.folder,
+        folder=printable(str(order.folder)),  # in a comment, which a line break would end
         nodes=hardware.num_nodes,
         devices=hardware.devices or 1,
         more="" if limit is not None else LIMIT,
