@@ -38,7 +38,7 @@ LENGTHS = {
     "sounds.md": 60,
     "cluster.md": 90,
     "tuning.md": 70,
-    "conditional.md": 110,
+    "conditional.md": 115,
 }
 GUIDES = {name: (ROOT / "docs" / name).read_text() for name in LENGTHS}
 UNET = shlex.split("--model_channels 16 --channel_mult 1,1 --attn_resolutions 2 --num_res_blocks 1 --batch_size 8")
