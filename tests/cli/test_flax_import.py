@@ -326,9 +326,8 @@ SHAPES = ((), (0,), (1,), (1, 1), (0, 2**40), (2**40, 0), (3,) * 8)
 ODD = ("Conv_0/bias", "posembed_input/pos_embedding", "mid_block_0/MlpBlock_0/Dense_0/kernel")
 
 
-@pytest.mark.parametrize(
-    ("network", "words"), [(flax_files.inr, OF_INR), pytest.param(flax_files.uvit, OF_UVIT, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "words"), [(flax_files.inr, OF_INR), (flax_files.uvit, OF_UVIT)])
 def test_a_parameter_of_any_other_shape_is_refused_in_one_line(imports, network, words):
     for name, shape in itertools.product(network(), SHAPES):
         refused_in_one_line(imports, {**network(), name: np.zeros(shape, np.float32)}, words)
