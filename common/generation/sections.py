@@ -18,7 +18,7 @@ class Opening(Checked):
 
     Attributes:
         run_id: id or folder name of the run, or latest (required, unless --pretrained is given)
-        pretrained: model of GFDM's authors that is fetched and sampled from (default: none)
+        pretrained: model of the papers' authors that is fetched and sampled from (default: none)
         version: version of the weights: final, v0, v1, .., or step-0000225 for a checkpoint (default: final, else the
             newest; the newest checkpoint of a run that was stopped before it kept any)
         use_ema: use averaged weights (default: True if the run kept some)
