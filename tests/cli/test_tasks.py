@@ -24,7 +24,7 @@ from tests.cli.test_wrong_input import refused
 from tests.test_conditional import SOUND, untrained
 
 DRAW = ("generate", "--run_id", "tiny", "--steps", 2, "--task", "inpaint", "--n_inputs", 3, "--n_samples", 4)
-FOLDER = "inpaint-exact-ab3-2-ema"
+FOLDER = "inpaint-exact-ab2-2-ema"
 DAMAGES = ("missing", "changed")
 
 
@@ -147,7 +147,7 @@ def test_what_is_known_comes_back(cli, run):
     words = ("generate", "--run_id", "tiny", "--task", "inpaint", "--mask", "strokes", "--n_samples", 2)
     for method in ("exact", "replacement"):
         assert cli(*words, "--n_inputs", 4, "--nfe", 10, "--method", method).code == 0
-        place = base(run) / f"inpaint-{method}-ab3-10-ema"
+        place = base(run) / f"inpaint-{method}-ab2-10-ema"
         found, truth, mask = (np.load(place / f"{n}.npy") for n in ("data/data_000000", "truth", "mask"))
         own, other = (
             np.abs(found.reshape(4, 2, 8, 8, 1) - one[:, None]) * mask[:, None] for one in (truth, truth[::-1])
@@ -196,7 +196,7 @@ def test_clean_inputs_of_ones_own_are_degraded(cli, run):
     words = ("generate", "--run_id", "tiny", "--steps", 1, "--n_samples", 2, "--labels", 3)
     result = cli(*words, "--task", "super_resolution", "--input", folder)
     assert result.code == 0, result.err
-    place = base(run) / "super_resolution-exact-ab3-1-ema"
+    place = base(run) / "super_resolution-exact-ab2-1-ema"
     truth, seen = (np.load(place / f"{name}.npy") for name in ("truth", "observation"))
     assert (truth.shape, seen.shape) == ((2, 8, 8, 1), (2, 4, 4, 1))
     np.testing.assert_allclose(truth[:, 0, 0, 0], [50 / 255, 250 / 255], atol=0.01)
@@ -205,7 +205,7 @@ def test_clean_inputs_of_ones_own_are_degraded(cli, run):
 
 def test_from_python_it_is_what_the_program_writes(cli, run, digits):
     assert cli(*DRAW[:5], "--task", "sense", "--sensors", 5, "--inputs", "4-5", "--n_samples", 2).code == 0
-    place = base(run) / "sense-exact-ab3-2-ema"
+    place = base(run) / "sense-exact-ab2-2-ema"
     opened = load("tiny")
     samples = generate(opened, 2, task="sense", task_arguments={"sensors": 5}, inputs=[4, 5], steps=2, progress=False)
     assert np.array_equal(samples.x, np.load(place / "data" / "data_000000.npy"))
@@ -319,7 +319,7 @@ def test_evaluate_draws_tasks_by_the_same_rules(cli, run):
     refused(cli(*words, "--task", "colorize"), "evaluate", "--task colorize needs images in 3 colours")
     result = cli(*words, "--task", "inpaint", "--n_inputs", 2, "--n_samples", 2)
     assert result.code == 0, result.err
-    assert (base(run) / "inpaint-exact-ab3-1-ema" / "metrics.json").exists()
+    assert (base(run) / "inpaint-exact-ab2-1-ema" / "metrics.json").exists()
 
 
 def test_a_run_that_was_tuned_answers_with_samples_and_takes_no_task(cli, tuned_run, tmp_path):
