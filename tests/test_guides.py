@@ -98,6 +98,7 @@ def test_quickstart(folder, capsys):
     assert "(4, 8, 8, 1) 10" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_metrics(folder, capsys):
     for name in ("first", "second"):
         run(["train.py", "--preset", "digits", "--wb_id", name, *UNET, *SHORT])
@@ -140,6 +141,7 @@ def test_the_default_scale_of_pictures_is_as_the_guide_says():
     assert "at most 64 pixels, so 8 for 8x8, 2 for 28x28 and 32x32, and 1 above 32" in text
 
 
+@pytest.mark.slow
 def test_functions(folder, capsys):
     sines, judge, rough = python("functions.md")
     for block in (sines, rough):
@@ -244,6 +246,7 @@ def test_conditional_of_colours_sounds_and_other_grids(folder, capsys):
     assert np.load(fine).shape == (2, 128, 128, 1)
 
 
+@pytest.mark.slow
 def test_tuning(folder, capsys, monkeypatch):
     """Its lines tune, draw in as many evaluations as they say, judge and export."""
     monkeypatch.setattr(renoise_times, "FOLLOWED", 16)

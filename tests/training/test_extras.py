@@ -190,6 +190,7 @@ def test_several_averages_are_each_that_of_their_decay(tmp_path):
         assert all(torch.equal(chosen[key], expected[key]) for key in expected)
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_to_the_same_files(tmp_path, monkeypatch):
     """Compiled in place: names, files and (with a backend that only traces) numbers are those of the plain run."""
     small = {"dropout": 0, "channel_mult": "1", "attn_resolutions": "1"}  # tracing takes the time
