@@ -28,7 +28,7 @@ from common.guidance.operators import Mask, Operator
 from common.guidance.tasks import Task
 from common.labels import NULL_LABEL
 from common.media.recordings import ENDINGS, read_sound
-from common.metrics.reference import real_data
+from common.metrics.reference import data_like
 from common.natural import natural
 from common.refusal import Refusal
 from common.runs import Run
@@ -88,13 +88,7 @@ def of_data(config: InputConfig, run: Run, data_dir: Path | None) -> Inputs:
     Raises:
         Refusal: if it is not there, has other samples, or not so many.
     """
-    data, remarks = real_data(run.folder.name, run.config, data_dir)
-    if data.spec.shape != run.data.shape:
-        raise Refusal(
-            f"leads to samples of shape {data.spec.shape}, but those of {run.folder.name} are {run.data.shape}; point "
-            "it at the data that the run has learned from",
-            "data_dir",
-        )
+    data, remarks = data_like(run.folder.name, run.config, data_dir)
     part, there = data.held_out, len(data.held_out.labels)
     if config.inputs is None:
         if (config.n_inputs or 0) > there:

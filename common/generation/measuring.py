@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from common.denoiser import Clipped
 from common.files import locked
 from common.metrics.points import sliced_w2_to, slices
-from common.metrics.reference import real_data
+from common.metrics.reference import data_like
 from common.progress import bar, tell
 from common.refusal import Refusal
 from common.runs import Run
@@ -70,13 +70,7 @@ def chosen_on(run: Run, denoiser: nn.Module, device: torch.device, data_dir: Pat
     Raises:
         Refusal: if the data is not there, or its samples have another shape.
     """
-    data, remarks = real_data(run.folder.name, run.config, data_dir)
-    if data.spec.shape != run.data.shape:
-        raise Refusal(
-            f"leads to samples of shape {data.spec.shape}, but those of {run.folder.name} are {run.data.shape}; point "
-            "it at the data that the run has learned from",
-            "data_dir",
-        )
+    data, remarks = data_like(run.folder.name, run.config, data_dir)
     for remark in remarks:
         tell(f"note      {remark}")
     x, _ = data.train.read(MOST_REAL)

@@ -37,3 +37,19 @@ def real_data(name: str, config: RunConfig, data_dir: Path | None = None) -> tup
             "have learned from what is held out now"
         )
     return dataset, remarks
+
+
+def data_like(name: str, config: RunConfig, data_dir: Path | None = None) -> tuple[DataSet, list[str]]:
+    """:func:`real_data`, for uses that need samples of just the run's shape.
+
+    Raises:
+        Refusal: if it is missing, or has other classes or samples of another shape.
+    """
+    dataset, remarks = real_data(name, config, data_dir)
+    if dataset.spec.shape != config.sample.shape:
+        raise Refusal(
+            f"leads to samples of shape {dataset.spec.shape}, but those of {name} are {config.sample.shape}; point it "
+            "at the data that the run has learned from",
+            "data_dir",
+        )
+    return dataset, remarks
