@@ -33,7 +33,7 @@ FLOORS = (
     ("common.guidance", "common.samplers"),
     ("common.denoiser", "common.meta", "common.data"),
     ("common.dynamics", "common.backbones"),
-    ("common.media",),
+    ("common.media", "common.cluster"),
     ("common.files",),
     ("common.sides", "common.units"),
     (

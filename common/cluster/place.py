@@ -1,0 +1,85 @@
+"""Which process of one work this is, as whoever started it has numbered it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from common.refusal import Refusal
+
+TORCHRUN, SRUN, LIGHTNING = "torchrun", "srun", "lightning"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One of several processes that do one work together.
+
+    Attributes:
+        rank: its number among all of them, from 0; the first one speaks and writes.
+        count: how many there are.
+        local_rank: its number among those of its machine.
+        local_count: how many there are on its machine.
+        launcher: ``torchrun``, ``srun``, ``lightning`` (the first process has started the others), or empty: alone.
+        attempt: how often torchrun has started them again.
+    """
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    local_count: int = 1
+    launcher: str = ""
+    attempt: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process speaks and writes for all."""
+        return self.rank == 0
+
+    @property
+    def is_first_here(self) -> bool:
+        """Whether this process fetches and unpacks for its machine."""
+        return self.local_rank == 0
+
+    @property
+    def from_outside(self) -> bool:
+        """Whether all processes begin at once, each with the command line of all."""
+        return self.launcher in (TORCHRUN, SRUN)
+
+
+def place(environment: Mapping[str, str] = os.environ, nodes: int = 1) -> Place:
+    """The place of this process, after :func:`common.config.environment.leave_to_others`.
+
+    Args:
+        environment: variables by name.
+        nodes: number of machines, if it is Lightning that starts processes, which says nothing of it.
+
+    Raises:
+        Refusal: naming a variable that is no number, or numbers that cannot be.
+    """
+
+    def number(name: str, otherwise: int | None = None) -> int:
+        text = environment.get(name, "")
+        if text.isdecimal():
+            return int(text)
+        if otherwise is None or text:
+            raise Refusal(f"${name} is {text!r}, where the launcher writes a number: start it again, or unset it")
+        return otherwise
+
+    if "TORCHELASTIC_RUN_ID" in environment or {"RANK", "LOCAL_RANK"} <= environment.keys():
+        local, attempt = number("LOCAL_WORLD_SIZE", 1), number("TORCHELASTIC_RESTART_COUNT", 0)
+        found = Place(number("RANK"), number("WORLD_SIZE"), number("LOCAL_RANK"), local, TORCHRUN, attempt)
+    elif "SLURM_NTASKS" in environment and "SLURM_PROCID" in environment:
+        nodes, count = number("SLURM_NNODES", 1), number("SLURM_NTASKS")
+        local = number("SLURM_NTASKS_PER_NODE", max(1, count // nodes))
+        found = Place(number("SLURM_PROCID"), count, number("SLURM_LOCALID", 0), local, SRUN)
+    elif "LOCAL_RANK" in environment:  # Lightning's own: the first process has written them for all
+        local_rank, count = number("LOCAL_RANK"), number("WORLD_SIZE", 1)
+        local = max(1, count // nodes)
+        found = Place(number("NODE_RANK", 0) * local + local_rank, count, local_rank, local, LIGHTNING)
+    else:
+        return Place()
+    if not (found.rank < found.count and found.local_rank < max(found.local_count, found.count)):
+        raise Refusal(
+            f"this process is numbered {found.rank} of {found.count} by {found.launcher}, which cannot be: start all "
+            "of them again"
+        )
+    return found
