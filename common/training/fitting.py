@@ -65,13 +65,17 @@ def train(order: TrainOrder) -> int:
     started = time.monotonic()
     stopping.begin_work()
     hide_key(order.command.wb_key)
+    limit = None if order.command.only_looks else order.command.seconds()
+    deadline = None if limit is None else started + limit
+    if limit is None and order.command.max_time is not None and not order.command.only_looks:
+        say(f"note      the job has no limit, so --max_time {order.command.max_time} has no effect")
     found = plan(order)
     writes = not order.command.only_looks and is_first_process()
     other = "take another id" if found.is_new else "wait for it, or stop it"
     with locked(found.folder.path, PROGRAM, other) if writes else nullcontext():
         if writes:
             claim(found)
-        return _train(order, found, started)
+        return _train(order, found, deadline)
 
 
 def claim(found: Plan) -> None:
@@ -98,7 +102,7 @@ def claim(found: Plan) -> None:
     remove_leftovers(folder.path, folder.checkpoints, folder.model, folder.samples)
 
 
-def _train(order: TrainOrder, found: Plan, started: float) -> int:
+def _train(order: TrainOrder, found: Plan, deadline: float | None) -> int:
     config, folder, checkpoint = found.config, found.folder, found.checkpoint()
     check_judging(config, order.given)
     for remark in checkpoint.remarks if checkpoint else ():
@@ -156,7 +160,6 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
         return finish(module, checkpoint, folder)
     if is_first_process():
         require_memory(config, dataset, module, device)
-    deadline = None if order.command.max_time is None else started + order.command.max_time
     judges = [Judging(folder, config, dataset)] if config.keeping.eval_every else []
     trainer = build_trainer(config, folder, device, module, resume_step, deadline, judges)
     if data.val_samples < trainer.world_size:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import torch
 
+from common.cluster.job import OfJob
 from common.config.flags import Alone, Checked, duration, place, several, written
 from common.config.length import averages
 from common.config.plugins import class_of
@@ -43,6 +44,11 @@ CHOSEN_BY_NAME: dict[str, dict[str, Collection[str]]] = {
 WHOLE = ("optimizer_states", "lr_schedulers", "loops")  # what a checkpoint of training holds beside the weights
 
 
+def time_limit(text: str) -> float | OfJob:
+    """Seconds, or those that the job leaves."""
+    return OfJob() if text == str(OfJob()) else duration(text)
+
+
 @dataclass(frozen=True)
 class Command(Checked):
     """What train.py is asked to do, beside what a run is.
@@ -56,7 +62,8 @@ class Command(Checked):
             picture; nothing is trained
         resume: go on with a run (id, folder name or .ckpt file); auto goes on with the run of --wb_id if it exists, and
             else starts it
-        max_time: stop after so long, in a way that --resume can go on: 90s, 30m, 3.5h, 23:50:00 (default: never)
+        max_time: stop after so long, in a way that --resume can go on: 90s, 30m, 3.5h, 23:50:00; job stops 90 s before
+            the limit of the SLURM job (default: never)
         wb_key: key of Weights & Biases; implies --logger wandb (default: $WANDB_API_KEY)
         plugin: your own module (name or .py file) that adds to the registers; see docs/extending.md (default: none)
     """
@@ -67,7 +74,7 @@ class Command(Checked):
     dry_run: bool = False
     check_data: bool = False
     resume: Annotated[str | None, place, Alone(AUTO)] = None
-    max_time: Annotated[float | None, duration] = None
+    max_time: Annotated[float | OfJob | None, time_limit] = None
     wb_key: str | None = None
     plugin: Annotated[tuple[str, ...], several(place)] = ()
 
@@ -80,6 +87,14 @@ class Command(Checked):
     def starts(self) -> bool:
         """Whether the flags describe a run; otherwise they name one."""
         return self.resume in (None, AUTO)
+
+    def seconds(self) -> float | None:
+        """Seconds that it may take, from now on if the job limits them; None for no limit.
+
+        Raises:
+            Refusal: if that is the limit of a job that there is not, or that cannot be told.
+        """
+        return self.max_time.seconds() if isinstance(self.max_time, OfJob) else self.max_time
 
 
 @dataclass(frozen=True)
