@@ -40,9 +40,10 @@ class Overdue(KeyboardInterrupt):
 def exit_code() -> int:
     """The exit code of a program that was stopped and has put everything in order.
 
-    0 in the further processes of a training: Lightning kills the first one as soon as another ends with an error.
+    0 in the further processes of a work: Lightning kills the first one as soon as another ends with an error, and srun
+    sends it another signal, which would cut short what it still has to write.
     """
-    return CODE if os.environ.get("LOCAL_RANK", "0") == "0" else 0
+    return 0 if any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "SLURM_PROCID")) else CODE
 
 
 def tell(line: str) -> None:
