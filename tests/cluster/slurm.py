@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,6 +49,9 @@ def srun(words: list[str]) -> int:
     first = next(i for i, word in enumerate(words) if not word.startswith("-"))
     command, kills = words[first:], "--kill-on-bad-exit=1" in words[:first]
     folder, count = Path(os.environ[OURS]), int(os.environ["SLURM_NTASKS"])
+    if shutil.which(command[0]) is None:
+        print(f"slurmstepd: error: execve(): {command[0]}: No such file or directory", file=sys.stderr)
+        return 2
     tasks: list[subprocess.Popen[bytes]] = []
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGCONT):
         signal.signal(number, lambda number, frame: [send(task.pid, number) for task in tasks] and None)

@@ -1,4 +1,4 @@
-"""The job scripts for SLURM with the real programs, two tasks each, under the stand-in: the same as one job, bit for bit."""
+"""The job scripts for SLURM with the real programs, under the stand-in: the same bits as of one job without a stop."""
 
 import os
 import signal

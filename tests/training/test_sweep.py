@@ -32,6 +32,7 @@ from common.training.sweep.order import SweepOrder, ordered
 from common.training.sweep.picture import sweep_figure
 from common.training.sweep.results import better
 from common.training.sweep.slurm import script_of
+from tests.cluster.slurm import Job, sbatch
 from tests.test_imports import ROOT
 from tests.training import interrupted, tiny
 from tests.training.wholeness import differences
@@ -445,7 +446,7 @@ def test_a_job_script(tmp_path, capsys):
     ids = [f"a-hurst{h}-channel-mult1-{m}" for h in ("0.7", "0.9") for m in ("2", "1")]
     assert f"IDS=({' '.join(ids)})\n" in script
     assert subprocess.run(["bash", "-n", "job.sh"]).returncode == 0
-    (line,) = re.findall(r"^srun python train\.py (.*) \|\| exit$", script, flags=re.MULTILINE)
+    (line,) = re.findall(r"^run train\.py (.*)$", script, flags=re.MULTILINE)
     again = shlex.split(line.replace("$SLURM_ARRAY_TASK_ID", "2"))
     found = asked(*again)
     assert [member.id for member in found.members] == ids
@@ -458,33 +459,30 @@ def test_a_job_script(tmp_path, capsys):
 
 def test_a_job_script_says_of_a_folder_what_no_shell_runs(tmp_path):
     place = tmp_path / "a\ntouch stolen\n$(touch stolen) `touch stolen` 'x"
-    (tmp_path / "job.sh").write_text(
-        script_of(asked("--sweep", "seed=0,1", "--wb_id", "a", "--output_dir", str(place)))
-    )
-    subprocess.run(["bash", "job.sh"], capture_output=True, env={"PATH": "/usr/bin:/bin", "SLURM_ARRAY_TASK_ID": "0"})
+    Path("scripts").symlink_to(ROOT / "scripts")
+    script = script_of(asked("--sweep", "seed=0,1", "--wb_id", "a", "--output_dir", str(place)))
+    job = Job(script, tmp_path, {"PATH": "/usr/bin:/bin"}, element=(0, 0, 2))
+    sbatch(job, within=20)  # there is no python
+    assert job.codes == [2]
     assert not Path("stolen").exists()
 
 
-@pytest.mark.parametrize(("code", "finished"), [(0, False), (0, True), (130, False)])
+@pytest.mark.parametrize(("code", "finished"), [(0, False), (0, True), (2, False)])
 def test_a_task_of_the_array_asks_for_another_only_if_time_was_up(tmp_path, code, finished):
-    (tmp_path / "job.sh").write_text(script_of(asked("--sweep", "seed=0,1", "--wb_id", "a")))
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "bin" / "activate").touch()
+    Path("scripts").symlink_to(ROOT / "scripts")
     final = Path("runs", f"a-seed1_{LABEL}", "model", "model-final.pth")
-    make = f"mkdir -p {final.parent}; touch {final}" if finished else "true"
-    for name, text in (
-        ("srun", '"$@"'), ("scontrol", 'echo "$@" > asked'), ("python", f'echo "$@" > words; {make}; exit {code}')
-    ):  # fmt: skip
-        path = tmp_path / "bin" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!/bin/bash\n{text}\n")
-        path.chmod(0o755)
-    slurm = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
-    assert subprocess.run(["bash", "job.sh"], env={**os.environ, **slurm}, capture_output=True).returncode == code
-    assert Path("words").read_text().endswith("--max_time=job --sweep_member 1\n")
-    wants = code == 0 and not finished
-    assert Path("asked").exists() == wants
-    assert not wants or Path("asked").read_text() == "requeue 7_1\n"
+    make = f"mkdir -p {final.parent}; touch {final}"
+    ends = f"{make}; exit {code}" if finished else f"[ -z $SLURM_RESTART_COUNT ] || {{ {make}; }}; exit {code}"
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/bash\necho "$@" >> words; {ends}\n')
+    python.chmod(0o755)
+    plain = {"PATH": f"{python.parent}:/usr/bin:/bin"}
+    job = Job(script_of(asked("--sweep", "seed=0,1", "--wb_id", "a")), tmp_path, plain, element=(1, 0, 2))
+    sbatch(job, within=20)
+    assert job.codes == [code] * (2 if code == 0 and not finished else 1)
+    lines = Path("words").read_text().splitlines()
+    assert [line.endswith("--max_time=job --sweep_member 1") for line in lines] == [True] * len(job.codes)
 
 
 def test_members_one_by_one_are_ordinary_runs(capsys, monkeypatch):

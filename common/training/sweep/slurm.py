@@ -10,15 +10,17 @@ from common.training.session import PROGRAM
 from common.training.sweep.order import SweepOrder
 
 SCRIPT = """#!/bin/bash
-#SBATCH --job-name={id} --array=0-{last} --output=%x-%a.log --open-mode=append --requeue
+#SBATCH --job-name={id} --array=0-{last} --output=%x-%a.log --open-mode=append --requeue --signal=B:USR1@90
 #SBATCH --time=04:00:00 --cpus-per-task=4 --nodes={nodes} --gpus-per-node={devices} --ntasks-per-node={devices}  # edit
 # {count} trainings, each of which goes on where it was; their table and picture: {folder}
-source .venv/bin/activate  # edit
+# Send it in the folder of the clone.
+source scripts/slurm/job.sh || exit 2
 IDS=({ids})
 ID=${{IDS[$SLURM_ARRAY_TASK_ID]}}
-srun python {program} {words} --sweep_member $SLURM_ARRAY_TASK_ID || exit
-ls {place}/"$ID"_*/model/model-final.pth && exit
-scontrol requeue ${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
+run {program} {words} --sweep_member "$SLURM_ARRAY_TASK_ID"
+final=({place}/"${{ID}}_"*/model/model-final.pth)
+if [ "$code" -eq 0 ] && [ -f "${{final[0]}}" ]; then finish 0; fi
+conclude {place}/"${{ID}}_"*/checkpoints/last.ckpt
 """
 
 
