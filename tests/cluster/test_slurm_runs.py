@@ -1,9 +1,12 @@
 """The job scripts for SLURM with the real programs, under the stand-in: the same bits as of one job without a stop."""
 
+import contextlib
 import os
 import signal
 import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -51,34 +54,92 @@ def job(clone: Path, script: str, **more: object) -> Job:
     return Job(script, clone, {**plain, "PATH": path}, **more)
 
 
+def workers(run: str, rank: str) -> list[int]:
+    """Process ids of a rank of a run that torchrun has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            variables = (path / "environ").read_bytes().split(b"\0")
+            if b"train.py" in words and run.encode() in words and f"RANK={rank}".encode() in variables:
+                found.append(int(path.name))
+    return found
+
+
 def reached(folder: Path, step: int) -> bool:
     """Whether the log of a run has come to a step."""
     return (folder / "metrics.csv").is_file() and int(tiny.lines(folder)[-1]["step"]) >= step
 
 
-def test_a_training_in_four_jobs_is_that_of_one(clone):
+@pytest.fixture(scope="module")
+def whole(clone) -> Path:
+    """The folder of the training in one job."""
+    one = job(clone, edited("train.sbatch", "one", tiny.command(**TRAINING)), tasks=2)
+    sbatch(one, within=100)
+    assert one.codes == [0], one.log
+    return clone / "runs" / f"one_{LABEL}"
+
+
+def test_a_training_in_four_jobs_is_that_of_one(clone, whole):
     """A signal ahead of the limit, a lost task, the limit as the program reads it; then it is finished."""
-    flags = tiny.command(**TRAINING)
-    many, one = (
-        job(clone, edited("train.sbatch", name, flags), number=4711 + i, tasks=2)
-        for i, name in enumerate(("many", "one"))
-    )
-    folder, whole = (clone / "runs" / f"{name}_{LABEL}" for name in ("many", "one"))
-    killed: list[int] = []
+    many = job(clone, edited("train.sbatch", "many", tiny.command(**TRAINING)), number=4712, tasks=2)
+    folder, killed = clone / "runs" / f"many_{LABEL}", list[int]()
 
     def kill(job: Job) -> None:
         if job.restarts == 1 and not killed and reached(folder, 25):
-            (last,) = (group for group in groups(job.own) if (job.own / "tasks" / str(group)).read_text() == "1")
-            killed.append(last)
-            send(last, signal.SIGKILL)
+            killed.extend(group for group in groups(job.own) if (job.own / "tasks" / str(group)).read_text() == "1")
+            send(killed[0], signal.SIGKILL)
 
     many.events = kill
     many.warn = lambda restarts: restarts == 0 and reached(folder, 5)
     many.limit = lambda restarts: 91.0 if restarts == 2 else 3600.0  # --max_time job stops 90 s before
     sbatch(many, within=200)
-    print(many.log)
-    assert many.codes == [130, 137, 0, 0]
-    sbatch(one, within=100)
-    assert one.codes == [0]
+    assert many.codes == [130, 137, 0, 0], many.log
+    assert tiny.difference(folder, whole) == 0
+    assert tiny.lines(folder) == tiny.lines(whole)
+
+
+def test_ssh_on_two_hosts_one_of_which_loses_a_process(clone, whole):
+    """Both hosts are this machine; the first start is stopped by Ctrl-C, in the second one a process is killed."""
+    (clone / "bin").mkdir()
+    (clone / "bin" / "ssh").symlink_to(Path(__file__).with_name("ssh"))
+    path = f"{clone / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    flags, folder = tiny.command(**TRAINING, wb_id="hosts", devices=1), clone / "runs" / f"hosts_{LABEL}"
+
+    def start() -> subprocess.Popen[str]:
+        plain = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MASTER_PORT": free_port(), "PATH": path}
+        return subprocess.Popen(
+            ["scripts/ssh/train.sh", "127.0.0.1", "localhost", "--", *flags],
+            cwd=clone,
+            env=plain,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait_for(process: subprocess.Popen[str], step: int) -> None:
+        until = time.monotonic() + 100
+        while not reached(folder, step) and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.1)
+
+    process = start()
+    try:
+        wait_for(process, 5)
+        os.killpg(process.pid, signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 130, out
+        assert (folder / "checkpoints" / "last.ckpt").is_file(), out
+        process = start()
+        wait_for(process, 25)
+        (child,) = workers("hosts", "1")
+        os.kill(child, signal.SIGKILL)
+        out, _ = process.communicate(timeout=120)
+    finally:
+        for child in (*workers("hosts", "0"), *workers("hosts", "1")):
+            os.kill(child, signal.SIGKILL)
+        process.kill()
+    assert process.returncode == 0, out
+    assert all(line.startswith(("127.0.0.1: ", "localhost: ")) for line in out.splitlines())
     assert tiny.difference(folder, whole) == 0
     assert tiny.lines(folder) == tiny.lines(whole)

@@ -1,0 +1,101 @@
+"""The script that starts one training on several machines by ssh: what it runs there, and how all end together."""
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.test_imports import ROOT
+
+STAND_IN = Path(__file__).with_name("ssh")
+WAITS = "trap 'echo told; exit 1' TERM INT; touch begun.$STAND_IN_HOST; while :; do sleep 0.03; done"
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """Starts the script in a folder with a blank in its name, `python` being some lines of bash."""
+    folder = tmp_path / "it's a folder"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "ssh").symlink_to(STAND_IN)
+    (folder / "scripts").symlink_to(ROOT / "scripts")
+    monkeypatch.chdir(folder)
+
+    def start(behaviour: str, *words: str) -> subprocess.Popen[str]:
+        python = folder / "bin" / "python"
+        python.write_text(f'#!/bin/bash\nprintf "%q " "$@" > "words.$STAND_IN_HOST"\n{behaviour}\n')
+        python.chmod(0o755)
+        return subprocess.Popen(
+            ["scripts/ssh/train.sh", *words],
+            env={"PATH": f"{folder}/bin:/usr/bin:/bin"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    return start
+
+
+def words(host: str) -> list[str]:
+    return shlex.split(Path(f"words.{host}").read_text())
+
+
+def test_every_host_runs_its_part(started):
+    flags = ["--preset", "digits", "--wb_id", "two", "--data_dir", "a 'b' $HOME `c`", "--devices", "2"]
+    process = started('echo "from $PWD"; printf "no end"', "me@one", "two", "--", *flags)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 0, out
+    here = Path.cwd()
+    assert sorted(out.splitlines()) == [f"{h}: {t}" for h in ("me@one", "two") for t in (f"from {here}", "no end")]
+    for rank, host in enumerate(("me@one", "two")):
+        assert words(host) == [
+            *shlex.split(f"-m torch.distributed.run --nnodes 2 --node-rank {rank} --master-addr one"),
+            *shlex.split("--master-port 29500 --nproc-per-node 2 --max-restarts 3 train.py"),
+            *flags,
+            *shlex.split("--num_nodes 2 --resume auto"),
+        ]
+    started("", "one", "--", "--wb_id", "x").wait(20)
+    assert "--nproc-per-node gpu" in " ".join(words("one"))
+
+
+def test_an_error_on_one_host_ends_all(started):
+    process = started(f"[ $STAND_IN_HOST = two ] && exit 3; {WAITS}", "one", "two", "three", "--", "--wb_id", "x")
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 3
+    assert "train.sh: two ended with 3; the others are told to stop" in out
+    assert ("one: told" in out, "three: told" in out) == (True, True)
+
+
+def test_ctrl_c_stops_all_and_a_second_one_does_not_wait(started):
+    for behaviour, signals in ((WAITS, 1), ("trap '' TERM; touch begun.$STAND_IN_HOST; sleep 5", 2)):
+        process = started(behaviour, "one", "two", "--", "--wb_id", "x")
+        until = time.monotonic() + 20
+        while len(list(Path().glob("begun.*"))) < 2 and time.monotonic() < until:
+            time.sleep(0.02)
+        for number in range(signals):
+            time.sleep(1.2 * number)
+            os.killpg(process.pid, signal.SIGINT)
+        out, _ = process.communicate(timeout=20)
+        assert process.returncode == 130, out
+        assert out.count("told") == (2 if signals == 1 else 0)
+        assert "train.sh: stopped; the same command goes on" in out
+        for path in Path().glob("begun.*"):
+            path.unlink()
+
+
+def test_what_it_refuses(started):
+    for line, said in {
+        "": "usage: scripts/ssh/train.sh HOST",
+        "one two": "usage: ",
+        "-- --wb_id x": "usage: ",
+        "one -- --preset digits": "--wb_id is needed",
+    }.items():
+        process = started("", *line.split())
+        out, _ = process.communicate(timeout=20)
+        assert process.returncode == 2
+        assert said in out
+        assert out.count("\n") == 1
