@@ -22,10 +22,13 @@ fi
 shift
 devices=gpu previous="" named=""
 for word; do
-    case $previous in --devices) devices=$word ;; esac
+    case $previous in
+        --devices) devices=$word ;;
+        --wb_id) named=$word ;;
+    esac
     case $word in
         --devices=*) devices=${word#--devices=} ;;
-        --wb_id | --wb_id=*) named=yes ;;
+        --wb_id=*) named=${word#--wb_id=} ;;
     esac
     previous=$word
 done
@@ -78,9 +81,10 @@ prefixed() { # to the end, whatever is signalled to the group
 
 pids=() readers=()
 for i in "${!hosts[@]}"; do
-    command=("$python" -m torch.distributed.run --nnodes ${#hosts[@]} --node-rank "$i" --master-addr "${hosts[0]##*@}"
-        --master-port "${MASTER_PORT:-29500}" --nproc-per-node "$devices" --max-restarts 3
-        train.py "$@" --num_nodes ${#hosts[@]} --resume auto)
+    # c10d: with fixed node ranks torchrun's store survives a restart, and so do addresses of processes that are gone
+    command=("$python" -m torch.distributed.run --nnodes ${#hosts[@]} --nproc-per-node "$devices" --max-restarts 3
+        --rdzv-backend c10d --rdzv-endpoint "${hosts[0]##*@}:${MASTER_PORT:-29500}" --rdzv-id "$named"
+        --local-addr "${hosts[i]##*@}" train.py "$@" --num_nodes ${#hosts[@]} --resume auto)
     mkfifo "$folder/$i"
     prefixed "${hosts[i]}" <"$folder/$i" 9>&- &
     readers+=($!)
