@@ -12,7 +12,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from common import stopping
@@ -25,6 +24,7 @@ from common.training.callbacks import KeepWeights, LogLines, LossPicture, StepPr
 from common.training.checkpoints import Checkpoints
 from common.training.csv_log import CsvLog
 from common.training.module import DiffusionModule
+from common.training.strategy import strategy_of
 
 # What Lightning and torch say that does not apply here: the loader yields indices, so workers would only cost; the
 # averaged network is in evaluation mode on purpose; a run folder that is resumed is not empty, and may have been moved
@@ -94,13 +94,6 @@ def check_rank(hardware: Hardware, device: torch.device) -> None:
             "--num_nodes as the launcher has them",
             "devices",
         )
-
-
-def strategy_of(hardware: Hardware, devices: int) -> str | Strategy:
-    """DDP if there are several processes; its buffers are tables and counters, alike everywhere."""
-    if devices * hardware.num_nodes > 1:
-        return DDPStrategy(broadcast_buffers=False)
-    return hardware.strategy
 
 
 def make_trainer(
