@@ -40,10 +40,12 @@ class Overdue(KeyboardInterrupt):
 def exit_code() -> int:
     """The exit code of a program that was stopped and has put everything in order.
 
-    0 in the further processes of a work: Lightning kills the first one as soon as another ends with an error, and srun
-    sends it another signal, which would cut short what it still has to write.
+    0 in the processes that a first one has started (it is Lightning that numbers them so): its own code counts. So it is
+    with srun's further ones: it sends all another signal as soon as one ends with an error, which would cut short what
+    the first one still has to write. Of those that torchrun started every code counts.
     """
-    return 0 if any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "SLURM_PROCID")) else CODE
+    is_further = any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "SLURM_PROCID"))
+    return 0 if is_further and "RANK" not in os.environ else CODE
 
 
 def tell(line: str) -> None:
