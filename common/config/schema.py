@@ -160,7 +160,9 @@ class Recipe(Checked):
 
     Attributes:
         train_steps: optimiser steps
-        batch_size: samples per device and micro-step
+        batch_size: samples per device and micro-step; with --global_batch its share of those
+        global_batch: samples of an optimiser step over all devices and micro-steps, which stay those of the run on any
+            number of devices that divides them (default: what --batch_size makes of them)
         accumulate_grad_batches: micro-steps per optimiser step
         lr: peak learning rate
         optimizer: optimiser; adam was published for GFDM, adamw and adabelief for FDP
@@ -191,6 +193,7 @@ class Recipe(Checked):
 
     train_steps: Annotated[int, at_least(2)] = 1000000
     batch_size: Annotated[int, at_least(1)] = 128
+    global_batch: Annotated[int | None, at_least(1)] = None
     accumulate_grad_batches: Annotated[int, at_least(1)] = 1
     lr: Annotated[float, POSITIVE] = 2e-4
     optimizer: str = "adam"
@@ -327,6 +330,7 @@ class RunConfig:
             the functions.
         data_std: deviation of the data on the network's scale, root mean square over its entries; None if not known.
         objective: what the network is trained towards.
+        processes: how many it was begun with, one a device; None if not known.
     """
 
     dynamics: Chosen
@@ -342,6 +346,7 @@ class RunConfig:
     prior_values: Mapping[str, Any] = field(default_factory=lambda: {"mean": 0.0, "variance": 0.0})
     data_std: float | None = None
     objective: Chosen = DENOISE
+    processes: int | None = None
 
     @property
     def sample(self) -> DataSpec:

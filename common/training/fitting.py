@@ -31,6 +31,7 @@ from common.runs.folder import BEST, FINAL
 from common.runs.log import read_metrics
 from common.runs.real import write_real
 from common.runs.versions import PLAIN, Checkpoint, average_kinds
+from common.training.batches import change_of_batches, shared_out
 from common.training.build import (
     build_data,
     build_module,
@@ -53,7 +54,7 @@ from common.training.restored import Restored
 from common.training.resume import Plan, TrainOrder, check_fits, check_same_data, plan
 from common.training.session import PROGRAM, complain, hide_key, is_first_process, note_environment, say, set_tf32
 from common.training.starting import noted
-from common.training.trainer import check_rank, device_count, run_trainer
+from common.training.trainer import check_rank, process_count, run_trainer
 
 
 def train(order: TrainOrder) -> int:
@@ -111,6 +112,9 @@ def _train(order: TrainOrder, found: Plan, deadline: float | None) -> int:
         ask_before_sending(config.keeping.logger)
     device = check_device(config.hardware.device)
     check_rank(config.hardware, device)
+    config = shared_out(config, process_count(config.hardware, device), order.given)
+    for remark in () if found.is_new else change_of_batches(found.config, config):
+        say(f"note      {remark}")
     if config.hardware.precision == "16-mixed" and device.type == "cpu":
         raise Refusal("16-mixed needs CUDA; on a CPU use --precision bf16-mixed or 32-true", "precision")
     set_tf32(device, config.hardware.tf32)
@@ -263,7 +267,7 @@ def introduce(config: RunConfig, module: DiffusionModule, device: torch.device, 
     say(f"network   {config.network.name}, {module.parameter_count:,} parameters, on {device}")
     for line in paragraph(dataset, config):
         say(line)
-    count = device_count(config.hardware, device) * config.hardware.num_nodes
+    count = process_count(config.hardware, device)
     share = "on 1 device" if count == 1 else f"on {count} devices, {batch} on each"
     say(f"training  {recipe.train_steps:,} steps of {batch * count} samples {share}")
     for name, steps in (("warmup_steps", recipe.warmup_steps), ("time_warmup", recipe.time_warmup)):
@@ -367,8 +371,9 @@ def fit(
         return 1
     except torch.OutOfMemoryError as error:
         reason = str(error).partition(". ")[0]
+        halve = "double" if module.recipe.global_batch else "halve it and double"
         complain(
-            f"--batch_size {data.batch_size} is too large for the device ({reason}); halve it and double "
+            f"--batch_size {data.batch_size} is too large for the device ({reason}); {halve} "
             f"--accumulate_grad_batches in a new run, or go on on a larger one with: {again}"
         )
         return 2

@@ -21,6 +21,7 @@ from common.refusal import Refusal, require
 from common.runs.folder import FINAL, RunFolder, find, of_id, run_folders
 from common.runs.versions import Checkpoint
 from common.seeding import SEEDS
+from common.training.batches import check_same_step, known_processes
 from common.training.loggers import LOGGERS
 from common.training.optimizers import OPTIMIZERS, SCHEDULERS
 from common.training.session import fresh_id, is_first_process
@@ -250,8 +251,14 @@ def resumed(given: Mapping[str, Any], of_preset: Mapping[str, Any], folder: RunF
         )
     config = read_config(folder.path)
     check_names(config, folder)
+    config = replace(config, processes=known_processes(config))
     known = config.flags(class_of)
     compared = {**for_length(of_preset, config.recipe, given), **given}
+    wanted = compared.pop("global_batch", None)
+    if wanted is not None:
+        check_same_step(config, wanted)
+    if wanted or config.recipe.global_batch:  # it says what the batch of a process is
+        compared.pop("batch_size", None)
     for further in FURTHER:  # compared one by one, under their own names
         compared |= compared.pop(further, None) or {}
         known |= {**config.network.arguments, **config.dynamics.arguments, **known}
@@ -274,6 +281,8 @@ def resumed(given: Mapping[str, Any], of_preset: Mapping[str, Any], folder: RunF
         )
         for name, kind in SECTIONS.items()
     }
+    if wanted is not None:
+        changed["recipe"] = replace(changed["recipe"], global_batch=wanted)
     # what a config.json says starts no download: that is a wish of one command line
     changed["data"] = replace(changed["data"], download=bool(given.get("download", False)))
     return replace(config, **changed).named(str(config.keeping.wb_id), folder.path.parent)
