@@ -19,12 +19,11 @@ from common.config.parser import mendable, redacted
 from common.config.plugins import class_of
 from common.config.rehearsal import rehearse
 from common.config.resolve import fit_to_data
-from common.config.schema import PROJECT, Recipe, RunConfig
+from common.config.schema import PROJECT, RunConfig
 from common.config.stored import to_json, write_config
 from common.data import DataUnavailable
 from common.data.module import DataModule
 from common.data.source import DataSet
-from common.dynamics.prior import LITTLE_NOISE
 from common.files import atomic_write, locked, remove_leftovers, replacing, save_safetensors
 from common.refusal import Refusal
 from common.runs import RunFolder, read_prior
@@ -48,6 +47,7 @@ from common.training.checkpoints import Checkpoints, Stopped
 from common.training.csv_log import keep_aside
 from common.training.data_told import paragraph, table_of_classes
 from common.training.dry_run import dry_run, require_memory
+from common.training.introduction import introduce, question_steps
 from common.training.judging import Judging, check_judging
 from common.training.loggers import ask_before_sending, close_loggers, make_loggers
 from common.training.module import LOSS, VALIDATION, DiffusionModule, NonFiniteLoss
@@ -274,43 +274,6 @@ def _stored_prior(config: RunConfig, folder: RunFolder, dataset: DataSet) -> tup
     if names_file and not (folder.prior.is_file() and (is_whole(folder, folder.prior) or not folder.begun)):
         return with_statistics(config, dataset, folder.prior.name)
     return config, read_prior(folder, config)
-
-
-def introduce(config: RunConfig, module: DiffusionModule, device: torch.device, dataset: DataSet) -> None:
-    """Say what is trained, and what is made of the data."""
-    recipe = config.recipe
-    batch = recipe.batch_size * recipe.accumulate_grad_batches
-    dynamics = module.dynamics
-    level = float(dynamics.log_sigma(torch.tensor([dynamics.horizon], device=dynamics.device)).exp())
-    # modes may keep some of the data at T, since sampling starts from its mean and spectrum
-    shown = "" if dynamics.basis.modes else f", sigma(T) = {level:.3g}"
-    say(f"dynamics  {dynamics}, {module.prediction}-prediction{shown}")
-    if shown and level < LITTLE_NOISE:
-        say(
-            f"note      the noise level at T is only {level:.3g}: data is still seen there, so samples start from the "
-            f"wrong law; {dynamics.more_noise}"
-        )
-    if module.objective.account:
-        say(f"objective {module.objective.account}")
-    say(f"network   {config.network.name}, {module.parameter_count:,} parameters, on {device}")
-    for line in paragraph(dataset, config):
-        say(line)
-    count = process_count(config.hardware, device)
-    share = "on 1 device" if count == 1 else f"on {count} devices, {batch} on each"
-    say(f"training  {recipe.train_steps:,} steps of {batch * count} samples {share}")
-    for name, steps in (("warmup_steps", recipe.warmup_steps), ("time_warmup", recipe.time_warmup)):
-        if steps >= recipe.train_steps:
-            say(f"note      --{name} {steps:,} is not over when training ends; lower it, or train longer")
-
-
-def question_steps(config: RunConfig) -> None:
-    """Say so if functions get the published number of steps because their source did not say that it holds some."""
-    steps = config.recipe.train_steps
-    if config.sample.kind == "function" and steps == Recipe.train_steps:
-        say(
-            f"note      {steps:,} steps were made for images; give --train_steps or --preset, or let the class of "
-            f"--data_name {config.data.data_name} say kind = 'function'"
-        )
 
 
 def last_losses(rows: Sequence[Mapping[str, float]], averaged: bool) -> list[str]:
