@@ -1,8 +1,7 @@
 """How the samples of an optimiser step are shared out among processes, and what changes when their number does."""
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
 
 from common.config.schema import Recipe, RunConfig
 from common.refusal import Refusal
@@ -43,13 +42,13 @@ def check_same_step(config: RunConfig, wanted: int) -> None:
         raise Refusal(f"{wanted} contradicts the run {config.folder_name}, whose steps have {found}", "global_batch")
 
 
-def shared_out(config: RunConfig, processes: int, given: Mapping[str, Any]) -> RunConfig:
+def shared_out(config: RunConfig, processes: int, given: Collection[str]) -> RunConfig:
     """The configuration with the batch of one process: --batch_size, or its share of --global_batch.
 
     Args:
         config: the run; its batch is that of another number of processes, if it goes on.
         processes: how many there are now.
-        given: flags that a user gave, with their values.
+        given: flags that a user gave.
 
     Raises:
         Refusal: if the samples of a step cannot be shared out, or another batch was asked for, too.
@@ -67,9 +66,9 @@ def shared_out(config: RunConfig, processes: int, given: Mapping[str, Any]) -> R
             f"{wanted} cannot be shared out among {_counted(processes)}{steps}; take {nearest}", "global_batch"
         )
     own = wanted // parts
-    if given.get("batch_size", own) != own:
+    if "batch_size" in given and recipe.batch_size != own:
         raise Refusal(
-            f"{given['batch_size']} and --global_batch {wanted} exclude each other: {own} samples fall to each of "
+            f"{recipe.batch_size} and --global_batch {wanted} exclude each other: {own} samples fall to each of "
             f"{parts} parts of a step; leave one of them out",
             "batch_size",
         )
@@ -86,9 +85,8 @@ def change_of_batches(before: RunConfig, now: RunConfig) -> list[str]:
     began, count = known_processes(before), now.processes
     if began is None or count is None or began == count:
         return []
-    each, earlier = samples_of_step(now.recipe, 1), samples_of_step(before.recipe, 1)
-    have, had = each * count, earlier * began
-    line = f"goes on with {_counted(count)} of {each} samples, began with {began} of {earlier}: "
+    have, had = samples_of_step(now.recipe, count), before.recipe.global_batch or samples_of_step(before.recipe, began)
+    line = f"goes on with {_counted(count)} of {have // count} samples, began with {began} of {had // began}: "
     if have == had:
         return [f"{line}the same batches, sums are rounded otherwise"]
     keeps = f"; --global_batch {had} keeps those" if had % (count * now.recipe.accumulate_grad_batches) == 0 else ""

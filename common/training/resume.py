@@ -254,11 +254,13 @@ def resumed(given: Mapping[str, Any], of_preset: Mapping[str, Any], folder: RunF
     config = replace(config, processes=known_processes(config))
     known = config.flags(class_of)
     compared = {**for_length(of_preset, config.recipe, given), **given}
-    wanted = compared.pop("global_batch", None)
+    recipe, wanted = config.recipe, compared.pop("global_batch", None)
     if wanted is not None:
         check_same_step(config, wanted)
-    if wanted or config.recipe.global_batch:  # it says what the batch of a process is
-        compared.pop("batch_size", None)
+        recipe = replace(recipe, global_batch=wanted)
+    if recipe.global_batch and (own := compared.pop("batch_size", None)) and "batch_size" in given:
+        recipe = replace(recipe, batch_size=own)  # to be compared with a share of those of a step
+    config = replace(config, recipe=recipe)
     for further in FURTHER:  # compared one by one, under their own names
         compared |= compared.pop(further, None) or {}
         known |= {**config.network.arguments, **config.dynamics.arguments, **known}
@@ -281,8 +283,6 @@ def resumed(given: Mapping[str, Any], of_preset: Mapping[str, Any], folder: RunF
         )
         for name, kind in SECTIONS.items()
     }
-    if wanted is not None:
-        changed["recipe"] = replace(changed["recipe"], global_batch=wanted)
     # what a config.json says starts no download: that is a wish of one command line
     changed["data"] = replace(changed["data"], download=bool(given.get("download", False)))
     return replace(config, **changed).named(str(config.keeping.wb_id), folder.path.parent)

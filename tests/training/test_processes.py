@@ -134,23 +134,27 @@ def config(*words: str) -> RunConfig:
 def test_shares():
     wanted = config("--global_batch", "24")
     assert shared_out(wanted, 3, {}).recipe.batch_size == 8
-    twice = config("--global_batch", "24", "--accumulate_grad_batches", "2")
-    assert shared_out(twice, 3, {"batch_size": 4}).recipe.batch_size == 4
+    twice = config("--global_batch", "24", "--accumulate_grad_batches", "2", "--batch_size", "4")
+    assert shared_out(twice, 3, {"batch_size"}).recipe.batch_size == 4
     plain = config("--batch_size", "5")
-    assert shared_out(plain, 3, {"batch_size": 5}) == replace(plain, processes=3)
+    assert shared_out(plain, 3, {"batch_size"}) == replace(plain, processes=3)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "processes", "given", "line"),
+    ("words", "processes", "line"),
     [
-        (24, 5, {}, "global_batch 24 cannot be shared out among 5 processes; take 20 or 25"),
-        (3, 5, {}, "global_batch 3 cannot be shared out among 5 processes; take 5"),
-        (24, 3, {"batch_size": 24}, "batch_size 24 and --global_batch 24 exclude each other: 8 samples fall"),
+        ("--global_batch 24", 5, "global_batch 24 cannot be shared out among 5 processes; take 20 or 25"),
+        ("--global_batch 3", 5, "global_batch 3 cannot be shared out among 5 processes; take 5"),
+        (
+            "--global_batch 24 --batch_size 24",
+            3,
+            "batch_size 24 and --global_batch 24 exclude each other: 8 samples fall",
+        ),
     ],
 )
-def test_what_cannot_be_shared_out(wanted, processes, given, line):
+def test_what_cannot_be_shared_out(words, processes, line):
     with pytest.raises(Refusal) as found:
-        shared_out(config("--global_batch", str(wanted)), processes, given)
+        shared_out(config(*words.split()), processes, words.replace("--", "").split())
     assert str(found.value).startswith(line)
 
 
