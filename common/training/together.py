@@ -14,7 +14,7 @@ import torch
 from common.cluster.alike import Alike
 from common.cluster.meeting import Meeting
 from common.cluster.place import Place, place
-from common.config.parser import complain, redacted
+from common.config.parser import complain, mendable, redacted
 from common.config.schema import Hardware
 from common.data.source import DataSet, Split
 from common.refusal import Refusal
@@ -38,9 +38,16 @@ def meeting_of(order: TrainOrder) -> Meeting:
     here = place()
     hardware = Hardware() if order.config is None else order.config.hardware
     seconds = float(order.given.get("join_timeout", hardware.join_timeout))
-    alike = () if here == Place() else (flags(order.words), versions())
+    alike = (flags(order.words), versions()) if here.from_outside else ()  # else it is one command
     folder = None if order.command.only_looks else order.output_dir
-    return Meeting(here, alike, folder, seconds, partial(complain, PROGRAM))
+    return Meeting(here, alike, folder, seconds, partial(complain, PROGRAM), mended)
+
+
+def mended(error: Exception) -> str | None:
+    """What a user can mend, in a line; None for a bug."""
+    if isinstance(error, Refusal):
+        return error.line({str(error.argument): str(error.argument)})
+    return mendable(error)
 
 
 def flags(words: Sequence[str]) -> Alike:
