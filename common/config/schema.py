@@ -290,6 +290,9 @@ class Hardware(Checked):
         num_nodes: number of nodes
         join_timeout: how long several processes wait for one another to begin: 50s, 5m
         strategy: how several devices work together
+        static_graph: tell DDP that every step uses the same weights in the same order, which then finds out less
+        gradient_compression: in what gradients go from device to device: bf16 is half as much as they are, and rounds
+            them to 8 bits
         precision: numerical precision of the network
         tf32: let CUDA multiply float32 matrices in TF32, which is faster
         compile: compile the network with torch.compile
@@ -301,6 +304,8 @@ class Hardware(Checked):
     num_nodes: Annotated[int, at_least(1), FREE] = 1
     join_timeout: Annotated[float, duration, FREE] = 50.0
     strategy: Annotated[str, ("auto", "ddp"), FREE] = "auto"
+    static_graph: Annotated[bool, FREE] = False
+    gradient_compression: Annotated[str, ("none", "bf16"), FREE] = "none"
     precision: Annotated[str, ("32-true", "bf16-mixed", "16-mixed")] = "32-true"
     tf32: Annotated[bool, FREE] = True
     compile: Annotated[bool, FREE] = False

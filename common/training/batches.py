@@ -75,6 +75,29 @@ def shared_out(config: RunConfig, processes: int, given: Collection[str]) -> Run
     return replace(config, recipe=replace(recipe, batch_size=own), processes=processes)
 
 
+def check_exchange(config: RunConfig, processes: int, given: Collection[str]) -> list[str]:
+    """What is to be said of the ways in which processes exchange gradients.
+
+    Args:
+        config: the run.
+        processes: how many there are.
+        given: flags that a user gave.
+
+    Raises:
+        Refusal: if DDP cannot do what is asked for.
+    """
+    if processes == 1:
+        idle = [f"--{name}" for name in ("static_graph", "gradient_compression") if name in given]
+        return [f"{' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect on one process"] if idle else []
+    if config.hardware.static_graph and config.recipe.accumulate_grad_batches > 1:
+        raise Refusal(
+            f"and --accumulate_grad_batches {config.recipe.accumulate_grad_batches} exclude each other: micro-steps "
+            "that exchange nothing are not like the others; leave one of them out",
+            "static_graph",
+        )
+    return []
+
+
 def change_of_batches(before: RunConfig, now: RunConfig) -> list[str]:
     """What a run that goes on with another number of processes has to say.
 

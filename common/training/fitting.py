@@ -31,7 +31,7 @@ from common.runs.folder import BEST, FINAL
 from common.runs.log import read_metrics
 from common.runs.real import write_real
 from common.runs.versions import PLAIN, Checkpoint, average_kinds
-from common.training.batches import change_of_batches, shared_out
+from common.training.batches import change_of_batches, check_exchange, shared_out
 from common.training.build import (
     build_data,
     build_module,
@@ -139,8 +139,10 @@ def _train(order: TrainOrder, found: Plan, deadline: float | None, meeting: Meet
     check_rank(config.hardware, device)
     if meeting.here.from_outside:
         check_count(meeting.here, config.hardware, device)
-    config = shared_out(config, process_count(config.hardware, device), order.given)
-    for remark in () if found.is_new else change_of_batches(found.config, config):
+    processes = process_count(config.hardware, device)
+    config = shared_out(config, processes, order.given)
+    remarks = check_exchange(config, processes, order.given)
+    for remark in remarks + ([] if found.is_new else change_of_batches(found.config, config)):
         say(f"note      {remark}")
     if config.hardware.precision == "16-mixed" and device.type == "cpu":
         raise Refusal("16-mixed needs CUDA; on a CPU use --precision bf16-mixed or 32-true", "precision")

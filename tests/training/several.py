@@ -1,7 +1,8 @@
 """Trainings of several processes, as torchrun starts them, forked from a program that has imported everything once.
 
 ``python several.py plan.json`` runs the trainings of a plan one after another and prints the exit codes of the
-processes of each, a line of JSON. A plan is a list of {"processes": 3, "words": [..], "kill_at": step, "log": file}.
+processes of each, a line of JSON. A plan is a list of {"processes": 3, "words": [..], "log": file}, and may say more
+of a training: "kill_at" a step, "copies" for gradients that are copied before they are exchanged.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import train
@@ -41,8 +43,19 @@ def die_at(step: int) -> None:
     DiffusionModule.training_step = killed  # type: ignore[method-assign]
 
 
-def work(rank: int, count: int, port: int, words: list[str], kill_at: int | None) -> int:
+def copy_gradients() -> None:
+    """Let DDP exchange copies of gradients, as it does unless told otherwise."""
+    init = DDPStrategy.__init__
+
+    def plain(self, **settings):
+        init(self, **{**settings, "gradient_as_bucket_view": False})
+
+    DDPStrategy.__init__ = plain  # type: ignore[method-assign]
+
+
+def work(rank: int, count: int, port: int, case: dict) -> int:
     """One process of a training."""
+    words, kill_at = case["words"], case.get("kill_at")
     if count > 1:
         numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
         os.environ |= {name: str(value) for name, value in numbers.items()}
@@ -51,6 +64,8 @@ def work(rank: int, count: int, port: int, words: list[str], kill_at: int | None
     rank_zero_only.rank = rank  # as Lightning finds it when it is imported
     if kill_at is not None:
         die_at(kill_at)
+    if case.get("copies"):
+        copy_gradients()
     return train.main(words)
 
 
@@ -66,7 +81,7 @@ def run(case: dict) -> list[int]:
                 log = os.open(case["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 os.dup2(log, 1)
                 os.dup2(log, 2)
-                code = work(rank, case["processes"], port, case["words"], case.get("kill_at"))
+                code = work(rank, case["processes"], port, case)
                 sys.stdout.flush()
             except BaseException as error:
                 print(f"{type(error).__name__}: {error}", file=sys.stderr)

@@ -13,7 +13,7 @@ from common.config.schema import RunConfig
 from common.config.stored import from_json, read_config, to_json
 from common.refusal import Refusal
 from common.runs import RunFolder
-from common.training.batches import change_of_batches, shared_out
+from common.training.batches import change_of_batches, check_exchange, shared_out
 from common.training.resume import resumed
 from tests.training import several, tiny
 
@@ -34,6 +34,7 @@ FLAGS = {
     "log_model_every_n": 40,
 }
 SHORT = {"train_steps": 8, "global_batch": 12, "lr": 4e-3, "log_every": 1, "val_check_interval": 4, "val_samples": 16}
+OPTIONS = {"plain": {}, "static": {"static_graph": True}, "bf16": {"gradient_compression": "bf16"}}
 INR = {"model_name": "inr", "width": 8, "depth": 2, "inner_steps": 2, "dynamics": "heat"}
 NAME, HEAT, TUNED = "digits_H0.9_K2", "digits_heat_inr", "digits_H0.9_K2_consistency"
 TOLERANCE = 5e-5
@@ -45,10 +46,13 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     plan, codes = [], {}
 
-    def add(name: str, processes: int, *words: str, kill_at: int | None = None, **flags: object) -> None:
+    def add(
+        name: str, processes: int, *words: str, kill_at: int | None = None, copies: bool = False, **flags: object
+    ) -> None:
         own = tiny.command(*words, **flags, wb_id=name, output_dir=folder)
         log = str(folder / f"{name}.log")
-        plan.append({"processes": processes, "words": own, "kill_at": kill_at, "log": log, "name": name})
+        case = {"processes": processes, "words": own, "kill_at": kill_at, "copies": copies, "log": log}
+        plan.append({**case, "name": name})
 
     for name, processes, more in (
         ("12x1", 1, {}),
@@ -62,6 +66,11 @@ def trained(tmp_path_factory):
     for processes in (1, 2):
         add(f"inr{processes}", processes, **INR, **SHORT)
         add(f"tuned{processes}", processes, objective="consistency", init_from="12x1", **SHORT)
+    add("inr-static", 2, **INR, **SHORT, static_graph=True, checkpointing=True)
+    small = {**tiny.FLAGS, **SHORT}
+    add("copied", 2, copies=True, **small)
+    for name, more in OPTIONS.items():
+        add(name, 2, **small, **more)
     (folder / "plan.json").write_text(json.dumps(plan))
     done = subprocess.run(
         [sys.executable, several.__file__, str(folder / "plan.json")],
@@ -121,6 +130,29 @@ def test_adapting_networks_and_consistency(trained, kind, name):
     assert_alike(folder / f"{kind}2_{name}", folder / f"{kind}1_{name}")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "like", "data"),
+    [("plain", "copied", NAME), ("static", "copied", NAME), ("inr-static", "inr2", HEAT)],
+)
+def test_ways_of_exchanging_gradients_that_change_no_bit(trained, name, like, data):
+    folder, codes = trained
+    assert codes[name] == codes[like] == [[0, 0]]
+    one, other = folder / f"{name}_{data}", folder / f"{like}_{data}"
+    assert tiny.difference(one, other) == 0
+    assert tiny.lines(one) == tiny.lines(other)
+
+
+@pytest.mark.slow
+def test_gradients_in_bf16(trained):
+    folder, codes = trained
+    assert codes["bf16"] == [[0, 0]]
+    one, other = folder / f"bf16_{NAME}", folder / f"copied_{NAME}"
+    assert 0 < tiny.difference(one, other) < 8e-3  # two steps of the optimiser
+    for line, like in zip(tiny.lines(one), tiny.lines(other), strict=True):
+        assert float(line["train/loss"] or 0) == pytest.approx(float(like["train/loss"] or 0), abs=2e-3)
+
+
 # -- shares -----------------------------------------------------------------------------------------------------------
 
 
@@ -171,6 +203,15 @@ def test_what_changes_is_said():
     assert change_of_batches(old, now) == []
     two = replace(old, hardware=replace(old.hardware, devices=2))
     assert change_of_batches(two, shared_out(two, 2, {})) == []
+
+
+def test_exchanges_that_cannot_be_or_have_no_effect():
+    both = config("--static_graph", "--accumulate_grad_batches", "2", "--gradient_compression", "bf16")
+    with pytest.raises(Refusal, match="static_graph and --accumulate_grad_batches 2 exclude each other"):
+        check_exchange(both, 2, {})
+    assert check_exchange(both, 1, {"static_graph"}) == ["--static_graph has no effect on one process"]
+    assert check_exchange(both, 1, {}) == []
+    assert check_exchange(config("--gradient_compression", "bf16"), 2, {"gradient_compression"}) == []
 
 
 def test_the_number_of_processes_is_kept():
