@@ -21,6 +21,7 @@ from common.refusal import Refusal, require
 from common.runs.folder import FINAL, RunFolder, find, of_id, run_folders
 from common.runs.versions import Checkpoint
 from common.seeding import SEEDS
+from common.training.batches import check_same_step, known_processes
 from common.training.loggers import LOGGERS
 from common.training.optimizers import OPTIMIZERS, SCHEDULERS
 from common.training.session import fresh_id, is_first_process
@@ -250,8 +251,16 @@ def resumed(given: Mapping[str, Any], of_preset: Mapping[str, Any], folder: RunF
         )
     config = read_config(folder.path)
     check_names(config, folder)
+    config = replace(config, processes=known_processes(config))
     known = config.flags(class_of)
     compared = {**for_length(of_preset, config.recipe, given), **given}
+    recipe, wanted = config.recipe, compared.pop("global_batch", None)
+    if wanted is not None:
+        check_same_step(config, wanted)
+        recipe = replace(recipe, global_batch=wanted)
+    if recipe.global_batch and (own := compared.pop("batch_size", None)) and "batch_size" in given:
+        recipe = replace(recipe, batch_size=own)  # to be compared with a share of those of a step
+    config = replace(config, recipe=recipe)
     for further in FURTHER:  # compared one by one, under their own names
         compared |= compared.pop(further, None) or {}
         known |= {**config.network.arguments, **config.dynamics.arguments, **known}
