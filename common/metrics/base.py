@@ -18,6 +18,7 @@ from common.metrics.extraction import Extractor
 from common.metrics.features import Features
 from common.metrics.points import Moments
 from common.metrics.real import OfMoments, Points, Real
+from common.metrics.stored import PointSet, some_points
 from common.refusal import Refusal
 
 TRAIN_LIMIT, HELD_OUT_LIMIT = 60_000, 2_000  # real samples read for comparison,
@@ -92,7 +93,8 @@ class Evidence:
 
     @property
     def samples(self) -> Tensor:
-        """The samples (N, C, *S) in memory, float32 on the network's scale [-1, 1]."""
+        """All samples (N, C, *S) in memory, float32 on the network's scale [-1, 1]; ``drawn.chunks()`` reads some at a
+        time."""
         return self.drawn.all
 
     @property
@@ -177,11 +179,15 @@ class Evidence:
         """
         assert self.labels is not None  # whoever asks has looked
         points = self.points(name)
+
+        def own(some: PointSet, labels: Tensor) -> PointSet:
+            return some_points(some, (labels == label).nonzero().flatten())
+
+        drawn = own(points.drawn, self.labels)
         if self.statistics is not None:
-            return Points(points.drawn[self.labels == label], points.real, points.fresh)
-        real = points.real.points[labels_over(self.compared, self.reference) == label]
-        fresh = points.fresh[labels_over(self.others, self.most_others) == label]
-        return Points(points.drawn[self.labels == label], Real(real), fresh)
+            return Points(drawn, points.real, points.fresh)
+        real = own(points.real.points, labels_over(self.compared, self.reference))
+        return Points(drawn, Real(real), own(points.fresh, labels_over(self.others, self.most_others)))
 
     def real(self, name: str | None = None) -> Real:
         """Features of the real samples that are compared with.
@@ -195,8 +201,8 @@ class Evidence:
         )
         return found
 
-    def _fresh(self, name: str | None) -> Tensor:
-        found: Tensor = self._once(
+    def _fresh(self, name: str | None) -> PointSet:
+        found: PointSet = self._once(
             ("others", name, self.part, self.most_others),
             lambda: self._features(name, self.others, self.most_others, "features of other real samples"),
         )
@@ -211,7 +217,7 @@ class Evidence:
     def _points(self) -> dict[str | None, Points]:
         return {}
 
-    def _features(self, name: str | None, parts: list[Split], limit: int | None, title: str) -> Tensor:
+    def _features(self, name: str | None, parts: list[Split], limit: int | None, title: str) -> PointSet:
         assert self.extractor is not None  # looked at before
         count = len(labels_over(parts, limit))
         return self.extractor.points(name, read_over(parts, self.spec, limit), count, title)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from common.files import UNREADABLE, atomic_write, remove_leftovers
 from common.metrics.features import Features, Wanted, choose
+from common.metrics.stored import Stored
 from common.progress import bar
 
 FOLDER = "features"
@@ -73,7 +74,7 @@ class Extractor:
         folder: Path | None = None,
         *,
         keep: bool = True,
-    ) -> Tensor:
+    ) -> Stored:
         """Features of samples.
 
         Args:
@@ -85,23 +86,21 @@ class Extractor:
             keep: keep them at all.
 
         Returns:
-            (N, D) float32.
+            (N, D) float32, on disk beyond a few megabytes.
         """
         features = self.features(name)
         known_by = hashlib.sha256(features.identity.encode()).hexdigest()[:16]
         place = (folder or self._wanted.cache_dir) / FOLDER / known_by if features.costs and keep else None
         remove_leftovers(self._wanted.cache_dir, *([place] if place else []))
         parts = self._here if place is None or self._processes == 1 else self._spread
-        found = torch.empty(count, 0)
         with bar(count, title, " samples") as progress:
-            start = 0
-            for points in parts(features, samples, place):
-                if not start:
-                    found = torch.empty(count, points.shape[1])
-                found[start : start + len(points)] = points
-                start += len(points)
-                progress.update(len(points))
-        return found
+
+            def counted() -> Iterator[Tensor]:
+                for points in parts(features, samples, place):
+                    yield points
+                    progress.update(len(points))
+
+            return Stored(counted(), self._wanted.cache_dir)
 
     def _here(self, features: Features, samples: Iterable[Tensor], place: Path | None) -> Iterator[Tensor]:
         for some in samples:

@@ -61,7 +61,7 @@ def extractor(tmp_path: Path, processes: int = 1, name: str = "squares") -> Extr
 
 
 def points(which: Extractor, size: int = 256, samples: torch.Tensor = SAMPLES, folder: Path | None = None):
-    return which.points(None, iter(samples.split(size)), len(samples), "features", folder)
+    return which.points(None, iter(samples.split(size)), len(samples), "features", folder)[:]
 
 
 def test_features_do_not_depend_on_blocks_and_are_computed_once(tmp_path):
