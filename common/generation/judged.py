@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from common.cluster.place import started_together
 from common.config.build import check_device
 from common.config.schema import RunConfig
 from common.config.stored import read_config
@@ -79,7 +80,8 @@ class EvaluateOrder:
         """
         config = self.config
         wanted = Wanted(data, config.weights_dir, config.cache)
-        extractor = Extractor(wanted, config.features, config.devices, check_device(self.device))
+        place = started_together()
+        extractor = Extractor(wanted, config.features, config.devices, check_device(self.device), place=place)
         if config.save_statistics:
             extractor.features()
         for metric in self.metrics if not config.only_statistics else ():
@@ -121,6 +123,11 @@ def of_run(order: EvaluateOrder) -> Judged:
     """
     config, count = order.config, order.n_samples
     run = find(str(config.run_id), config.output_dir)
+    if order.drawing and started_together().count > 1:
+        raise Refusal(
+            f"several processes draw samples with generate.py: draw those of {run.name} with it, then judge them without "
+            "flags of drawing"
+        )
     opened = open_job(order.drawing) if order.drawing else None
     if opened is None:
         folder, remarks = config.samples_folder(run)

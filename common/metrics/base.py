@@ -151,7 +151,7 @@ class Evidence:
         if name not in self._points:
             drawn = self.extractor.points(
                 name,
-                self.drawn.chunks(),
+                self.drawn.chunks,
                 len(self.drawn),
                 "features of samples",
                 folder=self.beside,
@@ -169,6 +169,15 @@ class Evidence:
             else:
                 self._points[name] = Points(drawn, self.real(name), self._fresh(name))
         return self._points[name]
+
+    def share(self, *, real_alone: bool = False) -> None:
+        """Compute this process's share of all features that cost something, for the first one, which makes figures.
+
+        Args:
+            real_alone: those of the real data alone.
+        """
+        for name in [asked for asked, features in self.features.items() if features.costs]:
+            (self.real if real_alone else self.points)(name)
 
     def points_of(self, label: int, name: str | None = None) -> Points:
         """:meth:`points` of one class alone; of samples with labels.
@@ -220,7 +229,7 @@ class Evidence:
     def _features(self, name: str | None, parts: list[Split], limit: int | None, title: str) -> PointSet:
         assert self.extractor is not None  # looked at before
         count = len(labels_over(parts, limit))
-        return self.extractor.points(name, read_over(parts, self.spec, limit), count, title)
+        return self.extractor.points(name, lambda: read_over(parts, self.spec, limit), count, title)
 
     def _read(self, part: Split, limit: int) -> Labelled:
         x, labels = part.read(min(limit, max(1, NUMBERS_LIMIT // math.prod(self.spec.shape))))

@@ -103,7 +103,7 @@ def _kernel_sum(points: PointSet, others: PointSet) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
     for rows in points.split(ROWS):
         for columns in others.split(ROWS):
-            total += ((rows.double() @ columns.double().T / points.shape[1] + 1) ** 3).sum()
+            total += (rows.double() @ columns.double().T).div_(points.shape[1]).add_(1).pow_(3).sum()
     return total
 
 

@@ -1,7 +1,7 @@
-"""Points of a feature space, as many as there are: beyond a few megabytes they lie in a file and are read in pieces."""
+"""Points of a feature space, as many as there are: beyond a megabyte they lie in a file and are read in pieces."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 
@@ -13,29 +13,33 @@ ROWS_AT_ONCE = 1024  # rows that are copied at once
 
 
 class Stored:
-    """Points (N, D) float32 that are written once, in order, and read some at a time.
+    """Points (N, D) float32 that are written in any order and read some at a time.
 
     The file has no name, so that nothing is left of it when the process ends, however that ends.
 
     Args:
-        parts: points (B, D) in order.
-        folder: where the file lies; one that cannot be written gives way to the system's place for such files.
+        folder: where the file lies, or, if that is not there, in the one around it; one that cannot be written gives
+            way to the system's place for such files.
     """
 
-    def __init__(self, parts: Iterable[Tensor], folder: Path | None = None) -> None:
-        self._folder = folder if folder is not None and os.access(folder, os.W_OK) else None
+    def __init__(self, folder: Path | None = None) -> None:
+        there = [] if folder is None else [place for place in (folder, *folder.parents) if place.is_dir()]
+        self._folder = there[0] if there and os.access(there[0], os.W_OK) else None
         place = None if self._folder is None else str(self._folder)
         self._file = SpooledTemporaryFile(IN_MEMORY, dir=place)  # noqa: SIM115 - it ends with this object
-        count, width = 0, 0
-        for part in parts:
-            self._file.write(part.float().contiguous().numpy().data.cast("B") if part.numel() else b"")
-            count, width = count + len(part), part.shape[1]
-        self.shape = (count, width)
+        self.shape = (0, 0)
+
+    def put(self, start: int, points: Tensor) -> None:
+        """Write points (B, D) to the rows from ``start`` on; D is that of all."""
+        self.shape = (max(len(self), start + len(points)), points.shape[1])
+        if points.numel():
+            self._file.seek(start * points.shape[1] * torch.float32.itemsize)
+            self._file.write(points.float().contiguous().numpy().data.cast("B"))
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, which: "Tensor | slice") -> Tensor:
+    def __getitem__(self, which: Tensor | slice) -> Tensor:
         """Points in memory.
 
         Args:
@@ -43,7 +47,7 @@ class Stored:
         """
         if isinstance(which, slice):
             start, end, _ = which.indices(len(self))
-            return self._read(start, max(0, end - start))
+            return self._read_into(torch.empty(max(0, end - start), self.shape[1]), start)
         found = torch.empty(len(which), self.shape[1])
         for place, row in enumerate(which.tolist()):
             self._read_into(found[place : place + 1], row)
@@ -56,21 +60,17 @@ class Stored:
 
     def some(self, rows: Tensor) -> "Stored":
         """Those of these rows (M,) int64, stored likewise."""
-        return Stored([torch.empty(0, self.shape[1])] if not len(rows) else self._parts(rows), self._folder)
-
-    def _parts(self, rows: Tensor) -> Iterator[Tensor]:
-        for some in rows.split(ROWS_AT_ONCE):
-            yield self[some]
-
-    def _read(self, start: int, count: int) -> Tensor:
-        found = torch.empty(count, self.shape[1])
-        self._read_into(found, start)
+        found = Stored(self._folder)
+        found.shape = (0, self.shape[1])
+        for part in rows.split(ROWS_AT_ONCE):
+            found.put(len(found), self[part])
         return found
 
-    def _read_into(self, found: Tensor, start: int) -> None:
+    def _read_into(self, found: Tensor, start: int) -> Tensor:
         if found.numel():
             self._file.seek(start * self.shape[1] * found.element_size())
             self._file.readinto(found.numpy().data.cast("B"))
+        return found
 
 
 PointSet = Tensor | Stored

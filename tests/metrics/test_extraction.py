@@ -1,11 +1,6 @@
 """Features of many samples: in blocks of any size, in any number of processes, kept, and gone on with."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +8,7 @@ import pytest
 import torch
 
 from common.data import DataSet, Split
-from common.files.writing import host_name, is_alive
+from common.files.writing import host_name
 from common.metrics import METRICS, Evidence, evaluate
 from common.metrics.drawn import Drawn, labels_over, read_over, spread_over
 from common.metrics.extraction import Extractor
@@ -61,7 +56,7 @@ def extractor(tmp_path: Path, processes: int = 1, name: str = "squares") -> Extr
 
 
 def points(which: Extractor, size: int = 256, samples: torch.Tensor = SAMPLES, folder: Path | None = None):
-    return which.points(None, iter(samples.split(size)), len(samples), "features", folder)[:]
+    return which.points(None, lambda: samples.split(size), len(samples), "features", folder)[:]
 
 
 def test_features_do_not_depend_on_blocks_and_are_computed_once(tmp_path):
@@ -82,7 +77,7 @@ def test_work_that_was_cut_off_goes_on(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extractor(tmp_path).points(None, until_it_is_stopped(), 600, "features", tmp_path / "set")
+        extractor(tmp_path).points(None, until_it_is_stopped, 600, "features", tmp_path / "set")
     assert Squares.made == 300
     points(extractor(tmp_path), 100, folder=tmp_path / "set")
     assert Squares.made == 600
@@ -243,41 +238,3 @@ def test_features_that_auto_took_are_not_made_again_by_their_name(tmp_path, caps
     assert evidence.extractor.features(name) is evidence.extractor.features()
     evaluate(evidence, [METRICS["rke"]()])
     assert capsys.readouterr().out.count("features ") == 1
-
-
-FIRST = """
-import multiprocessing, os, time
-from concurrent.futures import ProcessPoolExecutor
-
-from common.metrics import extraction
-
-
-class Nothing:
-    def to(self, device): ...
-
-
-if __name__ == "__main__":
-    context = multiprocessing.get_context("spawn")
-    given = (Nothing(), "cpu", context.Value("i", 0))
-    with ProcessPoolExecutor(1, context, extraction._begin, given) as pool:
-        print(pool.submit(os.getpid).result(), flush=True)
-        time.sleep(100)
-"""
-
-
-def test_no_process_outlives_the_first(tmp_path):
-    path = tmp_path / "first.py"
-    path.write_text(FIRST)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen([sys.executable, path], stdout=subprocess.PIPE, text=True, env=environment) as first:
-        worker = int(first.stdout.readline())
-        assert is_alive(worker)
-        first.kill()
-    end = time.monotonic() + 10
-    while is_alive(worker) and time.monotonic() < end:
-        time.sleep(0.05)
-    try:
-        assert not is_alive(worker)
-    finally:
-        if is_alive(worker):
-            os.kill(worker, signal.SIGKILL)
