@@ -125,8 +125,8 @@ def of_run(order: EvaluateOrder) -> Judged:
     run = find(str(config.run_id), config.output_dir)
     if order.drawing and started_together().count > 1:
         raise Refusal(
-            f"several processes draw samples with generate.py: draw those of {run.name} with it, then judge them without "
-            "flags of drawing"
+            f"several processes draw samples with generate.py: draw those of {run.name} with it, then judge them here, "
+            "without flags of drawing"
         )
     opened = open_job(order.drawing) if order.drawing else None
     if opened is None:

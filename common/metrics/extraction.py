@@ -160,8 +160,6 @@ class Extractor:
             nonlocal looked
             for part, points in self._computed(features, _chosen(samples, kept, wanted)):
                 kept.write(part.name, points)
-                if not kept.is_lasting:
-                    return  # nobody would see it
                 if self._place.is_first and time.monotonic() - looked >= OFTEN:
                     for name in filter(kept.holds, names):
                         tell_done(*sizes[name])
@@ -195,6 +193,8 @@ def _chosen(samples: Samples, kept: Kept, names: Sequence[str]) -> Iterator[Part
     """Parts by name that are not kept when their turn comes."""
     wanted = set(names)
     for part in _parts(samples(), kept) if wanted else ():
+        if not kept.is_lasting:
+            return  # nobody would see them
         if part.name in wanted and not kept.holds(part.name):
             yield part
 

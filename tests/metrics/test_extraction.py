@@ -1,12 +1,15 @@
 """Features of many samples: in blocks of any size, in any number of processes, kept, and gone on with."""
 
+import contextlib
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from common.cluster.place import Place
 from common.data import DataSet, Split
 from common.files.writing import host_name
 from common.metrics import METRICS, Evidence, evaluate
@@ -51,8 +54,8 @@ def squares(monkeypatch):
     monkeypatch.setattr(Squares, "made", 0)
 
 
-def extractor(tmp_path: Path, processes: int = 1, name: str = "squares") -> Extractor:
-    return Extractor(Wanted(DATA, tmp_path / "weights", tmp_path / "cache"), name, processes)
+def extractor(tmp_path: Path, processes: int = 1, name: str = "squares", place: Place | None = None) -> Extractor:
+    return Extractor(Wanted(DATA, tmp_path / "weights", tmp_path / "cache"), name, processes, place=place)
 
 
 def points(which: Extractor, size: int = 256, samples: torch.Tensor = SAMPLES, folder: Path | None = None):
@@ -82,6 +85,93 @@ def test_work_that_was_cut_off_goes_on(tmp_path):
     points(extractor(tmp_path), 100, folder=tmp_path / "set")
     assert Squares.made == 600
     assert len(list((tmp_path / "set").rglob("*.npz"))) == 6
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_each_of_several_processes_computes_its_share_and_what_is_missing(tmp_path, count):
+    expected, made, read = points(extractor(tmp_path / "alone"), 50), [], []
+
+    def begun(rank: int, stop: int) -> None:
+        """One that is killed after so many parts, or goes on to the end."""
+
+        def parts():
+            for i, part in enumerate(SAMPLES.split(50)):
+                if Squares.made >= stop:
+                    raise KeyboardInterrupt
+                read.append(i)
+                yield part
+
+        Squares.made = 0
+        which = extractor(tmp_path, place=Place(rank, count, rank, count, "torchrun"))
+        with contextlib.suppress(KeyboardInterrupt):
+            found = which.points(None, parts, 600, "features", tmp_path / "set")
+            assert len(found) == (0 if rank else 600)
+            if not rank:
+                assert torch.equal(found[:], expected)
+        made.append(Squares.made)
+
+    share = 600 // count
+    begun(1, 100)  # two parts of its share, and no more
+    assert made == [100]
+    begun(0, 10**6)  # alone with the rest
+    assert made == [100, 500]
+    begun(1, 10**6)  # started again: nothing is left
+    assert made[2:] == [0]
+    assert len(list((tmp_path / "set").rglob("*.npz"))) == 12
+    for rank in range(1, count):  # from the beginning: the first one finds all of it
+        Squares.made = 0
+        extractor(tmp_path, place=Place(rank, count, rank, count, "srun")).points(
+            None, lambda: SAMPLES.split(50), share, "features", tmp_path / "again"
+        )
+        assert Squares.made == (600 if rank == 1 else 0)
+    begun(0, 10**6)
+    assert made[3:] == [0]
+
+
+def test_shares_do_not_overlap_while_all_are_at_work(tmp_path):
+    """In turns of one part each: whoever has done its share begins elsewhere than those who have not."""
+    computed = []
+
+    class Turns(Squares):
+        def __call__(self, samples):
+            computed.append((self.rank, float(samples.sum())))
+            turn = switch.wait  # the others go on meanwhile
+            turn(20)
+            return super().__call__(samples)
+
+    switch, found = threading.Barrier(2), []
+
+    def one(rank: int) -> None:
+        which = extractor(tmp_path, place=Place(rank, 2, rank, 2, "srun"))
+        which._chosen["squares"] = features = Turns(which._wanted)
+        features.rank = rank
+        found.append((rank, which.points(None, lambda: SAMPLES.split(50), 600, "features")))
+
+    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(computed) == len(set(computed)) == len({of for _, of in computed}) == 12
+    assert torch.equal(dict(found)[0][:], SAMPLES.flatten(1) ** 2)
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_another_one_taken(tmp_path, capsys):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "features").touch()  # where a folder would be made; root may write anywhere else
+    which = extractor(tmp_path)
+    for _ in range(2):
+        assert torch.equal(points(which, 100, folder=tmp_path / "set"), SAMPLES.flatten(1) ** 2)
+    assert Squares.made == 600
+    assert capsys.readouterr().out.count("features are not kept in") == 1
+    assert len(list((tmp_path / "cache").rglob("*.npz"))) == 6
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "cache").touch()
+    nowhere = extractor(tmp_path / "other", place=Place(1, 2, 1, 2, "srun"))
+    points(nowhere, 100, folder=tmp_path / "set")
+    assert Squares.made == 700  # nobody would see it: one part was enough to know
+    alone = extractor(tmp_path / "other")
+    assert torch.equal(points(alone, 100, folder=tmp_path / "set"), SAMPLES.flatten(1) ** 2)
 
 
 @pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[:-9], lambda whole: b"x" + whole[1:], None])
