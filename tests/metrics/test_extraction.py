@@ -188,7 +188,8 @@ def test_damaged_features_are_computed_again(tmp_path, damage):
         assert np.array_equal(again["points"], found)
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
 def test_figures_do_not_depend_on_the_number_of_processes(tmp_path, processes):
     """With features of the package's own, which other processes know."""
     from common.metrics.features import classifier
