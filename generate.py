@@ -13,8 +13,9 @@ from torch import Tensor
 import args
 from common import stopping
 from common.config.parser import reporting
-from common.generation.blocks import Job, generate, interrupted, missing
+from common.generation.blocks import Job
 from common.generation.config import GenerateOrder
+from common.generation.drawing import generate, interrupted, missing
 from common.generation.forecast import forecast
 from common.generation.misfit import told_misfit
 from common.generation.opening import open_job
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(order: GenerateOrder) -> int:
     """Draw what a command line asks for; returns the exit code: 1 if no sample is finite."""
-    order.check_data()
+    order.check()
     opened, job = open_job(order)
     real = real_beside(opened.folder, job)
     with claimed(opened, job) as claim:

@@ -89,7 +89,7 @@ def show(folder: Path, spec: DataSpec, real: Labelled | None = None, scale: int 
     """Write the grid and, for sounds, .wav files; returns what to say about them.
 
     Args:
-        folder: samples, as :func:`~common.generation.blocks.generate` left them.
+        folder: samples, as generate.py left them.
         spec: what a sample is.
         real: real samples to show beside them.
         scale: whole number by which images are magnified; None makes small ones visible.
