@@ -209,20 +209,22 @@ def _foreign(place: SampleFolder, job: Job) -> list[Path]:
     return sorted([*strange, *(path for path in (place.data, place.labels) if path.exists() and not path.is_dir())])
 
 
-def findings(folder: Path, job: Job, todo: Sequence[range]) -> list[str]:
+def findings(folder: Path, job: Job, todo: Sequence[range], part: Part | None = None) -> list[str]:
     """What a user should know of samples that are there: which are drawn again, and that others cannot be checked.
 
     Args:
         folder: their folder.
         job: what they are drawn with.
         todo: the blocks that are not there or not whole.
+        part: the blocks that are drawn; None takes all.
     """
-    place = SampleFolder(folder)
+    part = part or Part.of_all(folder, job)
+    place = part.place
     damaged = [path.name for path in job.files(place, todo) if path.exists() and path.parent == place.data]
     which = ", ".join(damaged[:NAMED]) + (", .." if len(damaged) > NAMED else "")
     found = [f"{len(damaged)} drawn again, since damaged or without their labels: {which}"] if damaged else []
-    kept = {*job.files(place, job.blocks)}.difference(job.files(place, todo))
-    if unlisted := kept - place.manifest.files:
+    kept = {*job.files(place, part.blocks)}.difference(job.files(place, todo))
+    if unlisted := kept - part.listed:
         found.append(f"{len(unlisted)} files had no check sums yet, so damage would not be seen; they have them now")
     return found
 
