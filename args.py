@@ -314,7 +314,7 @@ def parse_evaluate(argv: Sequence[str] | None) -> EvaluateOrder | CompareConfig:
         config=config,
         metrics=chosen_metrics(config, values, TAKEN),
         n_samples=sample.n_samples,
-        drawing=generate_order(values, sample) if draws else None,
+        drawing=generate_order(values, sample).drawn_by(values) if draws else None,
         device=sample.device,
         describe=lambda folder, shape: released_config(folder, {**shape, **values}),
     )

@@ -11,6 +11,7 @@ import args
 from common import stopping
 from common.cluster.place import started_together
 from common.config.parser import reporting
+from common.config.plugins import import_plugins
 from common.files import write_json
 from common.generation.judged import EvaluateOrder, judged_by
 from common.metrics import Evidence, evaluate
@@ -32,11 +33,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(order)
 
 
+def prepare(plugins: Sequence[str]) -> None:
+    """What other processes do before they draw: with this module they have filled the registers already."""
+    import_plugins(plugins)
+
+
 def run(order: EvaluateOrder) -> int:
     """Judge what a command line names; returns the exit code."""
     config = order.config
     statistics = read_statistics(config.reference) if config.reference and config.knows_moments_only else None
-    judged = judged_by(order)
+    judged = judged_by(order, prepare)
     evidence = Evidence(
         judged.drawn,
         judged.data,
@@ -49,9 +55,7 @@ def run(order: EvaluateOrder) -> int:
     if not started_together().is_first:
         evidence.share(real_alone=config.only_statistics)
         return 0
-    for remark in judged.remarks:
-        print(f"note      {remark}")
-    for line in judged.lines:
+    for line in judged.told:
         print(line)
     if config.save_statistics:
         features = judged.extractor.features()
