@@ -9,7 +9,9 @@ if __name__ == "__main__":
 
 import args
 from common import stopping
+from common.cluster.place import started_together
 from common.config.parser import reporting
+from common.config.plugins import import_plugins
 from common.files import write_json
 from common.generation.judged import EvaluateOrder, judged_by
 from common.metrics import Evidence, evaluate
@@ -25,20 +27,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         order = args.parse_evaluate(argv)
         stopping.begin_work()
         if isinstance(order, CompareConfig):
-            print("\n".join(compared(order)))
+            if started_together().is_first:
+                print("\n".join(compared(order)))
             return 0
         return run(order)
+
+
+def prepare(plugins: Sequence[str]) -> None:
+    """What other processes do before they draw: with this module they have filled the registers already."""
+    import_plugins(plugins)
 
 
 def run(order: EvaluateOrder) -> int:
     """Judge what a command line names; returns the exit code."""
     config = order.config
     statistics = read_statistics(config.reference) if config.reference and config.knows_moments_only else None
-    judged = judged_by(order)
-    for remark in judged.remarks:
-        print(f"note      {remark}")
-    for line in judged.lines:
-        print(line)
+    judged = judged_by(order, prepare)
     evidence = Evidence(
         judged.drawn,
         judged.data,
@@ -48,6 +52,11 @@ def run(order: EvaluateOrder) -> int:
         beside=judged.beside,
         statistics=statistics,
     )
+    if not started_together().is_first:
+        evidence.share(real_alone=config.only_statistics)
+        return 0
+    for line in judged.told:
+        print(line)
     if config.save_statistics:
         features = judged.extractor.features()
         write_statistics(config.save_statistics, evidence.real().moments, features.identity)

@@ -67,7 +67,7 @@ def one(count: int, folder: Path) -> str:
     extractor = Extractor(Wanted(DataSet(one_image, one_image), folder, folder), Projections.name)
     eye = torch.eye(Projections.dim, dtype=torch.float64)
     before, started = megabytes("VmRSS"), time.perf_counter()
-    points = extractor.points(None, images(count), count, "features")
+    points = extractor.points(None, lambda: images(count), count, "features")
     figure = frechet_to(points, Moments(torch.zeros(Projections.dim, dtype=torch.float64), eye), eye)
     took, peak = time.perf_counter() - started, megabytes("VmHWM")
     return f"{count:>8,} {Projections.dim:>6,} {took:>9.1f} {peak:>9.0f} {peak - before:>9.0f} {figure:>12.4f}"

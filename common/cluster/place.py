@@ -45,6 +45,16 @@ class Place:
         return self.launcher in (TORCHRUN, SRUN)
 
 
+def started_together(environment: Mapping[str, str] = os.environ) -> Place:
+    """:func:`place` among processes that torchrun or srun has started with this command line; else alone.
+
+    Raises:
+        Refusal: as there.
+    """
+    found = place(environment)
+    return found if found.from_outside else Place()
+
+
 def place(environment: Mapping[str, str] = os.environ, nodes: int = 1) -> Place:
     """The place of this process, after :func:`common.config.environment.leave_to_others`.
 

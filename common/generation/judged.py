@@ -2,22 +2,28 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from common.cluster.place import started_together
 from common.config.build import check_device
 from common.config.schema import RunConfig
 from common.config.stored import read_config
 from common.data.source import DataSet
 from common.files import refuse_links, remove_leftovers
-from common.generation.arrays import write_set
 from common.generation.blocks import Job, kept_samples
 from common.generation.config import OBSERVED, GenerateOrder
+from common.generation.drawing import missing
 from common.generation.identity import evaluations_of
 from common.generation.opening import drawn_from, open_job
-from common.generation.sets import check_labels, check_set
+from common.generation.pictures import real_beside, show
+from common.generation.planning import check_room
+from common.generation.sets import check_labels, check_set, claimed, findings
+from common.generation.sharing import draw_all
+from common.generation.told import told_processes
 from common.labels import NULL_LABEL
 from common.metrics import Metric
 from common.metrics.config import EvaluateConfig
@@ -30,6 +36,8 @@ from common.metrics.reference import real_data
 from common.metrics.statistics import check_features
 from common.refusal import Refusal
 from common.runs import Run, RunFolder, SampleFolder, find
+
+Prepare = Callable[[tuple[str, ...]], None]
 
 
 def draws_now(config: EvaluateConfig, given: Collection[str]) -> bool:
@@ -79,7 +87,8 @@ class EvaluateOrder:
         """
         config = self.config
         wanted = Wanted(data, config.weights_dir, config.cache)
-        extractor = Extractor(wanted, config.features, config.devices, check_device(self.device))
+        place = started_together()
+        extractor = Extractor(wanted, config.features, config.devices, check_device(self.device), place=place)
         if config.save_statistics:
             extractor.features()
         for metric in self.metrics if not config.only_statistics else ():
@@ -90,15 +99,19 @@ class EvaluateOrder:
         return extractor
 
 
-def judged_by(order: EvaluateOrder) -> Judged:
+def judged_by(order: EvaluateOrder, prepare: Prepare) -> Judged:
     """The samples and real data that a command line names.
+
+    Args:
+        order: the command line.
+        prepare: called first, with plugins, in every other process that draws; it must be found by its name.
 
     Raises:
         Refusal: if they are not there, damaged, or do not belong together; if features that are wanted cannot be had.
     """
     config = order.config
     if config.run_id is not None:
-        judged = of_run(order)
+        judged = of_run(order, prepare)
     else:
         assert config.reference is not None  # EvaluateConfig looks at it
         samples = Path(config.samples) if config.samples else None
@@ -113,14 +126,23 @@ def name_of(path: Path) -> str:
     return path.name if path.is_dir() else path.stem
 
 
-def of_run(order: EvaluateOrder) -> Judged:
+def of_run(order: EvaluateOrder, prepare: Prepare) -> Judged:
     """Samples of a run: those that lie there, or those that are drawn now, after all else was made sure of.
+
+    Args:
+        order: the command line.
+        prepare: as in :func:`judged_by`.
 
     Raises:
         Refusal: if there are none, or they are damaged, or the real data or features are not there.
     """
     config, count = order.config, order.n_samples
     run = find(str(config.run_id), config.output_dir)
+    if order.drawing and started_together().count > 1:
+        raise Refusal(
+            f"several processes draw samples with generate.py: draw those of {run.name} with it, then judge them here, "
+            "without flags of drawing"
+        )
     opened = open_job(order.drawing) if order.drawing else None
     if opened is None:
         folder, remarks = config.samples_folder(run)
@@ -132,8 +154,8 @@ def of_run(order: EvaluateOrder) -> Judged:
     if config.per_class and trained.sample.classes is None:
         raise Refusal(f"needs classes, and {run.name} was trained without; leave it out", "per_class")
     extractor = order.extractor(data)
-    if opened is not None:
-        folder, remarks = draw(*opened)
+    if order.drawing and opened:
+        folder, remarks = draw(order.drawing, *opened, prepare)
         remarks += looked_at(run, folder)
     place, kept = SampleFolder(folder), kept_samples(folder)
     there = kept.shape[0]
@@ -211,7 +233,13 @@ def config_of(order: EvaluateOrder, run: RunFolder, folder: Path) -> RunConfig:
     return order.describe(run, {"channels": shape[-1], "image_size": shape[1:-1]})
 
 
-def draw(run: Run, job: Job) -> tuple[Path, list[str]]:
+def draw(order: GenerateOrder, run: Run, job: Job, prepare: Prepare) -> tuple[Path, list[str]]:
     """Draw samples, and their pictures, as generate.py does; their folder, and what to know of it."""
-    folder, _, remarks = write_set(run, job, progress=True)
-    return folder, [*run.remarks, *remarks, *job.remarks]
+    real = real_beside(run.folder, job)
+    with claimed(run, job) as claim:
+        todo = missing(claim.folder, job)
+        check_room(claim.folder, job, todo)
+        remarks = [*claim.remarks, *findings(claim.folder, job, todo), *told_processes(job, order.sharing.devices)]
+        draw_all(order, run, job, claim, todo, partial(prepare, order.plugins))
+        show(claim.folder, job.spec, real)
+    return claim.folder, [*run.remarks, *remarks, *job.remarks]

@@ -35,7 +35,8 @@ class Agreement(Metric):
         classifier = self._classifier
         real, drawn = ClassAgreement(classifier), ClassAgreement(classifier)
         real.update(*evidence.held_out)
-        drawn.update(evidence.samples, evidence.labels)
+        for part, labels in evidence.drawn.with_labels():
+            drawn.update(part, labels)
         return {"agreement": float(drawn.compute()), "agreement_real": float(real.compute())}
 
     def of_class(self, label: int, evidence: Evidence) -> dict[str, float]:
@@ -44,7 +45,8 @@ class Agreement(Metric):
         if self._classifier is None or evidence.labels is None:
             return {}
         share = ClassAgreement(self._classifier)
-        share.update(evidence.samples[evidence.labels == label], evidence.labels[evidence.labels == label])
+        for part, labels in evidence.drawn.with_labels():
+            share.update(part[labels == label], labels[labels == label])
         return {"agreement": float(share.compute())}
 
     def lines(self, figures: dict[str, float], evidence: Evidence) -> list[str]:

@@ -18,6 +18,7 @@ from common.metrics.extraction import Extractor
 from common.metrics.features import Features
 from common.metrics.points import Moments
 from common.metrics.real import OfMoments, Points, Real
+from common.metrics.stored import PointSet, some_points
 from common.refusal import Refusal
 
 TRAIN_LIMIT, HELD_OUT_LIMIT = 60_000, 2_000  # real samples read for comparison,
@@ -92,7 +93,8 @@ class Evidence:
 
     @property
     def samples(self) -> Tensor:
-        """The samples (N, C, *S) in memory, float32 on the network's scale [-1, 1]."""
+        """All samples (N, C, *S) in memory, float32 on the network's scale [-1, 1]; ``drawn.chunks()`` reads some at a
+        time."""
         return self.drawn.all
 
     @property
@@ -149,7 +151,7 @@ class Evidence:
         if name not in self._points:
             drawn = self.extractor.points(
                 name,
-                self.drawn.chunks(),
+                self.drawn.chunks,
                 len(self.drawn),
                 "features of samples",
                 folder=self.beside,
@@ -168,6 +170,15 @@ class Evidence:
                 self._points[name] = Points(drawn, self.real(name), self._fresh(name))
         return self._points[name]
 
+    def share(self, *, real_alone: bool = False) -> None:
+        """Compute this process's share of all features that cost something, for the first one, which makes figures.
+
+        Args:
+            real_alone: those of the real data alone.
+        """
+        for name in [asked for asked, features in self.features.items() if features.costs]:
+            (self.real if real_alone else self.points)(name)
+
     def points_of(self, label: int, name: str | None = None) -> Points:
         """:meth:`points` of one class alone; of samples with labels.
 
@@ -177,11 +188,15 @@ class Evidence:
         """
         assert self.labels is not None  # whoever asks has looked
         points = self.points(name)
+
+        def own(some: PointSet, labels: Tensor) -> PointSet:
+            return some_points(some, (labels == label).nonzero().flatten())
+
+        drawn = own(points.drawn, self.labels)
         if self.statistics is not None:
-            return Points(points.drawn[self.labels == label], points.real, points.fresh)
-        real = points.real.points[labels_over(self.compared, self.reference) == label]
-        fresh = points.fresh[labels_over(self.others, self.most_others) == label]
-        return Points(points.drawn[self.labels == label], Real(real), fresh)
+            return Points(drawn, points.real, points.fresh)
+        real = own(points.real.points, labels_over(self.compared, self.reference))
+        return Points(drawn, Real(real), own(points.fresh, labels_over(self.others, self.most_others)))
 
     def real(self, name: str | None = None) -> Real:
         """Features of the real samples that are compared with.
@@ -195,8 +210,8 @@ class Evidence:
         )
         return found
 
-    def _fresh(self, name: str | None) -> Tensor:
-        found: Tensor = self._once(
+    def _fresh(self, name: str | None) -> PointSet:
+        found: PointSet = self._once(
             ("others", name, self.part, self.most_others),
             lambda: self._features(name, self.others, self.most_others, "features of other real samples"),
         )
@@ -211,10 +226,10 @@ class Evidence:
     def _points(self) -> dict[str | None, Points]:
         return {}
 
-    def _features(self, name: str | None, parts: list[Split], limit: int | None, title: str) -> Tensor:
+    def _features(self, name: str | None, parts: list[Split], limit: int | None, title: str) -> PointSet:
         assert self.extractor is not None  # looked at before
         count = len(labels_over(parts, limit))
-        return self.extractor.points(name, read_over(parts, self.spec, limit), count, title)
+        return self.extractor.points(name, lambda: read_over(parts, self.spec, limit), count, title)
 
     def _read(self, part: Split, limit: int) -> Labelled:
         x, labels = part.read(min(limit, max(1, NUMBERS_LIMIT // math.prod(self.spec.shape))))

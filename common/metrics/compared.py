@@ -10,6 +10,7 @@ from torch import Tensor
 from common.metrics.base import Evidence, Metric
 from common.metrics.extraction import Extractor
 from common.metrics.real import Points, Real
+from common.metrics.stored import PointSet, some_points
 
 SUBSETS = 20  # random parts of the samples from which the spread of a figure is told,
 LARGEST = 1000  # of at most so many samples: the time does not grow with their number
@@ -20,15 +21,16 @@ AMONG = "@"  # between the name of a metric and that of the features that it com
 Figures = Mapping[str, float]
 
 
-def by_lot(points: Tensor, count: int) -> Tensor:
+def by_lot(points: PointSet, count: int) -> PointSet:
     """So many of the points (N, D), the same ones always, in their order.
 
     The first ones are no fair choice: folders are sorted by class, and other sets by whoever wrote or spoke.
     """
-    return points[torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:count].sort().values]
+    rows = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:count].sort().values
+    return some_points(points, rows)
 
 
-def spread_of(figures: Callable[[Tensor], Figures], points: Tensor, subsets: int = SUBSETS) -> dict[str, float]:
+def spread_of(figures: Callable[[Tensor], Figures], points: PointSet, subsets: int = SUBSETS) -> dict[str, float]:
     """Standard deviations of figures about samples: those over random parts of m, drawn without replacement.
 
     That is the delete-d jackknife, scaled to all n by sqrt(m / (n - m)) (Shao, Wu 1989); m is n / 2, where that is 1,
@@ -74,7 +76,7 @@ class Compared(Metric):
         return f"{AMONG}{self.features}" if self.features else ""
 
     @abstractmethod
-    def figures(self, drawn: Tensor, real: Real) -> dict[str, float]:
+    def figures(self, drawn: PointSet, real: Real) -> dict[str, float]:
         """Figures by name.
 
         Args:
@@ -107,10 +109,10 @@ class Compared(Metric):
                 result |= judged(by_lot(drawn, count), real, AT)
         return result
 
-    def _plain(self, drawn: Tensor, real: Real, suffix: str) -> dict[str, float]:
+    def _plain(self, drawn: PointSet, real: Real, suffix: str) -> dict[str, float]:
         return {name + suffix: value for name, value in self.figures(drawn, real).items()}
 
-    def _with_interval(self, drawn: Tensor, real: Real, suffix: str) -> dict[str, float]:
+    def _with_interval(self, drawn: PointSet, real: Real, suffix: str) -> dict[str, float]:
         found = self._plain(drawn, real, suffix)
         result = dict(found)
         if len(drawn) >= 2 * self.least:

@@ -103,6 +103,14 @@ class Drawn:
             if finite.any():
                 yield part if finite.all() else part[finite]
 
+    def with_labels(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """:meth:`chunks` of samples that have labels, with these (B,)."""
+        assert self.labels is not None  # whoever asks has looked
+        start = 0
+        for part in self.chunks():
+            yield part, self.labels[start : start + len(part)]
+            start += len(part)
+
     @cached_property
     def all(self) -> Tensor:
         """Samples (N, C, *S) on the network's scale, in memory."""

@@ -1,29 +1,45 @@
-"""Features of many samples: some at a time, kept on disk by what they are of, in several processes if asked for."""
+"""Features of many samples: some at a time, kept on disk by what they are of, in several processes if asked for.
+
+Processes of several machines, as torchrun or srun start them, share no more than the folder where features are kept:
+each computes those of its share of the parts, then what is still missing; the first one reads them all.
+"""
 
 import hashlib
-import io
-import multiprocessing
-import os
-import signal
-import threading
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing.sharedctypes import Synchronized
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.files import UNREADABLE, atomic_write, remove_leftovers
+from common.cluster.place import Place
+from common.cluster.workers import Report, Work, Workers
+from common.files import remove_leftovers
 from common.metrics.features import Features, Wanted, choose
-from common.progress import bar
+from common.metrics.kept import Kept, name_of
+from common.metrics.stored import Stored
+from common.progress import bar, tell
 
 FOLDER = "features"
-POINTS = "points"
 CPU = torch.device("cpu")
-AHEAD = 2  # parts that wait for each process
+OFTEN = 1.0  # seconds between looks at what other processes have kept
+Samples = Callable[[], Iterable[Tensor]]
+
+
+class Part(NamedTuple):
+    """Some of the samples.
+
+    Attributes:
+        start: how many come before.
+        name: of the file where their features are kept; empty if they are not.
+        samples: (B, C, *S) on the network's scale.
+    """
+
+    start: int
+    name: str
+    samples: np.ndarray
 
 
 class Extractor:
@@ -35,14 +51,25 @@ class Extractor:
     Args:
         wanted: what features are for.
         default: name of the features that metrics compare unless they name others, or ``auto``.
-        processes: how many compute at once. The figures do not depend on it.
+        processes: how many compute at once on this machine. The figures do not depend on it.
         device: where; several processes take turns among the CUDA devices.
+        place: which one this is of the processes that compute for the same figures; they share the folder of caches.
     """
 
-    def __init__(self, wanted: Wanted, default: str, processes: int = 1, device: torch.device = CPU) -> None:
+    def __init__(
+        self,
+        wanted: Wanted,
+        default: str,
+        processes: int = 1,
+        device: torch.device = CPU,
+        *,
+        place: Place | None = None,
+    ) -> None:
         self.default = default
         self._wanted, self._processes, self._device = wanted, processes, device
+        self._place = place or Place()
         self._chosen: dict[str, Features] = {}
+        self._unwritable: set[Path] = set()
 
     def features(self, name: str | None = None) -> Features:
         """Features by name; those that metrics compare if they name none.
@@ -67,124 +94,122 @@ class Extractor:
     def points(
         self,
         name: str | None,
-        samples: Iterable[Tensor],
+        samples: Samples,
         count: int,
         title: str,
         folder: Path | None = None,
         *,
         keep: bool = True,
-    ) -> Tensor:
-        """Features of samples.
+    ) -> Stored:
+        """Features of samples, of which those that are not kept yet are computed.
 
         Args:
             name: of the features.
-            samples: parts (B, C, *S) on the network's scale.
+            samples: gives parts (B, C, *S) on the network's scale, the same ones at every call.
             count: how many samples there are, for the bar.
             title: what the bar says.
             folder: beside which they are kept; None keeps them with what is made of data.
             keep: keep them at all.
 
         Returns:
-            (N, D) float32.
+            (N, D) float32, on disk beyond a megabyte. Of several processes that torchrun or srun has started the first
+            one gets them; the others get nothing, once there is nothing left for them to compute.
         """
         features = self.features(name)
-        known_by = hashlib.sha256(features.identity.encode()).hexdigest()[:16]
-        place = (folder or self._wanted.cache_dir) / FOLDER / known_by if features.costs and keep else None
-        remove_leftovers(self._wanted.cache_dir, *([place] if place else []))
-        parts = self._here if place is None or self._processes == 1 else self._spread
-        found = torch.empty(count, 0)
-        with bar(count, title, " samples") as progress:
-            start = 0
-            for points in parts(features, samples, place):
-                if not start:
-                    found = torch.empty(count, points.shape[1])
-                found[start : start + len(points)] = points
-                start += len(points)
-                progress.update(len(points))
+        kept = Kept(self._places(features, folder) if features.costs and keep else (), self._unwritable)
+        remove_leftovers(self._wanted.cache_dir, *kept.folders)
+        found = Stored(self._wanted.cache_dir)
+        with bar(count, title, " samples", silent=not self._place.is_first) as progress:
+            told: set[int] = set()
+
+            def tell_done(start: int, size: int) -> None:
+                progress.update(size * (start not in told))
+                told.add(start)
+
+            if self._place.count > 1 and kept.folders:
+                self._share(features, samples, kept, tell_done)
+            if not self._place.is_first:
+                return found
+
+            def missing() -> Iterator[Part]:
+                for part in _parts(samples(), kept):
+                    points = kept.read(part.name, len(part.samples))
+                    if points is None:
+                        yield part
+                    else:
+                        found.put(part.start, points)
+                        tell_done(part.start, len(points))
+
+            for part, points in self._computed(features, missing()):
+                kept.write(part.name, points)
+                found.put(part.start, points)
+                tell_done(part.start, len(points))
         return found
 
-    def _here(self, features: Features, samples: Iterable[Tensor], place: Path | None) -> Iterator[Tensor]:
-        for some in samples:
-            path = None if place is None else _path(place, some)
-            points = None if path is None else _read(path, len(some))
-            if points is None:
-                points = features(some.to(self._device)).cpu()
-                if path is not None:
-                    _keep(path, points)
-            yield points
+    def _places(self, features: Features, folder: Path | None) -> list[Path]:
+        """Where features are kept: beside a folder; if nothing can be written there, with what is made of data."""
+        known_by = hashlib.sha256(features.identity.encode()).hexdigest()[:16]
+        return [place / FOLDER / known_by for place in (folder, self._wanted.cache_dir) if place is not None]
 
-    def _spread(self, features: Features, samples: Iterable[Tensor], place: Path | None) -> Iterator[Tensor]:
-        assert place is not None  # what costs so little as not to be kept is not worth processes
-        context = multiprocessing.get_context("spawn")  # a process that was forked may use neither CUDA nor threads
-        begun = context.Value("i", 0)
-        with ProcessPoolExecutor(self._processes, context, _begin, (features, self._device.type, begun)) as pool:
-            waiting: deque[tuple[Path, Tensor | Future[np.ndarray]]] = deque()
-            for some in samples:
-                path = _path(place, some)
-                points = _read(path, len(some))
-                waiting.append((path, pool.submit(_work, some.numpy()) if points is None else points))
-                if len(waiting) > AHEAD * self._processes:
-                    yield _result(*waiting.popleft())
-            while waiting:
-                yield _result(*waiting.popleft())
+    def _share(self, features: Features, samples: Samples, kept: Kept, tell_done: Callable[[int, int], None]) -> None:
+        """Keep features of every n-th part, then of what others have left: each begins at another place of that."""
+        sizes = {part.name: (part.start, len(part.samples)) for part in _parts(samples(), kept)}
+        names, rank, count, looked = list(sizes), self._place.rank, self._place.count, -OFTEN
 
+        def compute(wanted: Sequence[str]) -> None:
+            nonlocal looked
+            for part, points in self._computed(features, _chosen(samples, kept, wanted)):
+                kept.write(part.name, points)
+                if self._place.is_first and time.monotonic() - looked >= OFTEN:
+                    for name in filter(kept.holds, names):
+                        tell_done(*sizes[name])
+                    looked = time.monotonic()
 
-def _path(place: Path, samples: Tensor) -> Path:
-    digest = hashlib.sha256(repr(tuple(samples.shape)).encode())  # the same numbers may be images of other sides
-    digest.update(samples.contiguous().numpy().tobytes())
-    return place / f"{digest.hexdigest()[:32]}.npz"
+        compute(names[rank::count])
+        left = [name for name in names if not kept.holds(name)]
+        middle = len(left) * (rank + 1) // (count + 1)  # who still works on these goes on from their beginning
+        compute(left[middle:])
+        compute(left[:middle])
 
-
-def _read(path: Path, count: int) -> Tensor | None:
-    """Features that were kept; None if they are not there or damaged: they are computed again then."""
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as kept:  # a zip file: its check sum is looked at
-            points = torch.from_numpy(kept[POINTS])
-    except (*UNREADABLE, KeyError):
-        return None
-    return points if points.ndim == 2 and len(points) == count and points.dtype == torch.float32 else None
+    def _computed(self, features: Features, parts: Iterable[Part]) -> Iterator[tuple[Part, Tensor]]:
+        """Parts with their features, in the order in which they are done."""
+        if self._processes == 1 or not features.costs:  # what costs little is not worth processes
+            for part in parts:
+                yield part, features(torch.from_numpy(part.samples).to(self._device)).cpu()
+            return
+        with Workers(self._processes, _ready, (features,), device=self._device.type) as workers:
+            for part, points in workers.results(parts, on_death=_tell_death):
+                yield part, torch.from_numpy(points)
 
 
-def _keep(path: Path, points: Tensor) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, points=points.numpy())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, buffer.getvalue())
+def _parts(samples: Iterable[Tensor], kept: Kept) -> Iterator[Part]:
+    start = 0
+    for some in samples:
+        yield Part(start, name_of(some) if kept.folders else "", some.numpy())
+        start += len(some)
+
+
+def _chosen(samples: Samples, kept: Kept, names: Sequence[str]) -> Iterator[Part]:
+    """Parts by name that are not kept when their turn comes."""
+    wanted = set(names)
+    for part in _parts(samples(), kept) if wanted else ():
+        if not kept.is_lasting:
+            return  # nobody would see them
+        if part.name in wanted and not kept.holds(part.name):
+            yield part
+
+
+def _tell_death(_: Part | None, how: str) -> None:
+    tell(f"note      a process was lost ({how}); its samples go to another one")
 
 
 # -- in another process ------------------------------------------------------------------------------------------------
 
-_mine: list[tuple[Features, torch.device]] = []  # what this process computes, and where
 
-
-def _begin(features: Features, device_type: str, begun: "Synchronized[int]") -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process hears it, and ends the others
-    threading.Thread(target=_end_with_first, daemon=True).start()
-    torch.set_num_threads(1)
-    with begun.get_lock():
-        number, begun.value = begun.value, begun.value + 1
-    device = torch.device("cuda", number % torch.cuda.device_count()) if device_type == "cuda" else CPU
+def _ready(device: torch.device, features: Features) -> Work[Part, np.ndarray]:
     features.to(device)
-    _mine.append((features, device))
 
+    def work(part: Part, _: Report) -> np.ndarray:
+        return np.array(features(torch.from_numpy(part.samples).to(device)).cpu())
 
-def _end_with_first() -> None:
-    """If the first process is killed, it tells nobody: this one would wait for work, with all its memory, for ever."""
-    first = multiprocessing.parent_process()
-    assert first is not None  # this is another one
-    first.join()
-    os._exit(1)
-
-
-def _work(samples: np.ndarray) -> np.ndarray:
-    features, device = _mine[0]
-    return np.array(features(torch.from_numpy(samples).to(device)).cpu())
-
-
-def _result(path: Path, points: "Tensor | Future[np.ndarray]") -> Tensor:
-    if isinstance(points, Future):
-        points = torch.from_numpy(points.result())
-        _keep(path, points)
-    return points
+    return work

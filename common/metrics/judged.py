@@ -46,6 +46,11 @@ class Judged:
     origin: dict[str, Any] = field(default_factory=dict)
     grid: Path | None = None
 
+    @property
+    def told(self) -> list[str]:
+        """What is printed before any figure."""
+        return [*(f"note      {remark}" for remark in self.remarks), *self.lines]
+
 
 def about(judged: Judged, evidence: Evidence) -> dict[str, Any]:
     """What figures rest on, for metrics.json: samples, real data, features with their weights, versions.

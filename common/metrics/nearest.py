@@ -12,7 +12,8 @@ class Nearest(Metric):
         from common.metrics.accumulated import NearestRatio  # only here: torchmetrics takes a while to import
 
         ratio = NearestRatio(evidence.train.x, evidence.held_out.x)
-        ratio.update(evidence.samples)
+        for part in evidence.drawn.chunks():
+            ratio.update(part)
         return {"nearest": float(ratio.compute())}
 
     def lines(self, figures: dict[str, float], evidence: Evidence) -> list[str]:

@@ -12,10 +12,13 @@ RKE               Jalali, Li, Farnia (2023): the same with Renyi's entropy of or
 ================  =============================================================================================
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from common.metrics.stored import PointSet
 
 # points that are held in float64 at once, so that memory does not grow with their number; sums over them are kept in
 # place: small results between large ones that are freed would leave holes that nothing fits
@@ -23,6 +26,7 @@ ROWS = 1024
 NEIGHBOURS = 5  # of precision, recall, density and coverage
 DIRECTIONS = 512  # of sliced W2
 QUANTILES = 2048  # at which two sets of different sizes are compared
+PROJECTED = 2**20  # numbers that are sorted at once: all points on some directions
 
 
 class Moments(NamedTuple):
@@ -32,7 +36,7 @@ class Moments(NamedTuple):
     cov: Tensor
 
 
-def moments(points: Tensor) -> Moments:
+def moments(points: PointSet) -> Moments:
     """Mean and covariance of points (N, D), N at least 2."""
     mean = torch.zeros(points.shape[1], dtype=torch.float64)
     for rows in points.split(ROWS):
@@ -65,18 +69,18 @@ def frechet(one: Moments, other: Moments, half: Tensor | None = None) -> float:
     return max(0.0, float((one.mean - other.mean).square().sum() + one.cov.trace() + other.cov.trace() - 2 * mixed))
 
 
-def frechet_to(points: Tensor, other: Moments, half: Tensor | None = None) -> float:
+def frechet_to(points: PointSet, other: Moments, half: Tensor | None = None) -> float:
     """:func:`frechet` of the moments of points (N, D); of N x N matrices if there are fewer points than dimensions."""
     if len(points) > points.shape[1]:
         return frechet(moments(points), other, half)
-    points = points.double()
-    mean = points.mean(0)
-    off = (points - mean) / (len(points) - 1) ** 0.5  # S = off' off, so S'^1/2 S S'^1/2 has the values of off S' off'
+    few = points[:].double()
+    mean = few.mean(0)
+    off = (few - mean) / (len(few) - 1) ** 0.5  # S = off' off, so S'^1/2 S S'^1/2 has the values of off S' off'
     mixed = torch.linalg.eigvalsh(off @ other.cov @ off.T).clamp_min(0).sqrt().sum()
     return max(0.0, float((mean - other.mean).square().sum() + off.square().sum() + other.cov.trace() - 2 * mixed))
 
 
-def kid(points: Tensor, others: Tensor, among_others: float | None = None) -> float:
+def kid(points: PointSet, others: PointSet, among_others: float | None = None) -> float:
     """Unbiased squared MMD under (x.y / d + 1)^3; below 0 by chance if the laws are equal.
 
     Args:
@@ -89,17 +93,17 @@ def kid(points: Tensor, others: Tensor, among_others: float | None = None) -> fl
     return kernel_mean(points) + among - 2 * between
 
 
-def kernel_mean(points: Tensor) -> float:
+def kernel_mean(points: PointSet) -> float:
     """Mean of the kernel over all pairs of different points (N, D), N at least 2."""
     own = sum(float(((rows.double().square().mean(1) + 1) ** 3).sum()) for rows in points.split(ROWS))
     return float(_kernel_sum(points, points) - own) / (len(points) * (len(points) - 1))
 
 
-def _kernel_sum(points: Tensor, others: Tensor) -> Tensor:
+def _kernel_sum(points: PointSet, others: PointSet) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
     for rows in points.split(ROWS):
         for columns in others.split(ROWS):
-            total += ((rows.double() @ columns.double().T / points.shape[1] + 1) ** 3).sum()
+            total += (rows.double() @ columns.double().T).div_(points.shape[1]).add_(1).pow_(3).sum()
     return total
 
 
@@ -109,7 +113,7 @@ def directions(dim: int, count: int, seed: int) -> Tensor:
     return torch.nn.functional.normalize(drawn, dim=0)
 
 
-def sliced_w2(points: Tensor, others: Tensor, count: int = DIRECTIONS, seed: int = 0) -> float:
+def sliced_w2(points: PointSet, others: PointSet, count: int = DIRECTIONS, seed: int = 0) -> float:
     """Mean over random directions of the squared W2 distance between projections.
 
     Sets of one size are matched point by point; others at 2,048 quantiles.
@@ -124,12 +128,12 @@ def sliced_w2(points: Tensor, others: Tensor, count: int = DIRECTIONS, seed: int
     return sliced_w2_to(points, slices(others, count, seed, size), seed)
 
 
-def sliced_w2_to(points: Tensor, of_others: Tensor, seed: int = 0) -> float:
+def sliced_w2_to(points: PointSet, of_others: Tensor, seed: int = 0) -> float:
     """:func:`sliced_w2` of points (N, D) to others whose :func:`slices` (K, Q) with the same seed are known."""
     return float((slices(points, len(of_others), seed, of_others.shape[1]) - of_others).square().mean())
 
 
-def slices(points: Tensor, count: int = DIRECTIONS, seed: int = 0, size: int = QUANTILES) -> Tensor:
+def slices(points: PointSet, count: int = DIRECTIONS, seed: int = 0, size: int = QUANTILES) -> Tensor:
     """Quantiles of projections of points (N, D) onto random directions, at the middles of equal parts: all if Q = N.
 
     Args:
@@ -141,9 +145,20 @@ def slices(points: Tensor, count: int = DIRECTIONS, seed: int = 0, size: int = Q
     Returns:
         (K, Q) float64.
     """
-    onto = directions(points.shape[1], count, seed).T
-    projected = torch.cat([onto @ rows.double().T for rows in points.split(ROWS)], 1)
-    return quantiles(projected, size)
+    onto, found = directions(points.shape[1], count, seed).T, torch.empty(count, size, dtype=torch.float64)
+    at_once = max(1, PROJECTED // max(1, len(points)))  # all projections of many points would not fit into memory
+    for some, law in zip(onto.split(at_once), found.split(at_once), strict=True):
+        law.copy_(quantiles(_projected(points, some), size))
+    return found
+
+
+def _projected(points: PointSet, onto: Tensor) -> Tensor:
+    """Projections (K, N) of points (N, D) onto directions (K, D)."""
+    found, start = torch.empty(len(onto), len(points), dtype=torch.float64), 0
+    for rows in points.split(ROWS):
+        found[:, start : start + len(rows)] = onto @ rows.double().T
+        start += len(rows)
+    return found
 
 
 def quantiles(values: Tensor, size: int = QUANTILES) -> Tensor:
@@ -162,7 +177,9 @@ class Manifolds(NamedTuple):
     coverage: float
 
 
-def manifolds(drawn: Tensor, real: Tensor, neighbours: int = NEIGHBOURS, of_real: Tensor | None = None) -> Manifolds:
+def manifolds(
+    drawn: PointSet, real: PointSet, neighbours: int = NEIGHBOURS, of_real: Tensor | None = None
+) -> Manifolds:
     """How the balls around points that reach to their k-th neighbour cover those of the other set.
 
     precision: share of drawn points inside a ball of a real one. recall: the other way round. density: mean number of
@@ -176,15 +193,19 @@ def manifolds(drawn: Tensor, real: Tensor, neighbours: int = NEIGHBOURS, of_real
     """
     of_real = radii(real, neighbours) if of_real is None else of_real
     of_drawn = radii(drawn, neighbours)
-    inside, counted = torch.zeros(len(real), dtype=torch.bool), 0
-    precise, recalled = 0, torch.zeros(len(real), dtype=torch.bool)
+    inside, recalled = torch.zeros(len(real), dtype=torch.bool), torch.zeros(len(real), dtype=torch.bool)
+    precise, counted = 0, 0
     for rows, reach in zip(drawn.split(ROWS), of_drawn.split(ROWS), strict=True):
-        distances = distances_to(rows, real)
-        near = distances <= of_real
-        precise += int(near.any(1).sum())
-        counted += int(near.sum())
-        inside |= near.any(0)
-        recalled |= (distances <= reach.unsqueeze(1)).any(0)
+        covered, start = torch.zeros(len(rows), dtype=torch.bool), 0
+        for distances in distances_to(rows, real):
+            these = slice(start, start + distances.shape[1])
+            near = distances <= of_real[these]
+            covered |= near.any(1)
+            counted += int(near.sum())
+            inside[these] |= near.any(0)
+            recalled[these] |= (distances <= reach.unsqueeze(1)).any(0)
+            start = these.stop
+        precise += int(covered.sum())
     return Manifolds(
         precise / len(drawn),
         float(recalled.double().mean()),
@@ -193,19 +214,32 @@ def manifolds(drawn: Tensor, real: Tensor, neighbours: int = NEIGHBOURS, of_real
     )
 
 
-def radii(points: Tensor, neighbours: int) -> Tensor:
+def radii(points: PointSet, neighbours: int) -> Tensor:
     """Distances (N,) of points (N, D) to their k-th nearest other point."""
-    parts = [distances_to(rows, points).kthvalue(neighbours + 1).values for rows in points.split(ROWS)]
-    return torch.cat(parts)
+    found, start = torch.empty(len(points), dtype=torch.float64), 0
+    for rows in points.split(ROWS):
+        smallest = torch.empty(len(rows), 0, dtype=torch.float64)  # so far, the point itself among them
+        for distances in distances_to(rows, points):
+            together = torch.cat([smallest, _smallest(distances, neighbours + 1)], 1)
+            smallest = _smallest(together, neighbours + 1)
+        found[start : start + len(rows)] = smallest.amax(1)
+        start += len(rows)
+    return found
 
 
-def distances_to(rows: Tensor, points: Tensor) -> Tensor:
-    """Distances (B, N) float64 of points (B, D) to others (N, D)."""
+def _smallest(values: Tensor, count: int) -> Tensor:
+    """The smallest numbers (B, at most count) in every row of values (B, N)."""
+    return values.topk(min(count, values.shape[1]), largest=False, sorted=False).values
+
+
+def distances_to(rows: Tensor, points: PointSet) -> Iterator[Tensor]:
+    """Distances (B, M) float64 of points (B, D) to others (N, D), some of these at a time and in order."""
     rows = rows.double()
-    return torch.cat([torch.cdist(rows, some.double()) for some in points.split(ROWS)], 1)
+    for some in points.split(ROWS):
+        yield torch.cdist(rows, some.double())
 
 
-def spectrum(points: Tensor) -> Tensor:
+def spectrum(points: PointSet) -> Tensor:
     """Eigenvalues, summing to 1, of the cosine kernel between points (N, D), over N.
 
     Of N x N if there are fewer points than dimensions, else of D x D, which has the same ones but for zeros.
@@ -214,10 +248,10 @@ def spectrum(points: Tensor) -> Tensor:
     return values
 
 
-def gram(points: Tensor) -> Tensor:
+def gram(points: PointSet) -> Tensor:
     """Products of all points (N, D) of length 1 (N, N); of all dimensions (D, D), if there are fewer of them."""
     if len(points) < points.shape[1]:
-        unit = torch.nn.functional.normalize(points.double(), dim=1)
+        unit = torch.nn.functional.normalize(points[:].double(), dim=1)
         return unit @ unit.T
     together = torch.zeros(points.shape[1], points.shape[1], dtype=torch.float64)
     for rows in points.split(ROWS):
@@ -226,13 +260,13 @@ def gram(points: Tensor) -> Tensor:
     return together
 
 
-def vendi(points: Tensor) -> float:
+def vendi(points: PointSet) -> float:
     """Effective number of different points: exp of the entropy of :func:`spectrum`."""
     values = spectrum(points)
     values = values[values > 0]
     return float((-(values * values.log()).sum()).exp())
 
 
-def rke(points: Tensor) -> float:
+def rke(points: PointSet) -> float:
     """Effective number of modes: 1 over the sum of squares of :func:`spectrum`, without its eigenvalues."""
     return len(points) ** 2 / float(gram(points).square().sum())

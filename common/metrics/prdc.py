@@ -2,11 +2,10 @@
 
 import math
 
-from torch import Tensor
-
 from common.metrics.compared import Compared
 from common.metrics.points import NEIGHBOURS, Manifolds, manifolds
 from common.metrics.real import Real
+from common.metrics.stored import PointSet
 
 
 class Prdc(Compared):
@@ -18,5 +17,5 @@ class Prdc(Compared):
     better = 1
     about = "(precision, density: as good as real ones; recall, coverage: as varied; compare at equal numbers only)"
 
-    def figures(self, drawn: Tensor, real: Real) -> dict[str, float]:
+    def figures(self, drawn: PointSet, real: Real) -> dict[str, float]:
         return manifolds(drawn, real.points, of_real=real.radii)._asdict()

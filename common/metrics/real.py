@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from common.metrics.points import NEIGHBOURS, Moments, kernel_mean, moments, radii, root, slices
+from common.metrics.stored import PointSet
 
 
 class Real:
@@ -16,7 +17,7 @@ class Real:
         points: (M, D).
     """
 
-    def __init__(self, points: Tensor) -> None:
+    def __init__(self, points: PointSet) -> None:
         self.points = points
 
     def holds(self, count: int) -> bool:
@@ -74,6 +75,6 @@ class Points:
         fresh: (M, D) of real samples that are none of those: what a perfect model would draw.
     """
 
-    drawn: Tensor
+    drawn: PointSet
     real: Real
-    fresh: Tensor
+    fresh: PointSet

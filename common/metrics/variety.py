@@ -1,10 +1,9 @@
 """Variety of samples without real data: effective numbers of different ones, Vendi score and RKE."""
 
-from torch import Tensor
-
 from common.metrics.compared import Compared
 from common.metrics.points import rke, vendi
 from common.metrics.real import Real
+from common.metrics.stored import PointSet
 
 
 class Vendi(Compared):
@@ -13,7 +12,7 @@ class Vendi(Compared):
     names = ("vendi",)
     about = "(between 1 and the number of samples; it grows with that number: compare at equal ones)"
 
-    def figures(self, drawn: Tensor, real: Real) -> dict[str, float]:
+    def figures(self, drawn: PointSet, real: Real) -> dict[str, float]:
         return {"vendi": vendi(drawn)}
 
 
@@ -23,5 +22,5 @@ class Rke(Compared):
     names = ("rke",)
     about = "(1 over the mean squared cosine of two samples: it sees frequent modes only)"
 
-    def figures(self, drawn: Tensor, real: Real) -> dict[str, float]:
+    def figures(self, drawn: PointSet, real: Real) -> dict[str, float]:
         return {"rke": rke(drawn)}

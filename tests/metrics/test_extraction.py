@@ -1,19 +1,17 @@
 """Features of many samples: in blocks of any size, in any number of processes, kept, and gone on with."""
 
+import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from common.cluster.place import Place
 from common.data import DataSet, Split
-from common.files.writing import host_name, is_alive
+from common.files.writing import host_name
 from common.metrics import METRICS, Evidence, evaluate
 from common.metrics.drawn import Drawn, labels_over, read_over, spread_over
 from common.metrics.extraction import Extractor
@@ -56,12 +54,12 @@ def squares(monkeypatch):
     monkeypatch.setattr(Squares, "made", 0)
 
 
-def extractor(tmp_path: Path, processes: int = 1, name: str = "squares") -> Extractor:
-    return Extractor(Wanted(DATA, tmp_path / "weights", tmp_path / "cache"), name, processes)
+def extractor(tmp_path: Path, processes: int = 1, name: str = "squares", place: Place | None = None) -> Extractor:
+    return Extractor(Wanted(DATA, tmp_path / "weights", tmp_path / "cache"), name, processes, place=place)
 
 
 def points(which: Extractor, size: int = 256, samples: torch.Tensor = SAMPLES, folder: Path | None = None):
-    return which.points(None, iter(samples.split(size)), len(samples), "features", folder)
+    return which.points(None, lambda: samples.split(size), len(samples), "features", folder)[:]
 
 
 def test_features_do_not_depend_on_blocks_and_are_computed_once(tmp_path):
@@ -82,11 +80,98 @@ def test_work_that_was_cut_off_goes_on(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extractor(tmp_path).points(None, until_it_is_stopped(), 600, "features", tmp_path / "set")
+        extractor(tmp_path).points(None, until_it_is_stopped, 600, "features", tmp_path / "set")
     assert Squares.made == 300
     points(extractor(tmp_path), 100, folder=tmp_path / "set")
     assert Squares.made == 600
     assert len(list((tmp_path / "set").rglob("*.npz"))) == 6
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_each_of_several_processes_computes_its_share_and_what_is_missing(tmp_path, count):
+    expected, made, read = points(extractor(tmp_path / "alone"), 50), [], []
+
+    def begun(rank: int, stop: int) -> None:
+        """One that is killed after so many parts, or goes on to the end."""
+
+        def parts():
+            for i, part in enumerate(SAMPLES.split(50)):
+                if Squares.made >= stop:
+                    raise KeyboardInterrupt
+                read.append(i)
+                yield part
+
+        Squares.made = 0
+        which = extractor(tmp_path, place=Place(rank, count, rank, count, "torchrun"))
+        with contextlib.suppress(KeyboardInterrupt):
+            found = which.points(None, parts, 600, "features", tmp_path / "set")
+            assert len(found) == (0 if rank else 600)
+            if not rank:
+                assert torch.equal(found[:], expected)
+        made.append(Squares.made)
+
+    share = 600 // count
+    begun(1, 100)  # two parts of its share, and no more
+    assert made == [100]
+    begun(0, 10**6)  # alone with the rest
+    assert made == [100, 500]
+    begun(1, 10**6)  # started again: nothing is left
+    assert made[2:] == [0]
+    assert len(list((tmp_path / "set").rglob("*.npz"))) == 12
+    for rank in range(1, count):  # from the beginning: the first one finds all of it
+        Squares.made = 0
+        extractor(tmp_path, place=Place(rank, count, rank, count, "srun")).points(
+            None, lambda: SAMPLES.split(50), share, "features", tmp_path / "again"
+        )
+        assert Squares.made == (600 if rank == 1 else 0)
+    begun(0, 10**6)
+    assert made[3:] == [0]
+
+
+def test_shares_do_not_overlap_while_all_are_at_work(tmp_path):
+    """In turns of one part each: whoever has done its share begins elsewhere than those who have not."""
+    computed = []
+
+    class Turns(Squares):
+        def __call__(self, samples):
+            computed.append((self.rank, float(samples.sum())))
+            turn = switch.wait  # the others go on meanwhile
+            turn(20)
+            return super().__call__(samples)
+
+    switch, found = threading.Barrier(2), []
+
+    def one(rank: int) -> None:
+        which = extractor(tmp_path, place=Place(rank, 2, rank, 2, "srun"))
+        which._chosen["squares"] = features = Turns(which._wanted)
+        features.rank = rank
+        found.append((rank, which.points(None, lambda: SAMPLES.split(50), 600, "features")))
+
+    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(computed) == len(set(computed)) == len({of for _, of in computed}) == 12
+    assert torch.equal(dict(found)[0][:], SAMPLES.flatten(1) ** 2)
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_another_one_taken(tmp_path, capsys):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "features").touch()  # where a folder would be made; root may write anywhere else
+    which = extractor(tmp_path)
+    for _ in range(2):
+        assert torch.equal(points(which, 100, folder=tmp_path / "set"), SAMPLES.flatten(1) ** 2)
+    assert Squares.made == 600
+    assert capsys.readouterr().out.count("features are not kept in") == 1
+    assert len(list((tmp_path / "cache").rglob("*.npz"))) == 6
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "cache").touch()
+    nowhere = extractor(tmp_path / "other", place=Place(1, 2, 1, 2, "srun"))
+    points(nowhere, 100, folder=tmp_path / "set")
+    assert Squares.made == 700  # nobody would see it: one part was enough to know
+    alone = extractor(tmp_path / "other")
+    assert torch.equal(points(alone, 100, folder=tmp_path / "set"), SAMPLES.flatten(1) ** 2)
 
 
 @pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[:-9], lambda whole: b"x" + whole[1:], None])
@@ -103,7 +188,8 @@ def test_damaged_features_are_computed_again(tmp_path, damage):
         assert np.array_equal(again["points"], found)
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
 def test_figures_do_not_depend_on_the_number_of_processes(tmp_path, processes):
     """With features of the package's own, which other processes know."""
     from common.metrics.features import classifier
@@ -243,41 +329,3 @@ def test_features_that_auto_took_are_not_made_again_by_their_name(tmp_path, caps
     assert evidence.extractor.features(name) is evidence.extractor.features()
     evaluate(evidence, [METRICS["rke"]()])
     assert capsys.readouterr().out.count("features ") == 1
-
-
-FIRST = """
-import multiprocessing, os, time
-from concurrent.futures import ProcessPoolExecutor
-
-from common.metrics import extraction
-
-
-class Nothing:
-    def to(self, device): ...
-
-
-if __name__ == "__main__":
-    context = multiprocessing.get_context("spawn")
-    given = (Nothing(), "cpu", context.Value("i", 0))
-    with ProcessPoolExecutor(1, context, extraction._begin, given) as pool:
-        print(pool.submit(os.getpid).result(), flush=True)
-        time.sleep(100)
-"""
-
-
-def test_no_process_outlives_the_first(tmp_path):
-    path = tmp_path / "first.py"
-    path.write_text(FIRST)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen([sys.executable, path], stdout=subprocess.PIPE, text=True, env=environment) as first:
-        worker = int(first.stdout.readline())
-        assert is_alive(worker)
-        first.kill()
-    end = time.monotonic() + 10
-    while is_alive(worker) and time.monotonic() < end:
-        time.sleep(0.05)
-    try:
-        assert not is_alive(worker)
-    finally:
-        if is_alive(worker):
-            os.kill(worker, signal.SIGKILL)

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from common.data.readers import is_first_process
 from common.data.reading import gather, spread
 from common.data.source import DataSet, Split
-from common.files import load_state, save_safetensors
+from common.files import load_state, locked, save_safetensors
 from common.metrics.features.base import Features, Wanted
 from common.progress import bar
 from common.refusal import Refusal
@@ -20,6 +21,7 @@ BATCH, RATE = 128, 2e-3
 SEEN, TESTED = 50_000, 2_000  # samples to learn from and to test on, at most
 SIGNATURE = 1000  # samples that tell one data set from another
 ACCURACY, GOOD = "accuracy", 0.8
+PROGRAM, PATIENCE = "evaluate.py", 3600.0  # seconds to wait for another one that trains it: a lock ends with its owner
 
 
 def network(shape: tuple[int, ...], classes: int) -> nn.Sequential:
@@ -62,11 +64,7 @@ class Classifier(Features):
         path = wanted.cache_dir / f"classifier-{self._signature}.safetensors"
         self.network = network(data.spec.shape, data.spec.num_classes or 0)
         self.network(torch.zeros(2, *data.spec.shape))  # now the lazy layer knows its size
-        state = read(path)
-        if state is None:
-            state = trained(self.network, data)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_safetensors(path, state, {"format": "pt"})
+        state = read(path) or made(path, self.network, data)
         self.accuracy = float(state.pop(ACCURACY))
         self._weights = sha256(b"".join(state[name].numpy().tobytes() for name in sorted(state))).hexdigest()[:8]
         self.network.load_state_dict(state)
@@ -98,6 +96,19 @@ def signature(data: DataSet) -> str:
     return digest.hexdigest()[:12]
 
 
+def made(path: Path, classifier: nn.Module, data: DataSet) -> dict[str, Tensor]:
+    """Weights of the classifier, trained and kept, or those that another program trains just now.
+
+    All that compute the same figures must have the same ones, or they would not share the features that they keep.
+    """
+    with locked(path.parent / f"training-{path.stem}", PROGRAM, wait=PATIENCE):
+        state = read(path)
+        if state is None:
+            state = trained(classifier, data)
+            save_safetensors(path, state, {"format": "pt"})
+        return state
+
+
 def read(path: Path) -> dict[str, Tensor] | None:
     """Weights that were kept; None if they are not there or damaged: they are made again then."""
     if not path.is_file():
@@ -121,7 +132,7 @@ def trained(classifier: nn.Module, data: DataSet) -> dict[str, Tensor]:
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     classifier.train()
-    with bar(steps, "training a classifier", "step") as progress:
+    with bar(steps, "training a classifier", "step", silent=not is_first_process()) as progress:
         for _ in range(steps):
             rows = torch.randint(len(labels), (BATCH,), generator=generator)
             answers = classifier(data.spec.to_network(x[rows]))
