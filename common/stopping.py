@@ -41,8 +41,8 @@ def exit_code() -> int:
     """The exit code of a program that was stopped and has put everything in order.
 
     0 in the processes that a first one has started (it is Lightning that numbers them so): its own code counts. 0 in
-    srun's further ones too: as soon as one ends with an error, srun sends all another signal, which would cut short what
-    the first one still has to write. Of those that torchrun started every code counts.
+    srun's further ones too: as soon as one ends with an error, srun sends all another signal, which would cut short
+    what the first one still has to write. Of those that torchrun started every code counts.
     """
     is_further = any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "SLURM_PROCID"))
     return 0 if is_further and "RANK" not in os.environ else CODE

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.distributed import run as torchrun
 
+import args
 import train
 from benchmarks.quality_functions import damped_sines
 from common import runs
@@ -26,6 +28,7 @@ from common.metrics.agreement import PixelClassifier
 from common.metrics.features import FEATURES
 from common.metrics.protocols import PROTOCOLS
 from common.samplers import renoise_times
+from tests.cluster.slurm import Job, options_of, sbatch
 from tests.documents import ROOT, blocks, commands, run
 from tests.training import tiny
 
@@ -36,7 +39,7 @@ LENGTHS = {
     "metrics.md": 120,
     "python.md": 120,
     "sounds.md": 60,
-    "cluster.md": 90,
+    "cluster.md": 170,
     "tuning.md": 70,
     "conditional.md": 115,
 }
@@ -270,54 +273,82 @@ def test_tuning(folder, capsys, monkeypatch):
 
 # -- cluster.md --------------------------------------------------------------------------------------------------------
 
-(JOB,) = blocks(GUIDES["cluster.md"], "sbatch")
+RECORDING = """#!/bin/bash
+printf '%q ' "${0##*/}" "$@" >> "$STAND_IN_WORDS"
+echo >> "$STAND_IN_WORDS"
+"""
+SMALL = {
+    "train.py": [*UNET, *SHORT, "--devices", "1"],
+    "generate.py": ["--n_samples", "4", "--steps", "2", "--devices", "1"],
+    "evaluate.py": shlex.split("--metrics nearest --features pixels --devices 1"),
+}
+PARSED = {"train.py": args.parse_train, "generate.py": args.parse_generate, "evaluate.py": args.parse_evaluate}
 
 
-def stub(path: Path, code: str) -> None:
-    """A program for bash that does something else."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/bash\n{code}\n")
-    path.chmod(0o755)
+def recorded(folder: Path) -> list[list[str]]:
+    """Words of programs that were called instead of the real ones, the name of the program first; they are forgotten."""
+    path = folder / "words"
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return [shlex.split(line) for line in lines]
 
 
-@pytest.mark.parametrize(("code", "finished"), [(0, False), (0, True), (2, False), (130, False)])
-def test_the_job_script_asks_for_another_job_only_if_time_was_up(folder, code, finished):
-    final = "runs/faces_folder_H0.9_K2/model/model-final.pth"
-    (folder / ".venv" / "bin").mkdir(parents=True)
-    (folder / ".venv" / "bin" / "activate").touch()
-    stub(folder / "bin" / "srun", '"$@"')
-    stub(folder / "bin" / "scontrol", 'echo "$@" > asked')
-    make = f"mkdir -p {Path(final).parent}; touch {final}" if finished else "true"
-    stub(folder / "bin" / "python", f'echo "$@" > trained; {make}; exit {code}')
-    slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "1", "HOME": "/home/u"}
-    environment = {**os.environ, **slurm, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
-    assert subprocess.run(["bash", "-c", JOB], env=environment, capture_output=True).returncode == code
-    words = (folder / "trained").read_text()
-    assert "--data_dir /home/u/faces" in words
-    assert "--wb_id faces --resume auto --devices 4 --num_nodes 1" in words
-    asked = folder / "asked"
-    assert (asked.read_text() if asked.exists() else "") == ("requeue 7\n" if code == 0 and not finished else "")
-
-
-def test_the_job_script_trains_and_goes_on(folder, monkeypatch, capsys):
-    """Its training line, given again until the run is finished, as the script does."""
-    (flags,) = re.findall(r'^FLAGS="(.*)"', JOB, flags=re.MULTILINE)
-    (line,) = re.findall(r"^srun python (train\.py .*) \|\| exit$", JOB, flags=re.MULTILINE)
-    values = {"FLAGS": flags, "ID": "faces", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "1", "HOME": str(folder)}
-    for name, value in values.items():
-        monkeypatch.setenv(name, value)
+def test_cluster(folder, capsys, monkeypatch):
+    """Its commands are run: those of the programs in small, the others with stand-ins for python, torchrun, ssh, sbatch."""
+    for command in commands(GUIDES["cluster.md"]):
+        run(command, *([] if "--dry_run" in command else SMALL[command[0]]))
+    assert "next      sbatch grid.sbatch\n" in capsys.readouterr().out
+    for name in ("python", "torchrun", "sbatch"):
+        path = folder / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(RECORDING)
+        path.chmod(0o755)
+    (folder / "bin" / "ssh").symlink_to(ROOT / "tests" / "cluster" / "ssh")
+    (folder / "scripts").symlink_to(ROOT / "scripts")
     (folder / "DIR").rename(folder / "faces")
-    command = os.path.expandvars(os.path.expandvars(line)).split()
-    small = [*UNET, *SHORT, "--image_size", "16"]
-    run(command, *small, "--max_time", "0.001s")
-    assert not list(folder.glob("runs/faces_*/model/model-final.pth"))
-    run(command, *small)
-    assert list(folder.glob("runs/faces_*/model/model-final.pth"))
-    assert "goes on at step" in capsys.readouterr().out
-    run(command, *small)
-    assert "already finished" in capsys.readouterr().out
-    for other in commands(GUIDES["cluster.md"]):
-        run(other, *UNET, *SHORT, "--devices", "1")
+    plain = {"PATH": f"{folder}/bin:/usr/bin:/bin", "HOME": str(folder), "STAND_IN_WORDS": str(folder / "words")}
+    lines = [block for block in blocks(GUIDES["cluster.md"], "bash")]
+    subprocess.run(["bash", "-e", "-c", "\n".join(lines)], env=plain, check=True, timeout=60)
+    called = recorded(folder)
+    direct, by_ssh = [words[1:] for words in called if words[0] == "torchrun"], []
+    by_ssh = [words[3:] for words in called if words[1:3] == ["-m", "torch.distributed.run"]]
+    assert (len(direct), len(by_ssh)) == (1, 2)
+    for words in (*direct, *by_ssh):
+        asked = torchrun.get_args_parser().parse_args(words)
+        order = args.parse_train(asked.training_script_args)
+        assert order is not None
+        hardware = order.config.hardware
+        assert (asked.nnodes, asked.nproc_per_node) == (str(hardware.num_nodes), str(hardware.devices))
+        assert (asked.rdzv_backend, order.command.resume) == ("c10d", "auto")
+
+    # what the jobs run that were sent
+    sent = [words[1:] for words in called if words[0] == "sbatch"]
+    assert [words[-1] for words in sent] == [
+        "faces.sbatch", "scripts/slurm/generate.sbatch", "scripts/slurm/generate.sbatch",
+        "scripts/slurm/evaluate.sbatch", "grid.sbatch",
+    ]  # fmt: skip
+    (folder / "bin" / "python").write_text(
+        f"{RECORDING}mkdir -p runs/faces_x/model\ntouch runs/faces_x/model/model-final.pth\n"
+    )
+    for path in sorted(folder.glob("runs/grid-*")):
+        (path / "model").mkdir(exist_ok=True)
+    found = []
+    for *options, name in sent:
+        script = (folder / name).read_text()
+        array = dict(option[2:].split("=") for option in options).get("array", options_of(script).get("array", ""))
+        first, _, last = array.partition("-")
+        count = int(last or first) - int(first) + 1 if array else 1
+        element = (int(last or first), int(first), count) if array else None
+        job = Job(script, folder, plain, element=element, most=9)
+        job.limit = lambda restarts: 3600.0
+        sbatch(job, within=60)
+        assert job.codes[0] == 0, job.log
+        (words, *_) = recorded(folder)
+        PARSED[words[1]](words[2:])
+        found.append(words[1:])
+    assert "--shard 3/4" in shlex.join(found[1])
+    assert "--shard 0/1" in shlex.join(found[2])
+    assert "--sweep_member 5" in shlex.join(found[4])
 
 
 def processes(*environments: dict[str, str], words: list[str]) -> None:

@@ -1,7 +1,9 @@
 """The job scripts for SLURM with the real programs, under the stand-in: the same bits as of one job without a stop."""
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,8 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import evaluate
+import generate
 from tests.cluster.slurm import Job, groups, sbatch, send
 from tests.test_imports import ROOT
 from tests.training import tiny
@@ -143,3 +148,37 @@ def test_ssh_on_two_hosts_one_of_which_loses_a_process(clone, whole):
     assert all(line.startswith(("127.0.0.1: ", "localhost: ")) for line in out.splitlines())
     assert tiny.difference(folder, whole) == 0
     assert tiny.lines(folder) == tiny.lines(whole)
+
+
+def test_samples_of_an_array_and_their_figures_are_those_of_one_process(clone, whole, capsys):
+    """One of three tasks is killed while it draws, and comes back; two tasks compute the features."""
+    alone = clone / "alone"
+    shutil.copytree(whole, alone / whole.name)
+    drawing = ["--n_samples", "48", "--batch_size", "4", "--steps", "20", "--device", "cpu"]
+    script, killed = edited("generate.sbatch", "one", drawing), list[int]()
+    jobs = [job(clone, script, number=4711 + i, element=(i, 0, 3)) for i in range(3)]
+
+    def kill(job: Job) -> None:
+        if not killed and list(whole.glob("generated_data/*/*/data/*.npy")):
+            killed.extend(groups(job.own))
+            send(killed[0], signal.SIGKILL)
+
+    jobs[1].events = kill
+    sbatch(*jobs, within=100)
+    assert [one.codes for one in jobs] == [[0], [137, 0], [0]], [one.log for one in jobs]
+    assert generate.main(["--run_id", "one", "--output_dir", str(alone), *drawing]) == 0
+    (drawn,), (plain,) = (sorted(folder.glob("generated_data/*/*/")) for folder in (whole, alone / whole.name))
+    names = [path.name for path in sorted((plain / "data").iterdir())]
+    assert names == [path.name for path in sorted((drawn / "data").iterdir())]
+    assert len(names) == 12
+    for name in names:
+        assert np.array_equal(np.load(drawn / "data" / name), np.load(plain / "data" / name))
+
+    judging = ["--metrics", "sw,fid", "--features", "pixels", "--device", "cpu"]
+    both = job(clone, edited("evaluate.sbatch", "one", judging), tasks=2)
+    sbatch(both, within=100)
+    assert both.codes == [0], both.log
+    assert evaluate.main(["--run_id", "one", "--output_dir", str(alone), *judging]) == 0
+    one, other = (json.loads((folder / "metrics.json").read_text()) for folder in (drawn, plain))
+    assert len(one) > 2
+    assert {**one, "about": 0} == {**other, "about": 0}
