@@ -84,7 +84,7 @@ for i in "${!hosts[@]}"; do
     # c10d: with fixed node ranks torchrun's store survives a restart, and so do addresses of processes that are gone
     command=("$python" -m torch.distributed.run --nnodes ${#hosts[@]} --nproc-per-node "$devices" --max-restarts 3
         --rdzv-backend c10d --rdzv-endpoint "${hosts[0]##*@}:${MASTER_PORT:-29500}" --rdzv-id "$named"
-        --local-addr "${hosts[i]##*@}" train.py "$@" --num_nodes ${#hosts[@]} --resume auto)
+        --rdzv-conf "is_host=$((i == 0))" --local-addr "${hosts[i]##*@}" train.py "$@" --num_nodes ${#hosts[@]} --resume auto)
     mkfifo "$folder/$i"
     prefixed "${hosts[i]}" <"$folder/$i" 9>&- &
     readers+=($!)

@@ -51,10 +51,11 @@ def test_every_host_runs_its_part(started):
     assert process.returncode == 0, out
     here = Path.cwd()
     assert sorted(out.splitlines()) == [f"{h}: {t}" for h in ("me@one", "two") for t in (f"from {here}", "no end")]
-    for host in ("me@one", "two"):
+    for host, keeps in (("me@one", 1), ("two", 0)):
         assert words(host) == [
             *shlex.split("-m torch.distributed.run --nnodes 2 --nproc-per-node 2 --max-restarts 3 --rdzv-backend c10d"),
-            *shlex.split(f"--rdzv-endpoint one:29500 --rdzv-id two --local-addr {host[-3:]} train.py"),
+            *shlex.split(f"--rdzv-endpoint one:29500 --rdzv-id two --rdzv-conf is_host={keeps}"),
+            *shlex.split(f"--local-addr {host[-3:]} train.py"),
             *flags,
             *shlex.split("--num_nodes 2 --resume auto"),
         ]
