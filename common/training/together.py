@@ -15,6 +15,7 @@ from common.cluster.alike import Alike
 from common.cluster.meeting import Meeting
 from common.cluster.place import Place, place
 from common.config.parser import complain, mendable, redacted
+from common.config.resolve import section
 from common.config.schema import Hardware
 from common.data.source import DataSet, Split
 from common.refusal import Refusal
@@ -36,11 +37,10 @@ def meeting_of(order: TrainOrder) -> Meeting:
         Refusal: if the launcher's variables cannot be.
     """
     here = place()
-    hardware = Hardware() if order.config is None else order.config.hardware
-    seconds = float(order.given.get("join_timeout", hardware.join_timeout))
+    hardware = section(Hardware, order.given) if order.config is None else order.config.hardware
     alike = (flags(order.words), versions()) if here.from_outside else ()  # else it is one command
     folder = None if order.command.only_looks else order.output_dir
-    return Meeting(here, alike, folder, seconds, partial(complain, PROGRAM), mended)
+    return Meeting(here, alike, folder, hardware.join_timeout, partial(complain, PROGRAM), mended)
 
 
 def mended(error: Exception) -> str | None:
