@@ -37,7 +37,7 @@ def meeting_of(order: TrainOrder) -> Meeting:
         Refusal: if the launcher's variables cannot be.
     """
     here = place()
-    hardware = section(Hardware, order.given) if order.config is None else order.config.hardware
+    hardware: Hardware = section(Hardware, {**order.of_preset, **order.given})  # a run's own are not known yet
     alike = (flags(order.words), versions()) if here.from_outside else ()  # else it is one command
     folder = None if order.command.only_looks else order.output_dir
     return Meeting(here, alike, folder, hardware.join_timeout, partial(complain, PROGRAM), mended)
