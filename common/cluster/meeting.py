@@ -121,6 +121,25 @@ class Meeting:
         if why:
             raise Refusal(why)
 
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        """What the first process makes, in all of them; where they have not met, each makes its own.
+
+        Args:
+            make: gives plain data.
+
+        Raises:
+            Ended: if the first process could not.
+        """
+        if self._board is None or self.watch is None:
+            return make()
+        self._topics += 1
+        name = f"{self._room}/topic-{self._topics}"
+        if not self.here.is_first:
+            return self._awaited(self._board, name, self.watch)
+        made = make()
+        self._board.write(name, made)
+        return made
+
     def _awaited(self, board: Board, name: str, watch: Watch) -> Any:
         while (entry := board.read(name)) is None:
             watch.check()
