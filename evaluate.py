@@ -14,6 +14,7 @@ from common.config.parser import reporting
 from common.config.plugins import import_plugins
 from common.files import write_json
 from common.generation.judged import EvaluateOrder, judged_by
+from common.memory import give_back_large
 from common.metrics import Evidence, evaluate
 from common.metrics.config import CompareConfig
 from common.metrics.figures import compared
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with reporting("evaluate.py", args.evaluate_flag_names):
         order = args.parse_evaluate(argv)
         stopping.begin_work()
+        give_back_large()
         if isinstance(order, CompareConfig):
             if started_together().is_first:
                 print("\n".join(compared(order)))
@@ -69,9 +71,7 @@ def run(order: EvaluateOrder) -> int:
             print(f"note      {other}")
     figures = evaluate(evidence, order.metrics, per_class=config.per_class)
     write_json(judged.figures, together(judged.figures, figures, about(judged, evidence)))
-    print(f"figures   {judged.figures}")
-    if judged.grid:
-        print(f"grid      {judged.grid}")
+    print(f"figures   {judged.figures}" + (f"\ngrid      {judged.grid}" if judged.grid else ""))
     return 0
 
 

@@ -39,7 +39,9 @@ def figures_in(path: str | Path) -> dict:
 def test_images_and_arrays_of_another_program_give_the_same_figures(cli, files, run):
     words = ("evaluate", "--reference", files / "real", "--metrics", "nearest,sw,fid@pixels")
     first = cli(*words, "--samples", files / "fake")
-    assert (first.code, first.err) == (0, "")
+    assert first.code == 0, first.err
+    assert "sampling" in first.err  # the bar of generate.py, and nothing else
+    assert first.err.count("\n") == 1
     of_images = figures_in("runs/metrics-fake.json")
     assert {"nearest", "sw", "sw_low", "sw_high", "sw_real", "fid@pixels"} <= set(of_images)
     assert "verdict   " in first.out
@@ -168,7 +170,9 @@ def test_a_protocol_says_that_its_numbers_are_not_kept(cli, files, run):
 def test_samples_are_drawn_on_the_way_and_not_again(cli, run):
     words = ("evaluate", *SHORT, "--metrics", "sw@pixels,vendi@pixels", "--per_class", True)
     first = cli(*words, "--n_samples", 30, "--batch_size", 10)
-    assert (first.code, first.err) == (0, "")
+    assert first.code == 0, first.err
+    assert "sampling" in first.err  # the bar of generate.py, and nothing else
+    assert first.err.count("\n") == 1
     folder = run / "generated_data" / "model-final" / "ab3-2-ema"
     found = figures_in(folder / "metrics.json")
     assert found["samples"] == 30
