@@ -11,14 +11,12 @@ As Debian has it, the name of a node is that of its loopback (127.0.1.1), and no
 """
 
 import contextlib
-import json
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
