@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 CODE = 130  # the exit code of a program that was stopped
+LOST = 75  # that of one of several processes which lost another (sysexits.h: EX_TEMPFAIL); the same command goes on
 SAME = 0.5  # seconds within which signals are one: `timeout` sends its own to a process and to its group
 GRACE = 10.0  # seconds that data may keep a stop waiting
 

@@ -18,6 +18,7 @@ from common.config.flags import (
     Mark,
     Range,
     at_least,
+    duration,
     flag_name,
     height_by_width,
     marked,
@@ -284,6 +285,7 @@ class Hardware(Checked):
         device: where to compute
         devices: devices per node (default: every visible GPU; 1 on a CPU)
         num_nodes: number of nodes
+        join_timeout: how long several processes wait for one another to begin: 50s, 5m
         strategy: how several devices work together
         precision: numerical precision of the network
         tf32: let CUDA multiply float32 matrices in TF32, which is faster
@@ -294,6 +296,7 @@ class Hardware(Checked):
     device: Annotated[str, ("auto", "cpu", "cuda"), FREE] = "auto"
     devices: Annotated[int | None, at_least(1), FREE] = None
     num_nodes: Annotated[int, at_least(1), FREE] = 1
+    join_timeout: Annotated[float, duration, FREE] = 50.0
     strategy: Annotated[str, ("auto", "ddp"), FREE] = "auto"
     precision: Annotated[str, ("32-true", "bf16-mixed", "16-mixed")] = "32-true"
     tf32: Annotated[bool, FREE] = True

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from common.cluster.meeting import Meeting
 from common.config.build import build_denoiser, build_dynamics
 from common.config.plugins import build
 from common.config.schema import RunConfig, check_picture_scale
@@ -208,6 +209,7 @@ def build_trainer(
     resume_step: int,
     deadline: float | None,
     callbacks: Sequence[Callback] = (),
+    meeting: Meeting | None = None,
 ) -> pl.Trainer:
     """Lightning's trainer for the run folder, with further callbacks; writes nothing yet.
 
@@ -220,6 +222,8 @@ def build_trainer(
     grids = SampleGrid(folder, config.sample, solver, config.recipe.batch_size, scale)
     log = CsvLog(folder.metrics, resume_step)
     try:
-        return make_trainer(folder, log, config, device=device, deadline=deadline, callbacks=[*callbacks, grids])
+        return make_trainer(
+            folder, log, config, device=device, deadline=deadline, callbacks=[*callbacks, grids], meeting=meeting
+        )
     except MisconfigurationException as error:
         raise Refusal(str(error)) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from common.cluster.meeting import Meeting
 from common.config.schema import RunConfig
 from common.data.module import DataModule
 from common.data.source import DataSet
@@ -27,7 +28,12 @@ LARGE = 30_000  # a step takes less than so many times the memory of its samples
 
 
 def dry_run(
-    config: RunConfig, dataset: DataSet, module: DiffusionModule, data: DataModule, device: torch.device
+    config: RunConfig,
+    dataset: DataSet,
+    module: DiffusionModule,
+    data: DataModule,
+    device: torch.device,
+    meeting: Meeting,
 ) -> int:
     """Say what memory, time and disk a training takes; returns the exit code.
 
@@ -37,6 +43,7 @@ def dry_run(
         module: the network with its recipe; its weights change.
         data: the batches of the run.
         device: where.
+        meeting: where several processes meet.
 
     Raises:
         Refusal: if the training does not fit into the free memory, naming what does.
@@ -52,7 +59,7 @@ def dry_run(
     if devices > 1:
         one = replace(config, recipe=replace(config.recipe, batch_size=1))
         say(f"devices   trying {devices} of them ..")
-        run_trainer(trial_trainer(one, device, 1, devices, []), module, build_data(one, dataset))
+        run_trainer(trial_trainer(one, device, 1, devices, [], meeting), module, build_data(one, dataset))
         say(f"devices   {devices} processes have taken a step together")
     if is_first_process():
         count, loss = found.largest.samples, found.largest.loss

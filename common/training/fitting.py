@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from common import stopping
+from common.cluster.meeting import Meeting
 from common.config.build import check_device, load_data
 from common.config.parser import mendable, redacted
 from common.config.plugins import class_of
@@ -53,6 +54,7 @@ from common.training.restored import Restored
 from common.training.resume import Plan, TrainOrder, check_fits, check_same_data, plan
 from common.training.session import PROGRAM, complain, hide_key, is_first_process, note_environment, say, set_tf32
 from common.training.starting import noted
+from common.training.together import check_count, meeting_of, shared
 from common.training.trainer import check_rank, device_count, run_trainer
 
 
@@ -65,13 +67,25 @@ def train(order: TrainOrder) -> int:
     started = time.monotonic()
     stopping.begin_work()
     hide_key(order.command.wb_key)
+    meeting = meeting_of(order)
+    with meeting.held():
+        if meeting.here.from_outside:
+            meeting.open(meeting.here)
+        code = _begin(order, started, meeting)
+        meeting.end(0)  # whatever has to be told was told
+    return code
+
+
+def _begin(order: TrainOrder, started: float, meeting: Meeting) -> int:
     found = plan(order)
+    if meeting.watch:
+        meeting.watch.folder = found.folder.path
     writes = not order.command.only_looks and is_first_process()
     other = "take another id" if found.is_new else "wait for it, or stop it"
     with locked(found.folder.path, PROGRAM, other) if writes else nullcontext():
         if writes:
             claim(found)
-        return _train(order, found, started)
+        return _train(order, found, started, meeting)
 
 
 def claim(found: Plan) -> None:
@@ -98,7 +112,7 @@ def claim(found: Plan) -> None:
     remove_leftovers(folder.path, folder.checkpoints, folder.model, folder.samples)
 
 
-def _train(order: TrainOrder, found: Plan, started: float) -> int:
+def _train(order: TrainOrder, found: Plan, started: float, meeting: Meeting) -> int:
     config, folder, checkpoint = found.config, found.folder, found.checkpoint()
     check_judging(config, order.given)
     for remark in checkpoint.remarks if checkpoint else ():
@@ -107,12 +121,15 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
         ask_before_sending(config.keeping.logger)
     device = check_device(config.hardware.device)
     check_rank(config.hardware, device)
+    if meeting.here.from_outside:
+        check_count(meeting.here, config.hardware, device)
     if config.hardware.precision == "16-mixed" and device.type == "cpu":
         raise Refusal("16-mixed needs CUDA; on a CPU use --precision bf16-mixed or 32-true", "precision")
     set_tf32(device, config.hardware.tf32)
     if not found.is_new and config.data.data_dir and "data_dir" not in order.given:
         say(f"note      data is read from {config.data.data_dir}, as config.json says")
     dataset = load_data(config.data)
+    meeting.agree(*shared(device, dataset))
     if order.command.check_data:
         return check_data(config, dataset) if is_first_process() else 0
     fitted = fit_to_data(config, dataset.spec, class_of(config.dynamics), class_of(config.network))
@@ -140,7 +157,7 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
     if found.is_new and "train_steps" not in order.given:
         question_steps(config)
     if order.command.dry_run:
-        return dry_run(config, dataset, module, data, device)
+        return dry_run(config, dataset, module, data, device, meeting)
 
     if found.is_new:
         going_on = ""
@@ -158,7 +175,7 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
         require_memory(config, dataset, module, device)
     deadline = None if order.command.max_time is None else started + order.command.max_time
     judges = [Judging(folder, config, dataset)] if config.keeping.eval_every else []
-    trainer = build_trainer(config, folder, device, module, resume_step, deadline, judges)
+    trainer = build_trainer(config, folder, device, module, resume_step, deadline, judges, meeting)
     if data.val_samples < trainer.world_size:
         raise Refusal(
             f"leaves {data.val_samples} held-out samples for {trainer.world_size} processes, and each needs one: give "
@@ -181,7 +198,7 @@ def _train(order: TrainOrder, found: Plan, started: float) -> int:
         if is_first_process():
             begin(config, folder, prior, dataset, checkpoint)
             note_environment(folder.environment, [PROGRAM, *redacted(order.words)])
-        code = fit(trainer, module, data, checkpoint, folder, order.command.plugin)
+        code = fit(trainer, module, data, checkpoint, folder, order.command.plugin, meeting)
     finally:
         close_loggers(loggers, code)
     return code
@@ -338,6 +355,7 @@ def fit(
     checkpoint: Checkpoint | None,
     folder: RunFolder,
     plugins: Sequence[str],
+    meeting: Meeting,
 ) -> int:
     """Train to the end, or to a signal; returns the exit code.
 
@@ -350,6 +368,8 @@ def fit(
     restored = Restored(checkpoint) if checkpoint else None
     if restored:
         trainer.callbacks.insert(0, restored)  # type: ignore[attr-defined]  # Lightning's own list
+    going_on = f"the same command with {folder.words('resume')} goes on"
+    meeting.follow(folder.path, lambda: trainer.global_step, going_on)
     try:
         run_trainer(trainer, module, data, checkpoint.path if checkpoint else None)
     except Stopped as stop:
@@ -357,28 +377,27 @@ def fit(
         return 0 if stop.planned else stopping.exit_code()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{interrupted(trainer)}; go on with: {again}") from None
-    except NonFiniteLoss as error:
+    except NonFiniteLoss as error:  # it is one in all processes
         last = Checkpoint.newest(folder, module.recipe.averages)
         good = f"last good checkpoint: {last.path}" if last else "no checkpoint was written yet"
         complain(f"{error}; {good}")
         return 1
     except torch.OutOfMemoryError as error:
         reason = str(error).partition(". ")[0]
-        complain(
+        return meeting.refuse(
             f"--batch_size {data.batch_size} is too large for the device ({reason}); halve it and double "
             f"--accumulate_grad_batches in a new run, or go on on a larger one with: {again}"
         )
-        return 2
     except OSError as error:
         if (line := mendable(error)) is None:
             raise
         since = "steps since the last checkpoint come again" if folder.checkpoint_files() else "it starts at step 0"
-        complain(f"{line}; then {since} with: {again}")
-        return 2
+        return meeting.refuse(f"{line}; then {since} with: {again}")
     except Refusal as error:
-        complain(f"{error.line({str(error.argument): str(error.argument)})}; go on with: {again}")
-        return 2
+        return meeting.refuse(f"{error.line({str(error.argument): str(error.argument)})}; go on with: {again}")
     except Exception as error:
+        if lost := meeting.blame(error):
+            raise lost from error
         if restored and (refusal := restored.blame(error)):
             raise refusal from error
         raise

@@ -12,10 +12,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from common import stopping
+from common.cluster.meeting import Meeting
 from common.config.schema import Hardware, RunConfig
 from common.data.module import DataModule
 from common.files import load_checkpoint, save
@@ -25,6 +25,7 @@ from common.training.callbacks import KeepWeights, LogLines, LossPicture, StepPr
 from common.training.checkpoints import Checkpoints
 from common.training.csv_log import CsvLog
 from common.training.module import DiffusionModule
+from common.training.strategy import strategy_of
 
 # What Lightning and torch say that does not apply here: the loader yields indices, so workers would only cost; the
 # averaged network is in evaluation mode on purpose; a run folder that is resumed is not empty, and may have been moved
@@ -96,13 +97,6 @@ def check_rank(hardware: Hardware, device: torch.device) -> None:
         )
 
 
-def strategy_of(hardware: Hardware, devices: int) -> str | Strategy:
-    """DDP if there are several processes; its buffers are tables and counters, alike everywhere."""
-    if devices * hardware.num_nodes > 1:
-        return DDPStrategy(broadcast_buffers=False)
-    return hardware.strategy
-
-
 def make_trainer(
     folder: RunFolder,
     log: CsvLog,
@@ -111,6 +105,7 @@ def make_trainer(
     device: torch.device,
     deadline: float | None = None,
     callbacks: list[Callback],
+    meeting: Meeting | None = None,
 ) -> pl.Trainer:
     """The trainer of one run.
 
@@ -121,6 +116,7 @@ def make_trainer(
         device: where to compute.
         deadline: when the run stops, resumably, on the clock ``time.monotonic``; None for no limit.
         callbacks: further callbacks, run before the checkpoint.
+        meeting: where several processes meet; None for one of their own.
     """
     recipe, keeping, hardware = config.recipe, config.keeping, config.hardware
     devices = device_count(hardware, device)
@@ -140,7 +136,7 @@ def make_trainer(
         accelerator=device.type,
         devices=devices,
         num_nodes=hardware.num_nodes,
-        strategy=strategy_of(hardware, devices),
+        strategy=strategy_of(hardware, devices, meeting),
         precision=hardware.precision,  # type: ignore[arg-type]
         deterministic=hardware.deterministic,
         max_steps=recipe.train_steps,
@@ -159,7 +155,12 @@ def make_trainer(
 
 
 def trial_trainer(
-    config: RunConfig, device: torch.device, steps: int, devices: int, callbacks: list[Callback]
+    config: RunConfig,
+    device: torch.device,
+    steps: int,
+    devices: int,
+    callbacks: list[Callback],
+    meeting: Meeting | None = None,
 ) -> pl.Trainer:
     """A trainer that takes a few steps as the run would, and keeps nothing of them.
 
@@ -169,6 +170,7 @@ def trial_trainer(
         steps: optimiser steps.
         devices: number of devices of this node.
         callbacks: what watches.
+        meeting: as above.
     """
     quieten_lightning()
     recipe, hardware = config.recipe, replace(config.hardware, num_nodes=1)
@@ -178,7 +180,7 @@ def trial_trainer(
         callbacks=callbacks,
         accelerator=device.type,
         devices=devices,
-        strategy=strategy_of(hardware, devices),
+        strategy=strategy_of(hardware, devices, meeting),
         precision=hardware.precision,  # type: ignore[arg-type]
         deterministic=hardware.deterministic,
         max_steps=steps,

@@ -1,0 +1,254 @@
+"""Whether all processes of a work are still there: each one says so every two seconds, and listens to the others.
+
+Two threads do it. One talks: it looks whether the file system answers, says so in the store and reads what the others
+say; any of that may hang. The other one only looks at clocks and never waits for anybody, so that it can always end
+the process. A computation of any length, of whichever process, changes nothing: its threads go on talking.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from common.cluster.peers import Ended, Peer, Verdict
+from common.cluster.place import Place
+from common.cluster.store import Board
+from common.stopping import LOST
+
+STRAY = "stray"  # the entry of who has no number of his own
+FILES, STORE = "files", "store"  # what the talking thread waits for
+
+
+class Watch:
+    """Ends this process with a line if another one is lost or has given up.
+
+    Args:
+        here: which process this is.
+        peers: all of them, by rank.
+        connect: finds the store, for the talking thread alone.
+        room: name of this work's entries in it; ``state/RANK`` of everybody is there.
+        folder: a folder of the file system that the work needs.
+        speak: prints an error.
+
+    Attributes:
+        beat: seconds between two signs of life.
+        limit: seconds without one after which a process counts as lost.
+        grace: seconds that the main thread has to end by itself, in good order.
+        linger: seconds that it then has.
+        again: how the work goes on, in words.
+        step: gives the number of the step in work.
+    """
+
+    beat, limit, grace, linger = 2.0, 45.0, 3.0, 20.0
+
+    def __init__(
+        self,
+        here: Place,
+        peers: Sequence[Peer],
+        connect: Callable[[], Board],
+        room: str,
+        folder: Path,
+        speak: Callable[[str], None],
+    ) -> None:
+        self.here, self.peers, self.folder = here, peers, folder
+        self.again = "start the same command again"
+        self.step: Callable[[], int] = lambda: 0
+        self.before_the_end: Callable[[], None] = lambda: None
+        self._connect, self._room, self._speak = connect, room, speak
+        self._names = [f"{room}/state/{name}" for name in (*range(len(peers)), STRAY)]
+        self._stray = ""
+        self._end, self._found, self._taken = threading.Event(), threading.Event(), threading.Event()
+        self._lock = threading.Lock()
+        now = time.monotonic()
+        self._said = [(0, now)] * len(peers)  # the last sign of life of each: its number, and when it was heard
+        self._states: list[dict[str, Any]] = [{} for _ in peers]
+        self._talked, self._stage = now, STORE
+        self._gone: set[int] = set()
+        self._cut = ""
+        self._verdict: Verdict | None = None
+        self._talker = threading.Thread(target=self._talk, name="watch-talks", daemon=True)
+        self._judge = threading.Thread(target=self._judge_all, name="watch-judges", daemon=True)
+
+    def begin(self) -> None:
+        """Begin to watch."""
+        self._talker.start()
+        self._judge.start()
+
+    # -- the main thread ----------------------------------------------------------------------------------------------
+
+    def verdict(self, wait: float = 0.0) -> Verdict | None:
+        """Why this process must end, if it must; whoever gets it says it, and ends the process.
+
+        Args:
+            wait: seconds to wait for it: an error of a collective comes before its cause is known.
+        """
+        self._found.wait(wait)
+        with self._lock:
+            if self._verdict is not None:
+                self._taken.set()
+            return self._verdict
+
+    def check(self) -> None:
+        """For who waits for the others.
+
+        Raises:
+            Ended: if there is a reason not to.
+        """
+        if found := self.verdict():
+            raise Ended(found)
+
+    def patience(self) -> float:
+        """Seconds after which a lost process is known to be lost."""
+        return self.limit + 2 * self.beat
+
+    def end(self) -> bool:
+        """Stop watching, since this process ends by itself; whether no verdict came before."""
+        with self._lock:
+            self._end.set()
+            was_free = self._verdict is None or self._taken.is_set()
+        self._talker.join(self.beat)  # it may hang
+        return was_free
+
+    def last(self, rank: int) -> dict[str, Any]:
+        """What a process has said last."""
+        return self._states[rank]
+
+    # -- the talking thread -------------------------------------------------------------------------------------------
+
+    def _talk(self) -> None:
+        number = 0
+        try:
+            board = self._connect()
+            while not self._end.is_set():
+                self._stage = FILES
+                look_at(self.folder)
+                self._stage = STORE
+                number += 1
+                own = {"beat": number, "step": int(self.step()), "gone": sorted(self._gone)}
+                board.write(f"{self._room}/state/{self.here.rank}", own)
+                self._hear(board.read_all(self._names))
+                self._look_around(board)
+                self._talked = time.monotonic()
+                self._end.wait(self.beat)
+        except dist.DistError as error:
+            self._cut = str(error).partition("\n")[0]
+
+    def _hear(self, states: list[dict[str, Any]]) -> None:
+        now = time.monotonic()
+        self._stray = states[-1].get("line", "")
+        for rank, state in enumerate(states[:-1]):
+            if state["beat"] != self._said[rank][0]:
+                self._said[rank] = state["beat"], now
+            self._states[rank] = state
+            self._gone.update(state.get("gone", ()))
+
+    def _look_around(self, board: Board) -> None:
+        """Whether processes of this machine are gone without having said why."""
+        machine = self.peers[self.here.rank].machine
+        near = [peer for peer in self.peers if peer.machine == machine and peer.rank != self.here.rank]
+        gone = [peer.rank for peer in near if self._is_expected(peer.rank) and peer.is_gone]
+        if gone:
+            self._hear(board.read_all(self._names))  # it may have said it since
+            self._gone.update(rank for rank in gone if self._is_expected(rank))
+
+    def _is_expected(self, rank: int) -> bool:
+        return "left" not in self._states[rank]
+
+    # -- the judging thread -------------------------------------------------------------------------------------------
+
+    def _judge_all(self) -> None:
+        tick, before = self.beat / 4, time.monotonic()
+        while not self._end.wait(tick):
+            now = time.monotonic()
+            if now - before > self.limit / 3:  # this process was stopped itself, and knows nothing of that time
+                self._talked += now - before
+                self._said = [(number, heard + now - before) for number, heard in self._said]
+            before = now
+            found = self._judged(now)
+            if found is None:
+                continue
+            with self._lock:
+                if self._end.is_set():
+                    return
+                self._verdict = found
+            self._found.set()
+            self._finish(found)
+
+    def _finish(self, verdict: Verdict) -> None:
+        """Give the main thread time to end in good order; it may hang in a collective, which nothing interrupts."""
+        taken = self._taken.wait(self.grace)
+        if taken and self._end.wait(self.linger):
+            return
+        with self._lock:
+            if self._end.is_set():
+                return
+            taken = self._taken.is_set()
+            self._taken.set()
+        self.before_the_end()
+        if verdict.aloud and not taken:
+            self._speak(verdict.line)
+        os._exit(verdict.code)
+
+    def _judged(self, now: float) -> Verdict | None:
+        for peer in self.peers:
+            state = self._states[peer.rank]
+            if peer.rank != self.here.rank and state.get("left"):
+                return Verdict(f"{peer}: {state['line']}", state["left"], self.here.is_first)
+        if self._stray:
+            return Verdict(self._stray, 2, self.here.is_first)
+        if self._cut:
+            return self._of_the_store(f"has ended without a word ({self._cut})")
+        if now - self._talked > self.limit:
+            if self._stage == FILES:
+                return self._lost(
+                    set(),
+                    f"{self.peers[self.here.rank]}: the file system of {self.folder} has not "
+                    f"answered for {self.limit:g} s",
+                )
+            return self._of_the_store(f"has not answered for {self.limit:g} s")
+        gone = {rank for rank in self._gone if self._is_expected(rank) and rank != self.here.rank}
+        if gone:
+            return self._lost(gone, f"{self._named(gone)} ended without a word (killed?)")
+        silent = {
+            peer.rank
+            for peer in self.peers
+            if peer.rank != self.here.rank
+            and self._is_expected(peer.rank)
+            and self._talked - self._said[peer.rank][1] > self.limit
+        }
+        if silent:
+            return self._lost(silent, f"{self._named(silent)} has given no sign of life for {self.limit:g} s")
+        return None
+
+    def _named(self, ranks: set[int]) -> str:
+        first = min(ranks)
+        more = f" (and {len(ranks) - 1} more)" if len(ranks) > 1 else ""
+        return f"{self.peers[first]}{more}, at step {self._states[first].get('step', 0):,},"
+
+    def _of_the_store(self, what: str) -> Verdict | None:
+        """A verdict on who keeps the store: the first process, which may have ended when all was done, or torchrun."""
+        if self.here.is_first:
+            return self._lost(set(), f"the store of torchrun {what}")
+        if not self._is_expected(0):
+            return None
+        return self._lost({0}, f"{self._named({0})} {what}")
+
+    def _lost(self, ranks: set[int], what: str) -> Verdict:
+        """One process of a machine says it."""
+        machine = self.peers[self.here.rank].machine
+        speaker = min(peer.rank for peer in self.peers if peer.machine == machine and peer.rank not in ranks)
+        return Verdict(f"{what}; {self.again}", LOST, speaker == self.here.rank)
+
+
+def look_at(folder: Path) -> None:
+    """Ask a file system for an answer; which one does not matter, and an error is one, too."""
+    for place in (folder, *folder.parents):
+        try:
+            os.statvfs(place)
+        except OSError:
+            continue
+        return

@@ -1,0 +1,84 @@
+"""How several processes train one network together."""
+
+import signal
+from datetime import timedelta
+from subprocess import Popen
+
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+from common.cluster.meeting import Meeting
+from common.cluster.network import choose_interface
+from common.cluster.place import Place, place
+from common.config.schema import Hardware
+from common.stopping import CODE
+
+PATIENCE = timedelta(days=1)  # of a collective: the watch ends a training that has lost a process, long before
+CONNECTING = 60.0  # seconds until processes that have met reach one another
+
+
+class Launcher(_SubprocessScriptLauncher):
+    """Starts further processes; the watch looks after them, where Lightning would kill all, this process included.
+
+    Args:
+        strategy: whose processes they are.
+        meeting: where they meet.
+    """
+
+    def __init__(self, strategy: "Together", meeting: Meeting) -> None:
+        assert strategy.cluster_environment is not None
+        super().__init__(strategy.cluster_environment, strategy.num_processes, strategy.num_nodes)
+        self.meeting = meeting
+        self.children: list[Popen[bytes]] = []
+
+    def _call_children_scripts(self) -> None:
+        super()._call_children_scripts()
+        self.children, self.procs = self.procs, []  # Lightning's own observer looks after nobody
+
+    def kill(self, signum: int | signal.Signals) -> None:
+        """End them, as a stop at once does."""
+        self.meeting.end(CODE, "was stopped")
+        for child in self.children:
+            child.send_signal(signum)
+
+
+class Together(DDPStrategy):
+    """DDP whose processes have met; its buffers are tables and counters, alike everywhere.
+
+    Args:
+        meeting: theirs; those that Lightning starts meet when all were started.
+    """
+
+    def __init__(self, meeting: Meeting) -> None:
+        super().__init__(broadcast_buffers=False, timeout=PATIENCE)
+        self.meeting = meeting
+
+    def _configure_launcher(self) -> None:
+        self._launcher = Launcher(self, self.meeting)
+
+    def setup_environment(self) -> None:
+        """Meet, if that was not done, then build the process group."""
+        launcher, environment = self._launcher, self.cluster_environment
+        self.meeting.open(place(nodes=self.num_nodes), launcher.children if isinstance(launcher, Launcher) else ())
+        self.meeting.agree()  # all are here: what follows takes no time
+        if environment is not None and self.meeting.far:
+            choose_interface(self.meeting.far, environment.main_port)
+        why = (
+            f"the processes have met, but do not reach one another within {CONNECTING:g} s: let $GLOO_SOCKET_IFNAME "
+            "(on GPUs $NCCL_SOCKET_IFNAME) name the network interface that leads to the other machines"
+        )
+        with self.meeting.limited(CONNECTING, why):
+            super().setup_environment()
+
+
+def strategy_of(hardware: Hardware, devices: int, meeting: Meeting | None = None) -> str | Strategy:
+    """DDP if there are several processes.
+
+    Args:
+        hardware: where a run computes.
+        devices: number of devices of this node.
+        meeting: where they meet; None for one of their own.
+    """
+    if devices * hardware.num_nodes == 1:
+        return hardware.strategy
+    return Together(meeting or Meeting(Place(), (), None, hardware.join_timeout, print))
