@@ -19,7 +19,7 @@ from common.config.schema import Hardware
 from common.data.source import DataSet, Split
 from common.refusal import Refusal
 from common.training.resume import TrainOrder
-from common.training.session import PROGRAM
+from common.training.session import PROGRAM, number_by_node
 from common.training.trainer import device_count
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,9 @@ def meeting_of(order: TrainOrder) -> Meeting:
     here = place()
     hardware = Hardware() if order.config is None else order.config.hardware
     seconds = float(order.given.get("join_timeout", hardware.join_timeout))
-    alike = () if here == Place() else (flags(order.words), versions())
+    nodes = int(order.given.get("num_nodes", hardware.num_nodes))
+    number_by_node(nodes)
+    alike = (flags(order.words), versions()) if here.from_outside or nodes > 1 else ()  # else it is one command
     folder = None if order.command.only_looks else order.output_dir
     return Meeting(here, alike, folder, seconds, partial(complain, PROGRAM))
 
