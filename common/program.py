@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from common import stopping
-from common.config.environment import draw_into_files
+from common.config.environment import draw_into_files, say_errors_only
 from common.config.streams import end_output, open_streams
 
 
 def start_program() -> None:
-    """Take streams, signals and matplotlib over: in the first lines of a script, before what takes seconds to import.
+    """Take streams, signals, matplotlib and torch over: in the first lines of a script, before what takes seconds to import.
 
     Raises:
         SystemExit: if the working folder was removed.
@@ -21,6 +21,7 @@ def start_program() -> None:
     stopping.take()
     open_streams()
     draw_into_files()
+    say_errors_only()
     try:
         os.getcwd()  # noqa: PTH109
     except FileNotFoundError:

@@ -40,9 +40,11 @@ class Overdue(KeyboardInterrupt):
 def exit_code() -> int:
     """The exit code of a program that was stopped and has put everything in order.
 
-    0 in the further processes of a training: Lightning kills the first one as soon as another ends with an error.
+    0 in the processes that a first one has started (it is Lightning that numbers them so): its own code counts. Of
+    those that torchrun or srun started every code counts.
     """
-    return CODE if os.environ.get("LOCAL_RANK", "0") == "0" else 0
+    is_started = os.environ.get("LOCAL_RANK", "0") != "0" and "RANK" not in os.environ
+    return 0 if is_started else CODE
 
 
 def tell(line: str) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 from common.cluster.peers import Peer, Verdict
 from common.cluster.store import AGAIN
 from common.files import atomic_write
-from common.refusal import Refusal
 from common.stopping import LOST
 
 SEEN = 10.0  # seconds in which a new file is seen on all machines
@@ -67,13 +66,6 @@ def early(rank: int, code: int) -> Verdict:
 def nonces(came: Mapping[int, Mapping[str, Any]]) -> list[str]:
     """By which those who came recognise themselves."""
     return [entry["peer"]["nonce"] for entry in came.values()]
-
-
-def line_of(error: Refusal | OSError) -> str:
-    """An error in one line."""
-    if isinstance(error, Refusal):
-        return error.line({str(error.argument): str(error.argument)})
-    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-from common.cluster.alike import SEEN, Alike, absent, difference, early, line_of, nonces, sees_token, token_in
+from common.cluster.alike import SEEN, Alike, absent, difference, early, nonces, sees_token, token_in
 from common.cluster.network import own_address
 from common.cluster.peers import Ended, Peer, Verdict, machine, status
 from common.cluster.place import LIGHTNING, Place
@@ -38,6 +38,7 @@ class Meeting:
         folder: a folder that all must see; None if nothing is to be written.
         seconds: how long to wait for the others.
         speak: prints an error.
+        mend: makes one line of an error that a user can mend; None of another one.
 
     Attributes:
         peers: all processes, once they have met.
@@ -45,12 +46,18 @@ class Meeting:
     """
 
     def __init__(
-        self, here: Place, alike: Sequence[Alike], folder: Path | None, seconds: float, speak: Callable[[str], None]
+        self,
+        here: Place,
+        alike: Sequence[Alike] = (),
+        folder: Path | None = None,
+        seconds: float = 50.0,
+        speak: Callable[[str], None] = print,
+        mend: Callable[[Exception], str | None] = str,
     ) -> None:
         self.here, self.seconds = here, seconds
         self.peers: tuple[Peer, ...] = ()
         self.watch: Watch | None = None
-        self._alike, self._folder, self._speak = list(alike), folder, speak
+        self._alike, self._folder, self._speak, self._mend = list(alike), folder, speak, mend
         self._at: Address | None = None
         self._board: Board | None = None
         self._followed: tuple[Path, Callable[[], int], str] | None = None
@@ -397,10 +404,6 @@ class Meeting:
             yield
         except Ended as ended:
             self._leave(ended)
-        except (Refusal, OSError) as error:
-            if self.end(2, line_of(error)):
-                raise SystemExit(2) from error
-            raise
         except KeyboardInterrupt:
             self.end(CODE, "was stopped")
             raise
@@ -408,7 +411,11 @@ class Meeting:
             self.end(end.code if isinstance(end.code, int) else 1, "has ended")
             raise
         except Exception as error:
-            self.end(1, f"{type(error).__name__}: {error}")
+            line = self._mend(error)
+            if line is None:
+                self.end(1, f"{type(error).__name__}: {error}")
+            elif self.end(2, line):
+                raise SystemExit(2) from error
             raise
 
     def _leave(self, ended: Ended) -> NoReturn:

@@ -6,6 +6,7 @@ the process. A computation of any length, of whichever process, changes nothing:
 """
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -68,7 +69,7 @@ class Watch:
         self._states: list[dict[str, Any]] = [{} for _ in peers]
         self._talked, self._stage = now, STORE
         self._gone: set[int] = set()
-        self._cut = ""
+        self._is_cut = False
         self._verdict: Verdict | None = None
         self._talker = threading.Thread(target=self._talk, name="watch-talks", daemon=True)
         self._judge = threading.Thread(target=self._judge_all, name="watch-judges", daemon=True)
@@ -134,8 +135,8 @@ class Watch:
                 self._look_around(board)
                 self._talked = time.monotonic()
                 self._end.wait(self.beat)
-        except dist.DistError as error:
-            self._cut = str(error).partition("\n")[0]
+        except dist.DistError:
+            self._is_cut = True
 
     def _hear(self, states: list[dict[str, Any]]) -> None:
         now = time.monotonic()
@@ -190,6 +191,8 @@ class Watch:
             self._taken.set()
         self.before_the_end()
         if verdict.aloud and not taken:
+            if self.step():
+                sys.stderr.write("\n")  # a bar stands in this line
             self._speak(verdict.line)
         os._exit(verdict.code)
 
@@ -200,8 +203,8 @@ class Watch:
                 return Verdict(f"{peer}: {state['line']}", state["left"], self.here.is_first)
         if self._stray:
             return Verdict(self._stray, 2, self.here.is_first)
-        if self._cut:
-            return self._of_the_store(f"has ended without a word ({self._cut})")
+        if self._is_cut:
+            return self._of_the_store("ended without a word (killed?), or the network to it broke")
         if now - self._talked > self.limit:
             if self._stage == FILES:
                 return self._lost(

@@ -5,6 +5,7 @@ import sys
 from collections.abc import MutableMapping
 
 BACKEND, FILES_ONLY = "MPLBACKEND", "agg"
+TORCH_SAYS = "TORCH_CPP_LOG_LEVEL"
 STEP, JOB = "SLURM_STEP_ID", "SLURM_JOB_NAME"
 # by which Lightning takes a process for one of several that srun has started
 OF_SRUN = ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
@@ -44,6 +45,11 @@ def leave_to_others(environment: MutableMapping[str, str] = os.environ) -> list[
 def draw_into_files(environment: MutableMapping[str, str] = os.environ) -> None:
     """Let matplotlib draw into files in this program, whatever a notebook that started it has chosen for itself."""
     environment[BACKEND] = FILES_ONLY
+
+
+def say_errors_only(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Keep torch from telling every lost connection, with its own stack, before the program can say what it means."""
+    environment.setdefault(TORCH_SAYS, "ERROR")
 
 
 def is_step(environment: MutableMapping[str, str]) -> bool:

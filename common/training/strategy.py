@@ -81,4 +81,4 @@ def strategy_of(hardware: Hardware, devices: int, meeting: Meeting | None = None
     """
     if devices * hardware.num_nodes == 1:
         return hardware.strategy
-    return Together(meeting or Meeting(Place(), (), None, hardware.join_timeout, print))
+    return Together(meeting or Meeting(Place(), seconds=hardware.join_timeout))

@@ -14,7 +14,7 @@ import torch
 from common.cluster.alike import Alike
 from common.cluster.meeting import Meeting
 from common.cluster.place import Place, place
-from common.config.parser import complain, redacted
+from common.config.parser import complain, mendable, redacted
 from common.config.schema import Hardware
 from common.data.source import DataSet, Split
 from common.refusal import Refusal
@@ -42,7 +42,14 @@ def meeting_of(order: TrainOrder) -> Meeting:
     number_by_node(nodes)
     alike = (flags(order.words), versions()) if here.from_outside or nodes > 1 else ()  # else it is one command
     folder = None if order.command.only_looks else order.output_dir
-    return Meeting(here, alike, folder, seconds, partial(complain, PROGRAM))
+    return Meeting(here, alike, folder, seconds, partial(complain, PROGRAM), mended)
+
+
+def mended(error: Exception) -> str | None:
+    """What a user can mend, in a line; None for a bug."""
+    if isinstance(error, Refusal):
+        return error.line({str(error.argument): str(error.argument)})
+    return mendable(error)
 
 
 def flags(words: Sequence[str]) -> Alike:
