@@ -17,7 +17,7 @@ from common.cluster.alike import SEEN, Alike, absent, difference, early, nonces,
 from common.cluster.network import own_address
 from common.cluster.peers import Ended, Peer, Verdict, machine, status
 from common.cluster.place import LIGHTNING, Place
-from common.cluster.store import AGAIN, Address, Board, address, briefly, reach, serve
+from common.cluster.store import AGAIN, Address, Board, address, again, briefly, reach, serve
 from common.cluster.watch import STRAY, Watch
 from common.files.writing import host_name
 from common.refusal import Refusal
@@ -174,7 +174,7 @@ class Meeting:
 
     def _connect(self) -> Board:
         assert self._at is not None
-        return Board(self._at)
+        return again(self._at)
 
     @contextlib.contextmanager
     def limited(self, seconds: float, why: str) -> Iterator[None]:
