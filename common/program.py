@@ -13,7 +13,7 @@ from common.config.streams import end_output, open_streams
 
 
 def start_program() -> None:
-    """Take streams, signals, matplotlib and torch over: in the first lines of a script, before what takes seconds to import.
+    """Take streams, signals and libraries over: in the first lines of a script, before what takes seconds to import.
 
     Raises:
         SystemExit: if the working folder was removed.

@@ -11,8 +11,10 @@ from typing import Any
 from common.cluster.peers import Peer, Verdict
 from common.cluster.store import AGAIN
 from common.files import atomic_write
+from common.refusal import Refusal
 from common.stopping import LOST
 
+APART = 60.0  # seconds by which clocks may differ
 SEEN = 10.0  # seconds in which a new file is seen on all machines
 TOKEN = ".meeting-{}"
 SHOWN = 4  # processes that a line names
@@ -41,6 +43,41 @@ def difference(alike: Sequence[Alike], own: Mapping[str, Any], other: Mapping[st
                 first, second = Peer(**own["peer"]), Peer(**other["peer"])
                 return f"{name} is {one} for {first} and {two} for {second}: {group.mend}"
     return ""
+
+
+def compare(alike: Sequence[Alike], came: Mapping[int, Mapping[str, Any]], folder: Path | None) -> None:
+    """Make sure that all processes that have come are alike.
+
+    Args:
+        alike: what must be the same.
+        came: how they have introduced themselves, by rank, the first process among them.
+        folder: what all must see.
+
+    Raises:
+        Refusal: naming what is not, and where.
+    """
+    own = came[0]
+    for rank in range(1, own["count"]):
+        other, who = came[rank], Peer(**came[rank]["peer"])
+        if other["count"] != own["count"]:
+            raise Refusal(
+                f"rank 0 is one of {own['count']} processes and {who} one of {other['count']}: start all with "
+                "the same number of them ($WORLD_SIZE)"
+            )
+        if why := difference(alike, own, other):
+            raise Refusal(why)
+        if abs(other["late"]) > APART:
+            ahead = "ahead of" if other["late"] > 0 else "behind"
+            raise Refusal(
+                f"the clock of {who} is {abs(other['late']):,.0f} s {ahead} that of {Peer(**own['peer'])}: set "
+                "the clocks of the machines (NTP)"
+            )
+        if not other["sees"]:
+            raise Refusal(
+                f"{who} does not see the folder {folder} of {Peer(**own['peer'])}: it must be one folder for "
+                "all machines, on a file system that they share",
+                "output_dir",
+            )
 
 
 def absent(missing: Sequence[int], came: Mapping[int, Mapping[str, Any]], seconds: float) -> str:

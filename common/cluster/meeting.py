@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-from common.cluster.alike import SEEN, Alike, absent, difference, early, nonces, sees_token, token_in
+from common.cluster.alike import SEEN, Alike, absent, compare, difference, early, nonces, sees_token, token_in
 from common.cluster.network import own_address
 from common.cluster.peers import Ended, Peer, Verdict, machine, status
 from common.cluster.place import LIGHTNING, Place
@@ -23,7 +23,6 @@ from common.files.writing import host_name
 from common.refusal import Refusal
 from common.stopping import CODE, LOST
 
-APART = 60.0  # seconds by which clocks may differ
 READ = 3.0  # seconds in which the others read that they are refused
 BACKENDS = ("gloo", "nccl")  # by which errors of a collective are known
 LEAVING = 30.0  # seconds between the ends of the processes of a work that is done
@@ -82,7 +81,7 @@ class Meeting:
         self.here, self._at = here, address(here)
         with self.limited(self.seconds + READ, f"{self._at} ($MASTER_ADDR, $MASTER_PORT) does not answer"):
             serves = here.is_first and not self._at.is_kept
-            self._board = serve(self._at) if serves else reach(self._at, self.seconds)
+            self._board = serve(self._at, self.seconds) if serves else reach(self._at, self.seconds)
         self._children = tuple(children)
         try:
             self.peers = self._preside(self._board) if here.is_first else self._attend(self._board)
@@ -229,7 +228,7 @@ class Meeting:
                 board.write(f"{self._room}/here/0", came[0])
                 board.write("current", self._room)
                 self._receive(board, came)
-                self._compare(came)
+                compare(self._alike, came, self._folder)
         except BaseException as error:
             found = error.verdict if isinstance(error, Ended) else Verdict(f"{error or 'was stopped'}", 2, True)
             code = CODE if isinstance(error, KeyboardInterrupt) else found.code
@@ -257,30 +256,6 @@ class Meeting:
             if not self._children and time.monotonic() > end and any(rank not in came for rank in missing):
                 raise Refusal(absent([rank for rank in missing if rank not in came], came, self.seconds))
             time.sleep(AGAIN)
-
-    def _compare(self, came: Mapping[int, Mapping[str, Any]]) -> None:
-        own = came[0]
-        for rank in range(1, self.here.count):
-            other, who = came[rank], Peer(**came[rank]["peer"])
-            if other["count"] != self.here.count:
-                raise Refusal(
-                    f"rank 0 is one of {self.here.count} processes and {who} one of {other['count']}: start all with "
-                    "the same number of them ($WORLD_SIZE)"
-                )
-            if why := difference(self._alike, own, other):
-                raise Refusal(why)
-            if abs(other["late"]) > APART:
-                ahead = "ahead of" if other["late"] > 0 else "behind"
-                raise Refusal(
-                    f"the clock of {who} is {abs(other['late']):,.0f} s {ahead} that of {Peer(**own['peer'])}: set "
-                    "the clocks of the machines (NTP)"
-                )
-            if not other["sees"]:
-                raise Refusal(
-                    f"{who} does not see the folder {self._folder} of {Peer(**own['peer'])}: it must be one folder for "
-                    "all machines, on a file system that they share",
-                    "output_dir",
-                )
 
     def _dismiss(self, board: Board, answer: Mapping[str, Any], came: Collection[int]) -> None:
         """Tell the others, and let them read it: the entries end with this process."""
@@ -335,8 +310,7 @@ class Meeting:
             return
         line = f"{self._name()} {why}; give each process a number of its own ($RANK), and all the same $WORLD_SIZE"
         board.write(f"{self._room}/state/{STRAY}", {"beat": 1, "left": 2, "line": line})
-        if board.read(f"{self._room}/answer"):
-            raise Ended(Verdict(line, 2, False))
+        raise Ended(Verdict(line, 2, False))
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -348,7 +322,7 @@ class Meeting:
             line: why, if that is an error.
 
         Returns:
-            Whether the first process will say the line.
+            Whether the first process will say it, or has said why all end.
         """
         if self._is_over or self._board is None or self.watch is None:
             return False
@@ -362,7 +336,7 @@ class Meeting:
             board.write(
                 f"{room}/state/{self.here.rank}", {"beat": -1, "left": code, "line": line, "step": watch.step()}
             )
-            told.append("left" not in first)
+            told.append(first.get("left") != 0)  # else all was done there
 
         if not briefly(tell, READ):
             return False

@@ -106,8 +106,12 @@ class Board:
         return int(self._store.add(f"{self._prefix}/{name}", 1))
 
 
-def serve(at: Address) -> Board:
+def serve(at: Address, seconds: float) -> Board:
     """Keep the entries, in the first process.
+
+    Args:
+        at: where.
+        seconds: how long it may take to find itself there.
 
     Raises:
         Refusal: if the port is taken, or is that of another machine.
@@ -121,8 +125,8 @@ def serve(at: Address) -> Board:
         ) from error
     mark, found = secrets.token_hex(8), list[str]()
     board.write("server", mark)
-    why = silence(at, 3.0)
-    if not why and not (briefly(lambda: found.append(Board(at).read("server")), 3.0) and found == [mark]):
+    why = silence(at, seconds)
+    if not why and not (briefly(lambda: found.append(Board(at).read("server")), seconds) and found == [mark]):
         why = "another program answers there"
     if why:
         raise Refusal(
@@ -153,7 +157,7 @@ def reach(at: Address, seconds: float) -> Board:
         if not found:
             if briefly(connect, max(1.0, end - time.monotonic())):
                 return boards[0]
-            found = "what answers there is another program"
+            found = silence(at, 1.0) or "what answers there is another program"
         why = found
         time.sleep(AGAIN)
     raise Refusal(

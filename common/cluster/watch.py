@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from common.cluster.peers import Ended, Peer, Verdict
 from common.cluster.place import Place
-from common.cluster.store import Board
+from common.cluster.store import Board, briefly
 from common.stopping import LOST
 
 STRAY = "stray"  # the entry of who has no number of his own
@@ -212,11 +212,17 @@ class Watch:
             taken = self._taken.is_set()
             self._taken.set()
         self.before_the_end()
+        if verdict.code != LOST:
+            briefly(self._take_leave, self.beat)
         if verdict.aloud and not taken:
             if self.step():
                 sys.stderr.write("\n")  # a bar stands in this line
             self._speak(verdict.line)
         os._exit(verdict.code)
+
+    def _take_leave(self) -> None:
+        """Let who keeps the store know that this process needs it no more."""
+        self._connect().write(f"{self._room}/state/{self.here.rank}", {"beat": -1, "left": 0, "line": ""})
 
     def _judged(self, now: float) -> Verdict | None:
         for peer in self.peers:

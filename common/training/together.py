@@ -15,6 +15,7 @@ from common.cluster.alike import Alike
 from common.cluster.meeting import Meeting
 from common.cluster.place import Place, place
 from common.config.parser import complain, mendable, redacted
+from common.config.resolve import section
 from common.config.schema import Hardware
 from common.data.source import DataSet, Split
 from common.refusal import Refusal
@@ -36,13 +37,12 @@ def meeting_of(order: TrainOrder) -> Meeting:
         Refusal: if the launcher's variables cannot be.
     """
     here = place()
-    hardware = Hardware() if order.config is None else order.config.hardware
-    seconds = float(order.given.get("join_timeout", hardware.join_timeout))
-    nodes = int(order.given.get("num_nodes", hardware.num_nodes))
-    number_by_node(nodes)
-    alike = (flags(order.words), versions()) if here.from_outside or nodes > 1 else ()  # else it is one command
+    hardware: Hardware = section(Hardware, {**order.of_preset, **order.given})  # a run's own are not known yet
+    number_by_node(hardware.num_nodes)
+    is_one_command = not here.from_outside and hardware.num_nodes == 1
+    alike = () if is_one_command else (flags(order.words), versions())
     folder = None if order.command.only_looks else order.output_dir
-    return Meeting(here, alike, folder, seconds, partial(complain, PROGRAM), mended)
+    return Meeting(here, alike, folder, hardware.join_timeout, partial(complain, PROGRAM), mended)
 
 
 def mended(error: Exception) -> str | None:
