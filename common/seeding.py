@@ -26,23 +26,55 @@ def mix(*numbers: int) -> int:
 
 
 class StepRandomness:
-    """Draws of one micro-step, made for the global batch and cut to this process.
+    """Draws of one optimiser step, made for all of its samples and cut to one part of them.
+
+    So a step is the same however its samples are parted, among processes or in micro-steps.
 
     Args:
         seed: seed of the run.
-        micro_step: index of the micro-step (optimiser step times accumulation plus position).
-        batch: samples per process.
-        rank: index of this process.
-        world_size: number of processes.
+        step: index of the step; below 0 of samples that are held out.
+        batch: samples of a part.
+        part: index of the part.
+        parts: number of parts.
         device: where to draw.
     """
 
-    def __init__(
-        self, seed: int, micro_step: int, batch: int, rank: int, world_size: int, device: torch.device | str
-    ) -> None:
-        self._key, self._rank = (seed, micro_step), rank
-        self._total, self._mine = batch * world_size, slice(rank * batch, (rank + 1) * batch)
+    def __init__(self, seed: int, step: int, batch: int, part: int, parts: int, device: torch.device | str) -> None:
+        self._key, self._part = (seed, step), part
+        self._total, self._mine = batch * parts, slice(part * batch, (part + 1) * batch)
         self._device = device
+
+    @classmethod
+    def of_micro_step(
+        cls,
+        seed: int,
+        micro_step: int,
+        batch: int,
+        rank: int,
+        world_size: int,
+        accumulated: int,
+        device: torch.device | str,
+    ) -> "StepRandomness":
+        """Those of a process in a micro-step.
+
+        Args:
+            seed: seed of the run.
+            micro_step: index of the micro-step (optimiser step times accumulation plus position).
+            batch: samples per process and micro-step.
+            rank: index of the process.
+            world_size: number of processes.
+            accumulated: micro-steps of an optimiser step.
+            device: where to draw.
+        """
+        step, position = divmod(micro_step, accumulated)
+        return cls(seed, step, batch, position * world_size + rank, accumulated * world_size, device)
+
+    @classmethod
+    def of_rows(cls, seed: int, step: int, total: int, rows: slice, device: torch.device | str) -> "StepRandomness":
+        """Those of any rows of a step of ``total`` samples."""
+        draws = cls(seed, step, total, 0, 1, device)
+        draws._mine = rows
+        return draws
 
     def _generator(self, stream: int) -> torch.Generator:
         return torch.Generator(self._device).manual_seed(mix(*self._key, stream))
@@ -55,12 +87,13 @@ class StepRandomness:
     def normal(self, stream: int, shape: tuple[int, ...]) -> Tensor:
         """White noise (B, *shape), float32."""
         draw = torch.randn(self._total, *shape, generator=self._generator(stream), device=self._device)
-        return draw[self._mine]
+        mine = draw[self._mine]
+        return mine if len(mine) == self._total else mine.clone()  # that of the others is not kept
 
     def restart_dropout(self) -> None:
-        """Seed torch's global generator, which dropout draws from, for this micro-step and process.
+        """Seed torch's global generator, which dropout draws from, for this step and part.
 
         Called before every evaluation of a network, so that each sees the same masks, and a resumed one those of an
         uninterrupted one.
         """
-        torch.manual_seed(mix(*self._key, DROPOUT, self._rank))
+        torch.manual_seed(mix(*self._key, DROPOUT, self._part))

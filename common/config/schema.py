@@ -161,7 +161,9 @@ class Recipe(Checked):
 
     Attributes:
         train_steps: optimiser steps
-        batch_size: samples per device and micro-step
+        batch_size: samples per device and micro-step; with --global_batch its share of those
+        global_batch: samples of an optimiser step over all devices and micro-steps, which stay those of the run on any
+            number of devices that divides them (default: what --batch_size makes of them)
         accumulate_grad_batches: micro-steps per optimiser step
         lr: peak learning rate
         optimizer: optimiser; adam was published for GFDM, adamw and adabelief for FDP
@@ -192,6 +194,7 @@ class Recipe(Checked):
 
     train_steps: Annotated[int, at_least(2)] = 1000000
     batch_size: Annotated[int, at_least(1)] = 128
+    global_batch: Annotated[int | None, at_least(1)] = None
     accumulate_grad_batches: Annotated[int, at_least(1)] = 1
     lr: Annotated[float, POSITIVE] = 2e-4
     optimizer: str = "adam"
@@ -287,6 +290,9 @@ class Hardware(Checked):
         num_nodes: number of nodes
         join_timeout: how long several processes wait for one another to begin: 50s, 5m
         strategy: how several devices work together
+        static_graph: tell DDP that every step uses the same weights in the same order, which then finds out less
+        gradient_compression: in what gradients go from device to device: bf16 is half as much as they are, and rounds
+            them to 8 bits
         precision: numerical precision of the network
         tf32: let CUDA multiply float32 matrices in TF32, which is faster
         compile: compile the network with torch.compile
@@ -298,6 +304,8 @@ class Hardware(Checked):
     num_nodes: Annotated[int, at_least(1), FREE] = 1
     join_timeout: Annotated[float, duration, FREE] = 50.0
     strategy: Annotated[str, ("auto", "ddp"), FREE] = "auto"
+    static_graph: Annotated[bool, FREE] = False
+    gradient_compression: Annotated[str, ("none", "bf16"), FREE] = "none"
     precision: Annotated[str, ("32-true", "bf16-mixed", "16-mixed")] = "32-true"
     tf32: Annotated[bool, FREE] = True
     compile: Annotated[bool, FREE] = False
@@ -330,6 +338,7 @@ class RunConfig:
             the functions.
         data_std: deviation of the data on the network's scale, root mean square over its entries; None if not known.
         objective: what the network is trained towards.
+        processes: how many it was begun with, one a device; None if not known.
     """
 
     dynamics: Chosen
@@ -345,6 +354,7 @@ class RunConfig:
     prior_values: Mapping[str, Any] = field(default_factory=lambda: {"mean": 0.0, "variance": 0.0})
     data_std: float | None = None
     objective: Chosen = DENOISE
+    processes: int | None = None
 
     @property
     def sample(self) -> DataSpec:

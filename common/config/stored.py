@@ -39,6 +39,7 @@ def to_json(config: RunConfig) -> dict[str, Any]:
         "objective": _named(config.objective),
         "prior": dict(config.prior_values),
         "data_std": config.data_std,
+        "processes": config.processes,
         "spec": spec,
         **sections,
     }
@@ -146,6 +147,14 @@ def _prior(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return values
 
 
+def _processes(value: Any) -> int | None:
+    """With how many a run was begun; runs of earlier versions do not say it."""
+    if not (fits(value, int | None, largest=SIZE) and (value is None or value >= 1)):
+        raise Refusal(f"cannot be {reprlib.repr(value)}", "processes")
+    known: int | None = value
+    return known
+
+
 def _deviation(value: Any) -> float | None:
     """The deviation of the data; runs of earlier versions do not say it."""
     if value is not None and not (fits(value, float) and 1 / LARGE <= value <= LARGE):
@@ -196,6 +205,7 @@ def _from_format_2(content: Mapping[str, Any]) -> RunConfig:
         prior_values=_prior(content["prior"]),
         data_std=_deviation(content.get("data_std")),
         objective=_objective(content.get("objective")),
+        processes=_processes(content.get("processes")),
         **{name: _section(kind, with_order(content[name])) for name, kind in SECTIONS.items()},
     )
 

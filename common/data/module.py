@@ -19,18 +19,32 @@ from common.seeding import FLIPS, ORDER, StepRandomness, mix
 Read = tuple[int, Tensor] | tuple[int, Tensor, Tensor] | Refusal
 
 
+class Rows(NamedTuple):
+    """Which of the samples a batch holds that random numbers are drawn for together.
+
+    Attributes:
+        total: number of those samples.
+        rows: which.
+    """
+
+    total: int
+    rows: slice
+
+
 class Batch(NamedTuple):
     """What a training or validation step gets.
 
     Attributes:
         x0: (B, C, *S) float32 in [-1, 1], on the device.
         labels: (B,) int64, on the device.
-        micro_step: index of the training micro-step; of the validation batch in validation.
+        micro_step: index of the training micro-step; in validation, of the samples that are drawn for together.
+        held_out: which of those they are, in validation.
     """
 
     x0: Tensor
     labels: Tensor
     micro_step: int
+    held_out: Rows | None = None
 
 
 class BatchOrder:
@@ -136,10 +150,14 @@ class DataModule(pl.LightningDataModule):
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    @property
+    def _accumulated(self) -> int:
+        return self.trainer.accumulate_grad_batches if self.trainer else 1
+
     def train_dataloader(self) -> DataLoader[Read]:
         """An endless loader that starts where the run stands."""
         trainer = self.trainer
-        first = trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
+        first = trainer.global_step * self._accumulated if trainer else 0
         order = BatchOrder(len(self.data.train.labels), self.batch_size, self.seed, *self._rank)
         return self._loader(self.data.train, order, _From(first))
 
@@ -181,10 +199,22 @@ class DataModule(pl.LightningDataModule):
             x0, labels = (stored.to(device, non_blocking=True) for stored in batch[1:])
         x0 = self.data.spec.to_network(x0)
         if training and self.flip:
-            draws = StepRandomness(self.seed, micro_step, len(x0), *self._rank, device).uniform(FLIPS)
-            mirrored = (draws < 0.5).reshape(-1, *(1,) * (x0.ndim - 1))
+            draws = StepRandomness.of_micro_step(self.seed, micro_step, len(x0), *self._rank, self._accumulated, device)
+            mirrored = (draws.uniform(FLIPS) < 0.5).reshape(-1, *(1,) * (x0.ndim - 1))
             x0 = torch.where(mirrored, x0.flip(-1), x0)
-        return Batch(x0, labels, micro_step)
+        return Batch(x0, labels, micro_step) if training else self._held_out(x0, labels, micro_step)
+
+    def _held_out(self, x0: Tensor, labels: Tensor, index: int) -> Batch:
+        """A batch of validation: random numbers are drawn for as many samples as an optimiser step has.
+
+        So a sample meets the same ones however samples are parted.
+        """
+        rank, world_size = self._rank
+        together = self.batch_size * world_size * self._accumulated
+        number, position = divmod(index, self._accumulated)
+        first = rank + world_size * self.batch_size * position
+        rows = slice(first, first + world_size * len(x0), world_size)
+        return Batch(x0, labels, number, Rows(min(together, self.val_samples - number * together), rows))
 
     def _resident(self, name: str, device: torch.device) -> Split:
         if (name, device) not in self._on_device:

@@ -129,8 +129,11 @@ def too_large(found: Estimate, free: int) -> str:
     """What is wrong with a batch that does not fit, and what fits."""
     batch, accumulated = found.config.recipe.batch_size, found.config.recipe.accumulate_grad_batches
     largest = found.largest_batch(free)
+    smaller, factor = f"--batch_size {largest} ", batch // max(1, largest)
+    if found.config.recipe.global_batch is not None:  # it stays, so the batch must be parted without a rest
+        smaller, factor = "", next(n for n in range(-(-batch // max(1, largest)), batch + 1) if batch % n == 0)
     mend = (
-        f"--batch_size {largest} --accumulate_grad_batches {batch // largest * accumulated} fits"
+        f"{smaller}--accumulate_grad_batches {factor * accumulated} fits"
         if largest
         else "not even one sample fits; take a smaller network, as presets that end in -small have, or smaller images"
     )

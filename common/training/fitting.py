@@ -19,12 +19,11 @@ from common.config.parser import mendable, redacted
 from common.config.plugins import class_of
 from common.config.rehearsal import rehearse
 from common.config.resolve import fit_to_data
-from common.config.schema import PROJECT, Recipe, RunConfig
+from common.config.schema import PROJECT, RunConfig
 from common.config.stored import to_json, write_config
 from common.data import DataUnavailable
 from common.data.module import DataModule
 from common.data.source import DataSet
-from common.dynamics.prior import LITTLE_NOISE
 from common.files import atomic_write, locked, remove_leftovers, replacing, save_safetensors
 from common.refusal import Refusal
 from common.runs import RunFolder, read_prior
@@ -32,6 +31,7 @@ from common.runs.folder import BEST, FINAL
 from common.runs.log import read_metrics
 from common.runs.real import write_real
 from common.runs.versions import PLAIN, Checkpoint, average_kinds
+from common.training.batches import change_of_batches, check_exchange, shared_out
 from common.training.build import (
     build_data,
     build_module,
@@ -47,6 +47,7 @@ from common.training.checkpoints import Checkpoints, Stopped
 from common.training.csv_log import keep_aside
 from common.training.data_told import paragraph, table_of_classes
 from common.training.dry_run import dry_run, require_memory
+from common.training.introduction import introduce, question_steps
 from common.training.judging import Judging, check_judging
 from common.training.loggers import ask_before_sending, close_loggers, make_loggers
 from common.training.module import LOSS, VALIDATION, DiffusionModule, NonFiniteLoss
@@ -55,7 +56,7 @@ from common.training.resume import Plan, TrainOrder, check_fits, check_same_data
 from common.training.session import PROGRAM, complain, hide_key, is_first_process, note_environment, say, set_tf32
 from common.training.starting import noted
 from common.training.together import check_count, meeting_of, shared
-from common.training.trainer import check_rank, device_count, run_trainer
+from common.training.trainer import check_rank, process_count, run_trainer
 
 
 def train(order: TrainOrder) -> int:
@@ -76,7 +77,22 @@ def train(order: TrainOrder) -> int:
     return code
 
 
+def deadline_of(order: TrainOrder, started: float) -> float | None:
+    """When a training stops, on the clock ``time.monotonic``; None for no limit, and for what only looks.
+
+    Raises:
+        Refusal: if that is the limit of a job, and none can be told.
+    """
+    if order.command.only_looks:
+        return None
+    limit = order.command.seconds()
+    if limit is None and order.command.max_time is not None:
+        say(f"note      the job has no limit, so --max_time {order.command.max_time} has no effect")
+    return None if limit is None else started + limit
+
+
 def _begin(order: TrainOrder, started: float, meeting: Meeting) -> int:
+    deadline = deadline_of(order, started)
     found = plan(order)
     if meeting.watch:
         meeting.watch.folder = found.folder.path
@@ -85,7 +101,7 @@ def _begin(order: TrainOrder, started: float, meeting: Meeting) -> int:
     with locked(found.folder.path, PROGRAM, other) if writes else nullcontext():
         if writes:
             claim(found)
-        return _train(order, found, started, meeting)
+        return _train(order, found, deadline, meeting)
 
 
 def claim(found: Plan) -> None:
@@ -112,7 +128,7 @@ def claim(found: Plan) -> None:
     remove_leftovers(folder.path, folder.checkpoints, folder.model, folder.samples)
 
 
-def _train(order: TrainOrder, found: Plan, started: float, meeting: Meeting) -> int:
+def _train(order: TrainOrder, found: Plan, deadline: float | None, meeting: Meeting) -> int:
     config, folder, checkpoint = found.config, found.folder, found.checkpoint()
     check_judging(config, order.given)
     for remark in checkpoint.remarks if checkpoint else ():
@@ -123,6 +139,11 @@ def _train(order: TrainOrder, found: Plan, started: float, meeting: Meeting) -> 
     check_rank(config.hardware, device)
     if meeting.here.from_outside:
         check_count(meeting.here, config.hardware, device)
+    processes = process_count(config.hardware, device)
+    config = shared_out(config, processes, order.given)
+    remarks = check_exchange(config, processes, order.given)
+    for remark in remarks + ([] if found.is_new else change_of_batches(found.config, config)):
+        say(f"note      {remark}")
     if config.hardware.precision == "16-mixed" and device.type == "cpu":
         raise Refusal("16-mixed needs CUDA; on a CPU use --precision bf16-mixed or 32-true", "precision")
     set_tf32(device, config.hardware.tf32)
@@ -173,7 +194,6 @@ def _train(order: TrainOrder, found: Plan, started: float, meeting: Meeting) -> 
         return finish(module, checkpoint, folder)
     if is_first_process():
         require_memory(config, dataset, module, device)
-    deadline = None if order.command.max_time is None else started + order.command.max_time
     judges = [Judging(folder, config, dataset)] if config.keeping.eval_every else []
     trainer = build_trainer(config, folder, device, module, resume_step, deadline, judges, meeting)
     if data.val_samples < trainer.world_size:
@@ -256,43 +276,6 @@ def _stored_prior(config: RunConfig, folder: RunFolder, dataset: DataSet) -> tup
     if names_file and not (folder.prior.is_file() and (is_whole(folder, folder.prior) or not folder.begun)):
         return with_statistics(config, dataset, folder.prior.name)
     return config, read_prior(folder, config)
-
-
-def introduce(config: RunConfig, module: DiffusionModule, device: torch.device, dataset: DataSet) -> None:
-    """Say what is trained, and what is made of the data."""
-    recipe = config.recipe
-    batch = recipe.batch_size * recipe.accumulate_grad_batches
-    dynamics = module.dynamics
-    level = float(dynamics.log_sigma(torch.tensor([dynamics.horizon], device=dynamics.device)).exp())
-    # modes may keep some of the data at T, since sampling starts from its mean and spectrum
-    shown = "" if dynamics.basis.modes else f", sigma(T) = {level:.3g}"
-    say(f"dynamics  {dynamics}, {module.prediction}-prediction{shown}")
-    if shown and level < LITTLE_NOISE:
-        say(
-            f"note      the noise level at T is only {level:.3g}: data is still seen there, so samples start from the "
-            f"wrong law; {dynamics.more_noise}"
-        )
-    if module.objective.account:
-        say(f"objective {module.objective.account}")
-    say(f"network   {config.network.name}, {module.parameter_count:,} parameters, on {device}")
-    for line in paragraph(dataset, config):
-        say(line)
-    count = device_count(config.hardware, device) * config.hardware.num_nodes
-    share = "on 1 device" if count == 1 else f"on {count} devices, {batch} on each"
-    say(f"training  {recipe.train_steps:,} steps of {batch * count} samples {share}")
-    for name, steps in (("warmup_steps", recipe.warmup_steps), ("time_warmup", recipe.time_warmup)):
-        if steps >= recipe.train_steps:
-            say(f"note      --{name} {steps:,} is not over when training ends; lower it, or train longer")
-
-
-def question_steps(config: RunConfig) -> None:
-    """Say so if functions get the published number of steps because their source did not say that it holds some."""
-    steps = config.recipe.train_steps
-    if config.sample.kind == "function" and steps == Recipe.train_steps:
-        say(
-            f"note      {steps:,} steps were made for images; give --train_steps or --preset, or let the class of "
-            f"--data_name {config.data.data_name} say kind = 'function'"
-        )
 
 
 def last_losses(rows: Sequence[Mapping[str, float]], averaged: bool) -> list[str]:
@@ -384,8 +367,9 @@ def fit(
         return 1
     except torch.OutOfMemoryError as error:
         reason = str(error).partition(". ")[0]
+        halve = "double" if module.recipe.global_batch else "halve it and double"
         return meeting.refuse(
-            f"--batch_size {data.batch_size} is too large for the device ({reason}); halve it and double "
+            f"--batch_size {data.batch_size} is too large for the device ({reason}); {halve} "
             f"--accumulate_grad_batches in a new run, or go on on a larger one with: {again}"
         )
     except OSError as error:

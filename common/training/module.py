@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from common.config.schema import Recipe
-from common.data.module import Batch
+from common.data.module import Batch, Rows
 from common.denoiser import Denoiser
 from common.labels import NULL_LABEL
 from common.meta import MetaLearned
@@ -102,13 +102,13 @@ class DiffusionModule(pl.LightningModule):
     # -- training -----------------------------------------------------------------------------------------------------
 
     def _randomness(self, micro_step: int, batch: int, device: torch.device) -> StepRandomness:
-        return StepRandomness(
-            self.recipe.seed, micro_step, batch, self.trainer.global_rank, self.trainer.world_size, device
-        )
+        trainer = self.trainer
+        place = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
+        return StepRandomness.of_micro_step(self.recipe.seed, micro_step, batch, *place, device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss of one micro-step; nothing here waits for the device."""
-        x0, labels, micro_step = batch
+        x0, labels, micro_step, _ = batch
         draws = self._randomness(micro_step, len(x0), x0.device)
         if self.recipe.label_dropout:
             labels = labels.masked_fill(draws.uniform(LABELS) < self.recipe.label_dropout, NULL_LABEL)
@@ -135,8 +135,9 @@ class DiffusionModule(pl.LightningModule):
         span = torch.stack([torch.where(broken, sign * log_sigma, -math.inf).amax() for sign in (-1, 1)])
         self.bad_levels.copy_(torch.where(bad, span, self.bad_levels))
         level = torch.bucketize(log_sigma, self.level_edges[1:-1])
-        self.level_loss.mul_(LEVEL_MEMORY).index_add_(0, level, errors.float())
-        self.level_count.mul_(LEVEL_MEMORY).index_add_(0, level, torch.ones_like(errors, dtype=torch.float32))
+        count = self.trainer.world_size  # a process stands for all: their mean is what one would have
+        self.level_loss.mul_(LEVEL_MEMORY).index_add_(0, level, errors.float() * count)
+        self.level_count.mul_(LEVEL_MEMORY).index_add_(0, level, torch.full_like(errors, count, dtype=torch.float32))
         self._timed += 1
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -149,8 +150,10 @@ class DiffusionModule(pl.LightningModule):
             average.update(self.network, self.trainer.global_step + 1)  # type: ignore[operator]  # counted later
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the mean over all processes of what was summed since the last log line."""
-        checkpoint["state_dict"]["loss_sum"] = self.trainer.strategy.reduce(self.loss_sum.clone(), reduce_op="mean")
+        """Keep the mean over all processes of what was summed."""
+        for name in ("loss_sum", "level_loss", "level_count"):
+            mean = self.trainer.strategy.reduce(self.get_buffer(name).clone(), reduce_op="mean")
+            checkpoint["state_dict"][name] = mean
 
     def on_train_start(self) -> None:
         """Start the clock of the images-per-second figure."""
@@ -205,8 +208,9 @@ class DiffusionModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss of the best network on held-out data at fixed times and noise."""
-        x0, labels, index = batch
-        draws = self._randomness(-1 - index, len(x0), x0.device)
+        x0, labels, index, held_out = batch
+        rows = held_out or Rows(len(x0), slice(None))
+        draws = StepRandomness.of_rows(self.recipe.seed, -1 - index, *rows, x0.device)
         self.val_loss.update(self.objective.errors(self.best_denoiser(), x0, labels, draws, None)[1])
 
     def on_validation_epoch_end(self) -> None:

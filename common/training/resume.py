@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import torch
 
+from common.cluster.job import OfJob
 from common.config.flags import Alone, Checked, duration, place, several, written
 from common.config.length import averages
 from common.config.plugins import class_of
@@ -20,6 +21,7 @@ from common.refusal import Refusal, require
 from common.runs.folder import FINAL, RunFolder, find, of_id, run_folders
 from common.runs.versions import Checkpoint
 from common.seeding import SEEDS
+from common.training.batches import check_same_step, known_processes
 from common.training.loggers import LOGGERS
 from common.training.optimizers import OPTIMIZERS, SCHEDULERS
 from common.training.session import fresh_id, is_first_process
@@ -43,6 +45,11 @@ CHOSEN_BY_NAME: dict[str, dict[str, Collection[str]]] = {
 WHOLE = ("optimizer_states", "lr_schedulers", "loops")  # what a checkpoint of training holds beside the weights
 
 
+def time_limit(text: str) -> float | OfJob:
+    """Seconds, or those that the job leaves."""
+    return OfJob() if text == str(OfJob()) else duration(text)
+
+
 @dataclass(frozen=True)
 class Command(Checked):
     """What train.py is asked to do, beside what a run is.
@@ -56,7 +63,8 @@ class Command(Checked):
             picture; nothing is trained
         resume: go on with a run (id, folder name or .ckpt file); auto goes on with the run of --wb_id if it exists, and
             else starts it
-        max_time: stop after so long, in a way that --resume can go on: 90s, 30m, 3.5h, 23:50:00 (default: never)
+        max_time: stop after so long, in a way that --resume can go on: 90s, 30m, 3.5h, 23:50:00; job stops 90 s before
+            the limit of the SLURM job (default: never)
         wb_key: key of Weights & Biases; implies --logger wandb (default: $WANDB_API_KEY)
         plugin: your own module (name or .py file) that adds to the registers; see docs/extending.md (default: none)
     """
@@ -67,7 +75,7 @@ class Command(Checked):
     dry_run: bool = False
     check_data: bool = False
     resume: Annotated[str | None, place, Alone(AUTO)] = None
-    max_time: Annotated[float | None, duration] = None
+    max_time: Annotated[float | OfJob | None, time_limit] = None
     wb_key: str | None = None
     plugin: Annotated[tuple[str, ...], several(place)] = ()
 
@@ -80,6 +88,14 @@ class Command(Checked):
     def starts(self) -> bool:
         """Whether the flags describe a run; otherwise they name one."""
         return self.resume in (None, AUTO)
+
+    def seconds(self) -> float | None:
+        """Seconds that it may take, from now on if the job limits them; None for no limit.
+
+        Raises:
+            Refusal: if that is the limit of a job that there is not, or that cannot be told.
+        """
+        return self.max_time.seconds() if isinstance(self.max_time, OfJob) else self.max_time
 
 
 @dataclass(frozen=True)
@@ -235,8 +251,16 @@ def resumed(given: Mapping[str, Any], of_preset: Mapping[str, Any], folder: RunF
         )
     config = read_config(folder.path)
     check_names(config, folder)
+    config = replace(config, processes=known_processes(config))
     known = config.flags(class_of)
     compared = {**for_length(of_preset, config.recipe, given), **given}
+    recipe, wanted = config.recipe, compared.pop("global_batch", None)
+    if wanted is not None:
+        check_same_step(config, wanted)
+        recipe = replace(recipe, global_batch=wanted)
+    if recipe.global_batch and (own := compared.pop("batch_size", None)) and "batch_size" in given:
+        recipe = replace(recipe, batch_size=own)  # to be compared with a share of those of a step
+    config = replace(config, recipe=recipe)
     for further in FURTHER:  # compared one by one, under their own names
         compared |= compared.pop(further, None) or {}
         known |= {**config.network.arguments, **config.dynamics.arguments, **known}

@@ -1,11 +1,17 @@
 """How several processes train one network together."""
 
 import signal
+from collections.abc import Callable
 from datetime import timedelta
 from subprocess import Popen
+from typing import Any
 
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
 
 from common.cluster.meeting import Meeting
 from common.cluster.network import choose_interface
@@ -14,6 +20,8 @@ from common.config.schema import Hardware
 from common.stopping import CODE
 
 PATIENCE = timedelta(days=1)  # of a collective: the watch ends a training that has lost a process, long before
+Hook = Callable[[Any, Any], Future[Tensor]]  # from a group of processes and a bucket of gradients to their sum
+COMPRESSION: dict[str, Hook | None] = {"none": None, "bf16": bf16_compress_hook}
 CONNECTING = 60.0  # seconds until processes that have met reach one another
 
 
@@ -47,14 +55,25 @@ class Together(DDPStrategy):
 
     Args:
         meeting: theirs; those that Lightning starts meet when all were started.
+        static_graph: whether DDP is told that all steps use the same weights in the same order.
+        compress: makes of gradients what goes from process to process; None leaves them as they are.
     """
 
-    def __init__(self, meeting: Meeting) -> None:
-        super().__init__(broadcast_buffers=False, timeout=PATIENCE)
-        self.meeting = meeting
+    def __init__(self, meeting: Meeting, static_graph: bool = False, compress: Hook | None = None) -> None:
+        # gradients lie where they are exchanged from: the same numbers, in half the memory
+        super().__init__(
+            broadcast_buffers=False, timeout=PATIENCE, gradient_as_bucket_view=True, static_graph=static_graph
+        )
+        self.meeting, self.compress = meeting, compress
 
     def _configure_launcher(self) -> None:
         self._launcher = Launcher(self, self.meeting)
+
+    def _register_ddp_hooks(self) -> None:
+        """Lightning registers hooks on GPUs alone; gloo takes them, too."""
+        if self.compress is not None:
+            assert isinstance(self.model, DistributedDataParallel)
+            self.model.register_comm_hook(None, self.compress)
 
     def setup_environment(self) -> None:
         """Meet, if that was not done, then build the process group."""
@@ -81,4 +100,5 @@ def strategy_of(hardware: Hardware, devices: int, meeting: Meeting | None = None
     """
     if devices * hardware.num_nodes == 1:
         return hardware.strategy
-    return Together(meeting or Meeting(Place(), seconds=hardware.join_timeout))
+    compress = COMPRESSION[hardware.gradient_compression]
+    return Together(meeting or Meeting(Place(), seconds=hardware.join_timeout), hardware.static_graph, compress)

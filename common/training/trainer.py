@@ -71,6 +71,11 @@ def device_count(hardware: Hardware, device: torch.device) -> int:
     return hardware.devices or (torch.cuda.device_count() if device.type == "cuda" and not is_interactive() else 1)
 
 
+def process_count(hardware: Hardware, device: torch.device) -> int:
+    """Processes of a training, one a device, over all nodes."""
+    return device_count(hardware, device) * hardware.num_nodes
+
+
 def is_interactive() -> bool:
     """Whether somebody types into this process: a notebook or a prompt, which no further process can be made like."""
     return hasattr(sys, "ps1") or bool(sys.flags.interactive)
@@ -82,11 +87,11 @@ def check_rank(hardware: Hardware, device: torch.device) -> None:
     Raises:
         Refusal: naming the variables of a launcher that say which process this is; for several devices in a notebook.
     """
-    if is_interactive() and (asked := device_count(hardware, device) * hardware.num_nodes) > 1:
+    if is_interactive() and (asked := process_count(hardware, device)) > 1:
         raise Refusal(
             f"leads to {asked} processes, which a notebook cannot start: train in a shell, or take 1", "devices"
         )
-    count, rank = device_count(hardware, device) * hardware.num_nodes, getattr(rank_zero_only, "rank", 0) or 0
+    count, rank = process_count(hardware, device), getattr(rank_zero_only, "rank", 0) or 0
     if rank >= count:
         found = ", ".join(name for name in RANKS if name in os.environ)
         raise Refusal(

@@ -21,6 +21,7 @@ from PIL import Image
 import args
 import train
 from common import stopping
+from common.cluster.job import OfJob
 from common.files import load_checkpoint, locked
 from common.refusal import Refusal
 from common.runs import find, run_folders
@@ -445,15 +446,14 @@ def test_a_job_script(tmp_path, capsys):
     assert f"IDS=({' '.join(ids)})\n" in script
     assert subprocess.run(["bash", "-n", "job.sh"]).returncode == 0
     (line,) = re.findall(r"^srun python train\.py (.*) \|\| exit$", script, flags=re.MULTILINE)
-    again = shlex.split(line.replace("$MORE", "--max_time 3h").replace("$SLURM_ARRAY_TASK_ID", "2"))
+    again = shlex.split(line.replace("$SLURM_ARRAY_TASK_ID", "2"))
     found = asked(*again)
     assert [member.id for member in found.members] == ids
-    assert (found.asked.sweep_member, found.command.max_time) == (2, 10800)
+    assert (found.asked.sweep_member, found.command.max_time) == (2, OfJob())
     assert "job.sh is there already" in refusal(*words.split())
     limited = script_of(asked("--sweep", "seed=0,1", "--max_time", "30m", "--devices", "2", "--wb_id", "a"))
     assert "--max_time=1800s --sweep_member" in limited
     assert "--gpus-per-node=2 --ntasks-per-node=2 " in limited
-    assert "MORE" not in limited
 
 
 def test_a_job_script_says_of_a_folder_what_no_shell_runs(tmp_path):
@@ -481,7 +481,7 @@ def test_a_task_of_the_array_asks_for_another_only_if_time_was_up(tmp_path, code
         path.chmod(0o755)
     slurm = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     assert subprocess.run(["bash", "job.sh"], env={**os.environ, **slurm}, capture_output=True).returncode == code
-    assert Path("words").read_text().endswith("--max_time 3.8h --sweep_member 1\n")
+    assert Path("words").read_text().endswith("--max_time=job --sweep_member 1\n")
     wants = code == 0 and not finished
     assert Path("asked").exists() == wants
     assert not wants or Path("asked").read_text() == "requeue 7_1\n"

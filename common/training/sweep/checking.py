@@ -12,10 +12,12 @@ from common.config.schema import Chosen, DataConfig
 from common.data.spec import DataSpec
 from common.refusal import Refusal, require
 from common.seeding import SEEDS
+from common.training.batches import shared_out
 from common.training.judging import check_judging
 from common.training.starting import start_folder, weights_file
 from common.training.sweep.flags import FLAG
 from common.training.sweep.order import SweepMember, SweepOrder, shown
+from common.training.trainer import process_count
 
 
 class Checks:
@@ -46,6 +48,7 @@ class Checks:
         check_judging(config, member.order.given)
         if config.hardware.precision == "16-mixed" and device.type == "cpu":
             raise Refusal("16-mixed needs CUDA; on a CPU use --precision bf16-mixed or 32-true", "precision")
+        shared_out(config, process_count(config.hardware, device), member.order.given)
         source = config.recipe.init_from
         if source is not None and weights_file(source, config.keeping.output_dir) is None:
             start_folder(source, config.keeping.output_dir)

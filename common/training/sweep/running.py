@@ -109,7 +109,7 @@ class Sweep:
         self.told = dict.fromkeys((member.id for member in order.members), 0.0)  # when its progress was told
         self.busy: set[str] = set()  # ids of members that other processes train
         self.slots = min(order.asked.sweep_jobs, max(1, len(self.waiting)))
-        limit = order.command.max_time
+        limit = order.command.seconds()
         self.deadline = None if limit is None else time.monotonic() + limit
         self.on_screen = hasattr(sys.stderr, "isatty") and sys.stderr.isatty()
         self.visible = gpus() if self.slots > 1 and order.members[0].config.hardware.devices is None else []

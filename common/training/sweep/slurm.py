@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from common.cluster.job import OfJob
 from common.files import atomic_write
 from common.refusal import Refusal, printable
 from common.training.session import PROGRAM
@@ -13,19 +14,19 @@ SCRIPT = """#!/bin/bash
 #SBATCH --time=04:00:00 --cpus-per-task=4 --nodes={nodes} --gpus-per-node={devices} --ntasks-per-node={devices}  # edit
 # {count} trainings, each of which goes on where it was; their table and picture: {folder}
 source .venv/bin/activate  # edit
-{more}IDS=({ids})
+IDS=({ids})
 ID=${{IDS[$SLURM_ARRAY_TASK_ID]}}
-srun python {program} {words}{use_more} --sweep_member $SLURM_ARRAY_TASK_ID || exit
+srun python {program} {words} --sweep_member $SLURM_ARRAY_TASK_ID || exit
 ls {place}/"$ID"_*/model/model-final.pth && exit
 scontrol requeue ${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
 """
-LIMIT = 'MORE="--max_time 3.8h"  # edit: below --time\n'
 
 
 def script_of(order: SweepOrder) -> str:
     """The text of the job script."""
     hardware, limit = order.members[0].config.hardware, order.command.max_time
-    own = [*order.again, *([] if limit is None else [f"--max_time={limit:g}s"])]
+    time = f"{limit:g}s" if isinstance(limit, float | int) else OfJob()  # known when the job runs
+    own = [*order.again, f"--max_time={time}"]
     return SCRIPT.format(
         id=order.id,
         last=len(order.members) - 1,
@@ -33,8 +34,6 @@ def script_of(order: SweepOrder) -> str:
         folder=printable(str(order.folder)),  # in a comment, which a line break would end
         nodes=hardware.num_nodes,
         devices=hardware.devices or 1,
-        more="" if limit is not None else LIMIT,
-        use_more="" if limit is not None else " $MORE",
         ids=" ".join(member.id for member in order.members),
         program=PROGRAM,
         words=shlex.join(own),
