@@ -34,7 +34,7 @@ from common.generation.config import DRAWN_BY, GenerateOrder, SampleConfig, all_
 from common.generation.judged import EvaluateOrder, draws_now
 from common.generation.matching import Matching
 from common.generation.parsing import GENERATE_HELP, NOT_LOGGED, PROCESS, claim_flags, parse_drawing, process_flags
-from common.generation.sections import Compared, InputConfig, Opening
+from common.generation.sections import Compared, InputConfig, Opening, Sharing
 from common.meta import MetaLearned
 from common.metrics import METRICS
 from common.metrics.config import CompareConfig, EvaluateConfig, chosen_metrics, metric_member
@@ -237,6 +237,7 @@ def generate_groups(members: Iterable[Member] = (), *, processes: Mapping[str, t
         {
             "which run": (*section_flags(Opening), PLUGIN),
             DRAWING: (*section_flags(*DRAWN_BY), *(f for member in members for f in member.flags)),
+            "who draws": section_flags(Sharing),
             "published command lines": (*CLAIMS, NOT_LOGGED),
             "run folders of the published code, which have no config.json": describing_flags(),
             PROCESS: process_flags(processes),
@@ -258,7 +259,7 @@ def parse_generate(argv: Sequence[str] | None) -> GenerateOrder:
         Refusal: for flags that contradict each other or have no effect.
     """
     values, *members = parse_drawing("generate.py", GENERATE_HELP, generate_groups, DYNAMICS, argv)
-    return generate_order(values, sample_config(values, *members))
+    return generate_order(values, sample_config(values, *members)).drawn_by(values)
 
 
 def generate_order(values: Values, sample: SampleConfig) -> GenerateOrder:
@@ -286,10 +287,9 @@ TAKEN = frozenset(flag.name for flag in section_flags(SampleConfig))
 
 def evaluate_groups(members: Iterable[Member] = (), *, processes: Mapping[str, type] | None = None) -> Groups:
     """Flags of evaluate.py: its own, those of every metric, and those that samples are drawn by."""
-    own = {f"metric {name}": metric_member(name, TAKEN).flags for name in METRICS}
     what = {"what": (*section_flags(EvaluateConfig), PLUGIN), "comparison": section_flags(CompareConfig)}
     drawing = {f"{DRAWING}, as generate.py": generate_groups(members)[DRAWING], PROCESS: process_flags(processes)}
-    return without_repeats({**what, **own, **drawing})
+    return without_repeats({**what, **{f"metric {one}": metric_member(one, TAKEN).flags for one in METRICS}, **drawing})
 
 
 def evaluate_flag_names() -> dict[str, str]:

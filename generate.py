@@ -2,27 +2,31 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from common.program import run_program, start_program
 
 if __name__ == "__main__":
     start_program()  # the following takes seconds
 
-from torch import Tensor
-
 import args
 from common import stopping
+from common.cluster.place import place
 from common.config.parser import reporting
-from common.generation.blocks import Job, generate, interrupted, missing
+from common.config.plugins import import_plugins
+from common.files import Busy
+from common.generation.blocks import Job
 from common.generation.config import GenerateOrder
-from common.generation.forecast import forecast
+from common.generation.drawing import missing
 from common.generation.misfit import told_misfit
 from common.generation.opening import open_job
-from common.generation.pictures import Trajectory, complaint, real_beside, show
+from common.generation.pictures import complaint, real_beside, show
+from common.generation.planning import planned
 from common.generation.restored import report
 from common.generation.sets import Claim, claimed, findings
+from common.generation.sharing import device_for, draw_all, draw_share
+from common.generation.told import told_order, told_processes
 from common.media.layout import Labelled
-from common.progress import bar
 from common.runs import Run, SampleFolder
 
 
@@ -34,52 +38,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(order)
 
 
+def prepare(plugins: Sequence[str]) -> None:
+    """What other processes do before they draw: with this module they have filled the registers already."""
+    import_plugins(plugins)
+
+
 def run(order: GenerateOrder) -> int:
     """Draw what a command line asks for; returns the exit code: 1 if no sample is finite."""
-    order.check_data()
-    opened, job = open_job(order)
+    order.check()
+    here = place()
+    shard, plans = order.sharing.share(here), order.sharing.dry_run
+    opened, job = open_job(order, device_for(order.sample.device, here), measures=not (shard or plans))
+    if plans:
+        print("\n".join(planned(opened, job, order.sharing, shard)))
+        return 0
     real = real_beside(opened.folder, job)
-    with claimed(opened, job) as claim:
-        return draw(opened, job, claim, real)
+    if shard and not draw_share(opened, job, shard, here):
+        return 0
+    try:
+        with claimed(opened, job) as claim:
+            return draw(order, opened, job, claim, real)
+    except Busy as busy:
+        if shard is None:
+            raise
+        print(f"note      {busy}")  # another share was the last one
+        return 0
 
 
-def draw(opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
+def draw(order: GenerateOrder, opened: Run, job: Job, claim: Claim, real: Labelled | None) -> int:
     """Draw what is missing of a set of samples, and its pictures; returns the exit code."""
     folder, config = claim.folder, job.config
     todo = missing(folder, job)
-    for remark in (*opened.remarks, *claim.remarks, *findings(folder, job, todo)):
+    notes = [*opened.remarks, *claim.remarks, *findings(folder, job, todo), *told_processes(job, order.sharing.devices)]
+    for remark in notes:
         print(f"note      {remark}")
-    print(f"weights   {opened.account}")
-    count = f"{len(job.seeds)} samples"
-    if job.condition:
-        count = f"{job.condition.count} inputs, {job.condition.completions} completions of each,"
-    print(f"{count} from {opened.folder.name} ({opened.version}): {job.how}, on {job.dynamics.device}")
-    if config.task:
-        print(f"task      {job.told_task}")
-    if job.process:
-        print(f"process   {job.process}")
-    if job.told_classes:
-        print(f"classes   in turn: {job.told_classes}")
-    for remark in job.remarks:
-        print(f"note      {remark}")
-    if 0 < len(todo) < len(job.blocks):
-        print(f"kept      {len(job.seeds) - sum(map(len, todo))} samples are there already")
-    for line in forecast(job, todo):
-        print(line, flush=True)  # before it takes that long
-    trajectory = Trajectory(job) if config.trajectory else None
-    shown = trajectory.alone(todo) if trajectory else []
-    drawn = [*shown, *todo]
-    with bar(job.steps_of(drawn), "sampling", "step", lasting=True, silent=not drawn) as progress:
-
-        def on_step(time: float, x: Tensor) -> None:
-            progress.update()
-            if trajectory:
-                trajectory.add(time, x)
-
-        try:
-            calls = generate(folder, job, todo, on_step=on_step, shown=shown)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(interrupted(folder, job)) from None
+    print("\n".join(told_order(opened, job, todo)), flush=True)  # before it takes that long
+    calls, trajectory = draw_all(order, opened, job, claim, todo, partial(prepare, order.plugins))
     told = " to ".join(map(str, sorted({min(calls), max(calls)}))) if calls else ""  # adaptive: each block its own
     print(
         f"network   {told} evaluation{'' if told == '1' else 's'} per sample"

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from common.data.spec import DataSpec
 from common.dynamics import CLD, VP
-from common.generation.blocks import Job, blocks, generate, missing, not_finite, read_samples
+from common.generation.blocks import Job, blocks, not_finite, read_samples
 from common.generation.config import SampleConfig
+from common.generation.drawing import generate, missing
 from common.generation.identity import evaluations_of
 from common.generation.pictures import shown_level
 from common.refusal import Refusal

@@ -2,7 +2,7 @@
 
 from common.files.downloading import download, listed
 from common.files.links import refuse_links
-from common.files.lock import Owner, locked, owner_of
+from common.files.lock import Busy, Owner, locked, owner_of
 from common.files.manifest import Manifest
 from common.files.reading import UNREADABLE, load_checkpoint, load_state, open_array, read_array, read_json, sha256
 from common.files.writing import (
@@ -19,6 +19,7 @@ from common.files.writing import (
 
 __all__ = [
     "UNREADABLE",
+    "Busy",
     "Manifest",
     "Owner",
     "atomic_write",

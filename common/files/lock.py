@@ -45,6 +45,10 @@ class Owner:
         return self.host != host_name() or is_alive(self.process)
 
 
+class Busy(Refusal):
+    """A folder is being written by somebody else, who may be done a little later."""
+
+
 @functools.cache
 def _watch_forks() -> None:
     os.register_at_fork(after_in_child=_close_in_child)
@@ -111,7 +115,7 @@ def locked(folder: Path, program: str, mend: str = "wait for it, or stop it", wa
         wait: seconds to wait for it before that is said.
 
     Raises:
-        Refusal: naming who has it.
+        Busy: naming who has it.
         OSError: if nothing can be written there.
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -146,7 +150,7 @@ def _take(path: Path, program: str, mend: str, deadline: float) -> int:
             owner = _try(handle)
             if owner is not None and time.monotonic() >= deadline:
                 hint = f"; if that is dead, remove {path}" if owner.host != host_name() else ""
-                raise Refusal(f"{path.parent} is being written by {owner}; {mend}{hint}")
+                raise Busy(f"{path.parent} is being written by {owner}; {mend}{hint}")
             if owner is None and _is_at(handle, path):  # else its owner has just removed it: once more
                 own = Owner(host_name(), os.getpid(), datetime.now().isoformat(timespec="seconds"), program)
                 os.ftruncate(handle, 0)

@@ -32,15 +32,17 @@ class Manifest:
     Attributes:
         folder: the folder.
         mend: says what to do about a file of it that is missing or damaged.
+        at: where it is, if that is not the folder: one of several who write the folder notes what it has written.
     """
 
     folder: Path
     mend: Callable[[Path], str] = restore
+    at: Path | None = None
 
     @property
     def path(self) -> Path:
         """Where it is."""
-        return self.folder / MANIFEST
+        return (self.at or self.folder) / MANIFEST
 
     @property
     def exists(self) -> bool:
@@ -109,13 +111,32 @@ class Manifest:
         """
         return self.checker(thoroughly=thoroughly)(path)
 
-    def checker(self, *, thoroughly: bool = True) -> Callable[[Path], bool]:
+    def checker(self, *, thoroughly: bool = True, later: "Manifest | None" = None) -> Callable[[Path], bool]:
         """:meth:`check` for many files, of a manifest that is read once.
 
+        Args:
+            thoroughly: as in :meth:`check`.
+            later: another one of the same folder, which counts where both list a file.
+
         Raises:
-            Refusal: if it is damaged.
+            Refusal: if one of them is damaged.
         """
-        return partial(self._check, self._read()["files"], thoroughly)
+        return partial(self._check, self._read()["files"] | (later._read()["files"] if later else {}), thoroughly)
+
+    def take_in(self, later: "Manifest") -> None:
+        """List what another manifest of the same folder lists; that counts where both list a file.
+
+        Raises:
+            Refusal: if one of them is damaged.
+        """
+        content, other = self._read(), later._read()
+        content["files"] |= other["files"]
+        content["made"] = content["made"] or other["made"] or now()
+        self._write(content)
+
+    def _write(self, content: dict[str, Any]) -> None:
+        """The same bytes in whatever order files were written, by however many processes."""
+        write_json(self.path, {**content, "files": dict(sorted(content["files"].items()))})
 
     def _check(self, entries: dict[str, Any], thoroughly: bool, path: Path) -> bool:
         entry = entries.get(path.relative_to(self.folder).as_posix())
@@ -162,7 +183,7 @@ class Manifest:
                     content["files"][name] = {"size": path.stat().st_size, "sha256": sha256(path)}
                 waiting.discard(path)
             content["made"] = content["made"] or now()
-            write_json(self.path, content)
+            self._write(content)
 
         yield note
         note(sorted(waiting))

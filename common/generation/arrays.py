@@ -14,9 +14,10 @@ import torch
 from common.config.build import check_device
 from common.config.schema import check_picture_scale
 from common.dynamics import LinearDynamics
-from common.generation.blocks import Job, missing, read_samples
-from common.generation.blocks import generate as write_blocks
+from common.generation.blocks import Job, read_samples
 from common.generation.config import SampleConfig
+from common.generation.drawing import generate as write_blocks
+from common.generation.drawing import missing
 from common.generation.from_python import (
     by_argument,
     chosen_inputs,

@@ -1,6 +1,5 @@
-"""Draw many samples in fixed blocks and keep them as arrays: any restart or split gives the same files."""
+"""Many samples in fixed blocks, drawn and kept as arrays: any restart or split gives the same ones."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 from common.data.spec import NAMED, DataSpec
 from common.denoiser import Clipped, Imposes, X0Denoiser
 from common.dynamics import LinearDynamics
-from common.files import open_array, read_array, write_array
+from common.files import open_array, read_array
 from common.generation.conditional import Condition
 from common.generation.config import SampleConfig
 from common.generation.finer import Finer
@@ -23,7 +22,6 @@ from common.samplers import SOLVERS, Grid, Solver, default_solver, ending, sampl
 
 MOST_CLASSES = 1000  # samples whose classes are looked at for a message
 StepCallback = Callable[[float, Tensor], None]
-NOTED_EVERY = 5.0  # seconds at least between manifests, each of which is of all blocks, half a million perhaps
 
 
 def blocks(count: int, size: int) -> Iterator[range]:
@@ -50,7 +48,7 @@ def kept_samples(folder: Path, limit: int | None = None) -> Kept:
     """The samples of a folder, without reading them.
 
     Args:
-        folder: as :func:`generate` left it.
+        folder: as generate.py left it.
         limit: no more files than hold so many.
 
     Raises:
@@ -62,13 +60,13 @@ def kept_samples(folder: Path, limit: int | None = None) -> Kept:
         raise Refusal(f"no samples in {place.data}; draw some with generate.py")
     shape, counts = open_array(files[0]).shape[1:], list[int]()
     for file in files:
-        counts.append(len(_fitting(file, (None, *shape), np.float32)))
+        counts.append(len(fitting(file, (None, *shape), np.float32)))
         if limit is not None and sum(counts) >= limit:
             break
     files = files[: len(counts)]
     names, labels = [place.labels_of(file) for file in files], None
     if any(name.exists() for name in names):
-        of_blocks = [_fitting(name, (count,), np.int64) for name, count in zip(names, counts, strict=True)]
+        of_blocks = [fitting(name, (count,), np.int64) for name, count in zip(names, counts, strict=True)]
         labels = np.concatenate(of_blocks)
     return Kept(files, (sum(counts), *shape), labels)
 
@@ -77,7 +75,7 @@ def read_samples(folder: Path, limit: int | None = None) -> tuple[np.ndarray, np
     """Samples of a folder in order of index.
 
     Args:
-        folder: as :func:`generate` left it.
+        folder: as generate.py left it.
         limit: read no more than this many.
 
     Returns:
@@ -91,7 +89,7 @@ def read_samples(folder: Path, limit: int | None = None) -> tuple[np.ndarray, np
     return images, None if kept.labels is None else kept.labels[:limit]
 
 
-def _fitting(path: Path, shape: tuple[int | None, ...], kind: type[np.generic]) -> np.ndarray:
+def fitting(path: Path, shape: tuple[int | None, ...], kind: type[np.generic]) -> np.ndarray:
     """An array of a type and a shape (None: any length), which are looked at before it is read.
 
     Raises:
@@ -107,7 +105,7 @@ def _fitting(path: Path, shape: tuple[int | None, ...], kind: type[np.generic]) 
 
 
 def not_finite(folder: Path) -> list[int]:
-    """Indices of samples in a folder, as :func:`generate` left it, with NaN or infinite values."""
+    """Indices of samples in a folder, as generate.py left it, with NaN or infinite values."""
     found: list[int] = []
     for file in SampleFolder(folder).blocks():
         block = read_array(file)
@@ -278,81 +276,3 @@ class Job:
             calls += 1
         samples = self.spec.from_network(x).movedim(1, -1).float().cpu().numpy()
         return samples, None if labels is None else labels.numpy(), calls
-
-
-def missing(folder: Path, job: Job) -> list[range]:
-    """Blocks of samples that are not there or not whole, so that a run that was cut off goes on where it stood.
-
-    A block is whole if its arrays have the shapes of the job, the labels are the ones to ask for, and both are what
-    the manifest says, if that lists them.
-
-    Raises:
-        Refusal: if the manifest is damaged.
-    """
-    place = SampleFolder(folder)
-    check = place.manifest.checker()
-    return [block for block in job.blocks if not _is_whole(place, job, block, check)]
-
-
-def _is_whole(place: SampleFolder, job: Job, block: range, check: Callable[[Path], bool]) -> bool:
-    data, labels = place.block(block.start), job.labels(block)
-    try:
-        _fitting(data, (len(block), *job.spec.grid, job.spec.channels), np.float32)
-        if labels is not None:
-            kept = _fitting(place.labels_of(data), tuple(labels.shape), np.int64)
-            if not np.array_equal(kept, labels.numpy()):
-                return False
-        for path in job.files(place, [block]):
-            check(path)
-    except Refusal:
-        return False
-    return True
-
-
-def generate(
-    folder: Path, job: Job, todo: Sequence[range], *, on_step: StepCallback, shown: Sequence[range] = ()
-) -> list[int]:
-    """Draw samples and write ``data/data_*.npy`` and ``label/label_*.npy``, one pair per block; and the manifest.
-
-    That lists blocks every few seconds, at the end, and when it is stopped: only the last ones before a kill are not.
-
-    Args:
-        folder: where the arrays go; nobody else writes there.
-        job: what every block is made with.
-        todo: the blocks to draw, as :func:`missing` finds them.
-        on_step: called once per solver step with the time reached and the data component (B, C, *S) of its block.
-        shown: samples that are drawn first for ``on_step`` alone; nothing of them is written.
-
-    Returns:
-        Denoiser calls per sample of every block that was drawn; they differ only if the solver chooses its steps.
-    """
-    place, calls = SampleFolder(folder), list[int]()
-    for indices in shown:
-        calls.append(job.draw(indices, on_step)[2])
-    files, listed = job.kept(place), place.manifest.files
-    if stale := {*job.files(place, todo), *(files ^ listed)}:
-        with place.manifest.renewing(*stale) as note:
-            fresh, noted = sorted(stale.difference(job.files(place, todo))), -NOTED_EVERY  # what was kept comes first
-            try:
-                for indices in todo:
-                    if time.monotonic() - noted >= NOTED_EVERY and fresh:
-                        note(fresh)
-                        fresh, noted = [], time.monotonic()
-                    data = place.block(indices.start)
-                    samples, labels, nfe = job.draw(indices, on_step)
-                    calls.append(nfe)
-                    if labels is not None:
-                        write_array(place.labels_of(data), labels)
-                    write_array(data, samples)  # after its labels: a block with data is whole
-                    fresh += job.files(place, [indices])
-            except KeyboardInterrupt:
-                note(fresh)
-                raise
-    return calls
-
-
-def interrupted(folder: Path, job: Job) -> str:
-    """What to say when :func:`generate` was stopped: whole blocks are kept, the one in work is drawn again."""
-    kept = len(job.seeds) - sum(map(len, missing(folder, job)))
-    again = "" if kept == len(job.seeds) else ", the block of samples in work is drawn again"
-    return f"stopped; the same command goes on: {kept} of {len(job.seeds)} samples are kept{again}"

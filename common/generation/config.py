@@ -24,7 +24,7 @@ from common.config.schema import PICTURE_SCALE, Chosen, RunConfig, check_picture
 from common.data.spec import DataSpec
 from common.dynamics import LinearDynamics
 from common.generation.matching import Matching, label_of
-from common.generation.sections import Compared, InputConfig, Opening
+from common.generation.sections import Compared, InputConfig, Opening, Sharing
 from common.guidance import GUIDANCE, METHODS
 from common.guidance.tasks import TASKS
 from common.refusal import Refusal
@@ -304,6 +304,8 @@ class GenerateOrder:
         matching: what is said of another process to sample under; None samples under that of the run.
         compared: where real samples lie.
         inputs: what a task is done on.
+        sharing: who draws.
+        plugins: modules of the user that are to be imported before it means anything.
     """
 
     opening: Opening
@@ -314,9 +316,15 @@ class GenerateOrder:
     matching: Matching | None = None
     compared: Compared = field(default_factory=Compared)
     inputs: InputConfig = field(default_factory=InputConfig)
+    sharing: Sharing = field(default_factory=Sharing)
+    plugins: tuple[str, ...] = ()
 
-    def check_data(self) -> None:
-        """Refuse to be told where data lies that is not read.
+    def drawn_by(self, values: Mapping[str, Any]) -> "GenerateOrder":
+        """The same with what flags that were given say of who draws."""
+        return replace(self, sharing=section(Sharing, values), plugins=tuple(values.get("plugin", ())))
+
+    def check(self) -> None:
+        """Refuse to be told where data lies that is not read, and pictures of a block that another one may draw.
 
         Raises:
             Refusal: naming the flag.
@@ -326,6 +334,12 @@ class GenerateOrder:
             raise Refusal(
                 f"has no effect without --grid {MEASURED}, or a --task on held-out samples; leave it out", "data_dir"
             )
+        if self.sample.trajectory and self.sharing.shard:
+            raise Refusal(
+                "and --shard exclude each other: the first block may be another one's; draw it afterwards, by the same "
+                "command without --shard",
+                "trajectory",
+            )
 
 
 DRAWN_BY = (SampleConfig, InputConfig, Compared)  # whose fields are flags about drawing, whatever is chosen
@@ -333,7 +347,7 @@ DRAWN_BY = (SampleConfig, InputConfig, Compared)  # whose fields are flags about
 
 def taken_names() -> frozenset[str]:
     """Names of flags that are there whichever solver or wrapper is chosen, so that an argument of theirs gets none."""
-    return OF_PROGRAM | {f.name for kind in (Opening, *DRAWN_BY) for f in fields(kind)}
+    return OF_PROGRAM | {f.name for kind in (Opening, Sharing, *DRAWN_BY) for f in fields(kind)}
 
 
 def solver_member(name: str) -> Member:

@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -75,16 +75,36 @@ def check_claims(run: Run, claims: dict[str, Any]) -> None:
             raise Refusal(f"{value} contradicts the run {run.folder.name}, which has {known.get(flag)}", flag)
 
 
-def open_job(order: GenerateOrder) -> tuple[Run, Job]:
+def open_job(
+    order: GenerateOrder,
+    device: torch.device | None = None,
+    *,
+    measures: bool = True,
+    density: Sequence[Sequence[float]] | None = None,
+) -> tuple[Run, Job]:
     """The run, and what a block of its samples is made with.
 
+    Args:
+        order: the command line.
+        device: where to compute; None takes the first one of the kind that the order names.
+        measures: whether a grid may be measured, and kept with the run.
+        density: a grid that was measured a moment ago, by another process.
+
     Raises:
-        Refusal: for whatever does not fit together.
+        Refusal: for whatever does not fit together, or a grid that is not measured and must not be.
     """
-    device = check_device(order.sample.device)
+    device = device or check_device(order.sample.device)
     run = open_run(order.opening, order.describe, order.describing)
     check_claims(run, dict(order.claims))
     sample = order.sample
+    if density is not None:
+        run.dynamics.node_density = (tuple(density[0]), tuple(density[1]))
+    if sample.grid == MEASURED and run.dynamics.node_density is None and not measures:
+        raise Refusal(
+            f"measured: the grid of {run.folder.name} is not measured yet; draw one sample first (--n_samples 1), "
+            "which measures it and keeps it with the run",
+            "grid",
+        )
     if order.matching:
         sample = replace(sample, process=order.matching.process(run))
     return run, job_of(run, sample, device, order.matching, order.compared.data_dir, order.inputs)

@@ -34,8 +34,8 @@ class Trajectory:
 
     def __init__(self, job: Job) -> None:
         self.dynamics, self.scale = job.dynamics, job.config.picture_scale
-        self.wanted, self.seen = None if job.steps is None else set(evenly(job.steps, FRAMES)), 0
-        self.moments: list[Moment] = []
+        self.wanted = None if job.steps is None else set(evenly(job.steps, FRAMES))
+        self.begin()
         spec = job.spec
         count = ROWS
         if spec.is_image:
@@ -43,6 +43,10 @@ class Trajectory:
             count = max(ROWS, min(MOST_FILMED, FILM_WIDTH // (width * (self.scale or visible_scale(height, width)))))
         filmed = range(min(count, len(job.seeds), job.config.batch_size))
         self.count, self.classes = len(filmed), spec.names_of(job.labels(filmed))
+
+    def begin(self) -> None:
+        """Forget what was seen: the first block is drawn from its beginning."""
+        self.moments, self.seen = list[Moment](), 0
 
     def alone(self, todo: Sequence[range]) -> list[range]:
         """Samples to draw for the picture alone: its own few, unless their block is among those to draw anyway.
@@ -89,7 +93,7 @@ def show(folder: Path, spec: DataSpec, real: Labelled | None = None, scale: int 
     """Write the grid and, for sounds, .wav files; returns what to say about them.
 
     Args:
-        folder: samples, as :func:`~common.generation.blocks.generate` left them.
+        folder: samples, as generate.py left them.
         spec: what a sample is.
         real: real samples to show beside them.
         scale: whole number by which images are magnified; None makes small ones visible.

@@ -45,7 +45,7 @@ def report(
     data, ``metrics.json`` if the truth is known, and of sounds .wav files of observation, completions and truth.
 
     Args:
-        folder: completions of every input, whole, as :func:`~common.generation.blocks.generate` left them.
+        folder: completions of every input, whole, as generate.py left them.
         spec: what a completion is.
         condition: the inputs.
         scale: whole number by which images are magnified; None makes small ones visible.

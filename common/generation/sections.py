@@ -1,15 +1,41 @@
 """Flags of generate.py beside those that tell how samples are drawn: which weights, which inputs, where data lies."""
 
+import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
-from common.config.flags import SHARE, Checked, at_least, path, place, ranges
+from common.cluster.place import Place
+from common.config.flags import SHARE, Checked, Range, at_least, path, place, ranges
 from common.refusal import Refusal
 
 INPUTS = 8  # of a task, if nothing is said
+MOST_PROCESSES = 1024  # of one machine
+
+
+class Shard(NamedTuple):
+    """The share of one of several who draw one set of samples: every ``of``-th block, from ``number`` on."""
+
+    number: int
+    of: int
+
+    @classmethod
+    def read(cls, text: str) -> "Shard":
+        """The share that a text names, e.g. ``0/8``.
+
+        Raises:
+            argparse.ArgumentTypeError: if it names none.
+        """
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
+        if found is None or int(found[1]) >= int(found[2]):
+            raise argparse.ArgumentTypeError(f"must be K/N with K from 0 to N - 1, as 0/8 to 7/8, got {text!r}")
+        return cls(int(found[1]), int(found[2]))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
 
 
 @dataclass(frozen=True)
@@ -99,3 +125,51 @@ class InputConfig(Checked):
     def is_of_data(self) -> bool:
         """Whether inputs are samples of the run's data set."""
         return self.input is None and self.observation is None
+
+
+@dataclass(frozen=True)
+class Sharing(Checked):
+    """Who draws. Samples, and what is kept beside them, do not depend on it.
+
+    Attributes:
+        devices: processes of this machine that draw, each a block of --batch_size samples at a time; they take turns
+            among the GPUs, and on a CPU they share the cores
+        shard: draw every N-th block alone, from block K on, e.g. 2/8 in the third of eight jobs at the same time; the
+            last one that ends puts the set together, as the same command without it does at any time (default: all
+            blocks; under torchrun and srun the share of each process)
+        dry_run: draw nothing: say how many evaluations, how long and how much disk it takes, and where samples would go
+    """
+
+    devices: Annotated[int, Range(1, MOST_PROCESSES, whole=True)] = 1
+    shard: Annotated[Shard | None, Shard.read] = None
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shard and self.devices > 1:
+            raise Refusal("and --devices exclude each other: a share is drawn by one process; leave one out", "shard")
+
+    def share(self, here: Place) -> Shard | None:
+        """The share of this process; None if it draws, or hands out, all blocks.
+
+        Args:
+            here: which of several processes this is.
+
+        Raises:
+            Refusal: if several processes would draw the same.
+        """
+        if not here.from_outside or here.count == 1:
+            return self.shard
+        if self.shard:
+            raise Refusal(
+                f"and the {here.count} processes that {here.launcher} has started exclude each other: all would draw "
+                "the same; leave it out, or start one process",
+                "shard",
+            )
+        if self.devices > 1:
+            raise Refusal(
+                f"and the {here.count} processes that {here.launcher} has started exclude each other: each draws its "
+                "share already; leave it out",
+                "devices",
+            )
+        return Shard(here.rank, here.count)

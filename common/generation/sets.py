@@ -3,17 +3,22 @@
 import contextlib
 import re
 import shlex
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.files import locked, open_array, owner_of, refuse_links, remove_leftovers, write_json
+from common.files import Busy, Owner, locked, open_array, owner_of, refuse_links, remove_leftovers, write_json
+from common.files.lock import LOCK
 from common.generation.blocks import Job
 from common.generation.config import OBSERVED, with_ranges
+from common.generation.drawing import Part
 from common.generation.identity import flags_for, input_flags, samples_of
 from common.generation.opening import made_from
+from common.generation.room import check_room
+from common.generation.sections import Shard
 from common.labels import NULL_LABEL
 from common.natural import natural
 from common.refusal import Refusal
@@ -22,50 +27,130 @@ from common.runs.drawn import AGAIN
 from common.runs.versions import PLAIN
 
 PROGRAM = "generate.py"
-PATIENCE = 10.0  # seconds to wait for another program that chooses its folder
+PATIENCE, AGAIN_AFTER = 10.0, 0.2  # seconds to wait for another program that chooses its folder
+MANY = 12  # times as long, where hundreds may choose at once
+WAIT = "wait for it, or stop it"
 NAMED = 5  # damaged blocks that are told by name
 
 
 class Claim(NamedTuple):
-    """A folder that nobody else writes.
+    """A folder that nobody else writes, or the share of its blocks that nobody else draws.
 
     Attributes:
         folder: where samples go.
         remarks: what a user should know of how it was chosen.
+        part: the blocks that are drawn.
     """
 
     folder: Path
     remarks: list[str]
+    part: Part
 
 
 @contextlib.contextmanager
-def claimed(run: Run, job: Job) -> Iterator[Claim]:
+def claimed(run: Run, job: Job, shard: Shard | None = None) -> Iterator[Claim]:
     """The folder for the samples of a job, as long as one draws into it.
 
     It is the one that holds such samples already, whatever its name, else a new one, named after the solver and the
     kind of weights; a number is added if that name is taken by others. Samples of which nobody knows how they were
     drawn, or that foreign arrays lie among, are left as they are.
 
+    Several may draw shares of one set at the same time: each has a lock and a manifest of its own, and nobody has the
+    set as a whole meanwhile. Whoever claims that next lists in its manifest what theirs list.
+
+    Args:
+        run: what draws them.
+        job: what they are drawn with.
+        shard: the share that is claimed; None claims all.
+
     Raises:
-        Refusal: if somebody else draws the same, or a symbolic link would lead elsewhere.
+        Busy: if somebody else draws the same.
+        Refusal: if a symbolic link would lead elsewhere, or the disk has no room for them.
     """
-    base = run.folder.generated(run.version)
+    base, wanted = run.folder.generated(run.version), identity_of(run, job)
     refuse_links(run.folder.path, base)
+    until = time.monotonic() + PATIENCE
     with contextlib.ExitStack() as stack:
-        with locked(base, PROGRAM, wait=PATIENCE):  # two that choose at once see each other's choice
-            place, remarks = _choose(base, run, job)
-            refuse_links(base, place.path, inside=True)
-            stack.enter_context(locked(place.path, PROGRAM))
-            if not place.manifest.is_readable:
-                place.manifest.path.unlink()
-                remarks.append(f"{place.manifest.path} was damaged; it is written anew")
-            if not place.settings.exists() or not place.manifest.lists(place.settings):
-                with place.manifest.renewing(place.settings):
-                    if not place.settings.exists():
-                        write_json(place.settings, _identity(run, job))
-        remarks += _keep_inputs(place, job)
-        remove_leftovers(place.path, place.data, place.labels, place.audio)
-        yield Claim(place.path, remarks)
+        while True:
+            with locked(base, PROGRAM, wait=PATIENCE * (MANY if shard else 1)):  # two that choose see each other
+                place, remarks = choose(base, run, job, wanted)
+                refuse_links(base, place.path, inside=True)
+                owner = owner_of(place.path) if shard else None
+                part = Part.of_shard(place.path, job, *shard) if shard else Part.of_all(place.path, job)
+                if owner is None or time.monotonic() >= until:
+                    check_room(place.path, job, part.absent)
+                    remarks += [*_enter(stack, place, shard), *_prepare(place, job, wanted)]
+                    break
+            time.sleep(AGAIN_AFTER)  # somebody may just be putting the set together
+        yield Claim(place.path, remarks, part)
+
+
+def _enter(stack: contextlib.ExitStack, place: SampleFolder, shard: Shard | None) -> list[str]:
+    """Take the lock of a set, or of a share of it, and put together what shares have left that nobody draws now.
+
+    Returns:
+        What a user should know.
+
+    Raises:
+        Busy: if somebody else draws the same.
+    """
+    remarks = []
+    if shard is None:
+        stack.enter_context(locked(place.path, PROGRAM))
+    elif owner := owner_of(place.path):
+        raise Busy(f"{place.path} is being written by {owner}; {WAIT}")
+    for found in _shards(place):
+        if (shard is None or found.of != shard.of) and (owner := owner_of(place.shard(*found))):
+            raise Busy(f"share {found} of {place.path} is being drawn by {owner}; {WAIT}")
+    if not place.manifest.is_readable:
+        place.manifest.path.unlink()
+        remarks.append(f"{place.manifest.path} was damaged; it is written anew")
+    for found in _shards(place):
+        if shard is None or found.of != shard.of:
+            _put_together(place, found)
+    if shard is not None:
+        stack.enter_context(locked(place.shard(*shard), PROGRAM))
+        own = Part.manifest_of(place, *shard)
+        if not own.is_readable:
+            own.path.unlink()
+    return remarks
+
+
+def _shards(place: SampleFolder) -> list[Shard]:
+    """Shares of a set that somebody draws, or has left."""
+    names = (path.name.partition("-of-") for path in place.shards.glob("*-of-*"))
+    return sorted(Shard(int(index), int(count)) for index, _, count in names if index.isdecimal() and count.isdecimal())
+
+
+def writers(folder: Path) -> list[Owner]:
+    """Who draws a set at the moment, as a whole or in shares."""
+    place = SampleFolder(folder)
+    folders = [folder, *(place.shard(*found) for found in _shards(place))]
+    return [owner for owner in map(owner_of, folders) if owner is not None]
+
+
+def _put_together(place: SampleFolder, found: Shard) -> None:
+    """List in the manifest of a set what that of a share lists, which goes then."""
+    of_share = Part.manifest_of(place, *found)
+    if of_share.exists and of_share.is_readable:
+        place.manifest.take_in(of_share)
+    for path in (of_share.path, place.shard(*found) / LOCK):
+        path.unlink(missing_ok=True)
+    remove_leftovers(place.shard(*found))
+    for folder in (place.shard(*found), place.shards):
+        with contextlib.suppress(OSError):  # there is something else in it, which is not ours
+            folder.rmdir()
+
+
+def _prepare(place: SampleFolder, job: Job, wanted: Mapping[str, Any]) -> list[str]:
+    """Write what says how samples are drawn, unless it is there; what a user should know of it."""
+    if not place.settings.exists() or not place.manifest.lists(place.settings):
+        with place.manifest.renewing(place.settings):
+            if not place.settings.exists():
+                write_json(place.settings, wanted)
+    remarks = _keep_inputs(place, job)
+    remove_leftovers(place.path, place.data, place.labels, place.audio)
+    return remarks
 
 
 def _keep_inputs(place: SampleFolder, job: Job) -> list[str]:
@@ -87,12 +172,21 @@ def _keep_inputs(place: SampleFolder, job: Job) -> list[str]:
     return []
 
 
-def _identity(run: Run, job: Job) -> dict[str, Any]:
+def identity_of(run: Run, job: Job) -> dict[str, Any]:
+    """What tells the samples of a job from others, as settings.json keeps it."""
     return job.config.identity(made_from(run, job))
 
 
-def _choose(base: Path, run: Run, job: Job) -> tuple[SampleFolder, list[str]]:
-    wanted, left = _identity(run, job), []
+def choose(base: Path, run: Run, job: Job, wanted: Mapping[str, Any]) -> tuple[SampleFolder, list[str]]:
+    """The folder that samples of a job belong into, and what a user should know of others; nothing is written.
+
+    Args:
+        base: where sets of samples of these weights are.
+        run: what draws them.
+        job: what they are drawn with.
+        wanted: their identity.
+    """
+    left = list[str]()
     for place in map(SampleFolder, sorted(base.glob("*"), key=lambda path: natural(path.name))):
         if (kept := place.kept()) is not None and with_ranges(kept) == wanted:
             if not (foreign := _foreign(place, job)):
@@ -117,20 +211,22 @@ def _foreign(place: SampleFolder, job: Job) -> list[Path]:
     return sorted([*strange, *(path for path in (place.data, place.labels) if path.exists() and not path.is_dir())])
 
 
-def findings(folder: Path, job: Job, todo: Sequence[range]) -> list[str]:
+def findings(folder: Path, job: Job, todo: Sequence[range], part: Part | None = None) -> list[str]:
     """What a user should know of samples that are there: which are drawn again, and that others cannot be checked.
 
     Args:
         folder: their folder.
         job: what they are drawn with.
         todo: the blocks that are not there or not whole.
+        part: the blocks that are drawn; None takes all.
     """
-    place = SampleFolder(folder)
+    part = part or Part.of_all(folder, job)
+    place = part.place
     damaged = [path.name for path in job.files(place, todo) if path.exists() and path.parent == place.data]
     which = ", ".join(damaged[:NAMED]) + (", .." if len(damaged) > NAMED else "")
     found = [f"{len(damaged)} drawn again, since damaged or without their labels: {which}"] if damaged else []
-    kept = {*job.files(place, job.blocks)}.difference(job.files(place, todo))
-    if unlisted := kept - place.manifest.files:
+    kept = {*job.files(place, part.blocks)}.difference(job.files(place, todo))
+    if unlisted := kept - part.listed:
         found.append(f"{len(unlisted)} files had no check sums yet, so damage would not be seen; they have them now")
     return found
 
@@ -169,8 +265,11 @@ def _check_count(place: SampleFolder, identity: Mapping[str, Any]) -> None:
     blocks = {block: len(open_array(block)) for block in place.blocks()}
     count, there = samples_of(identity), sum(blocks.values())
     if count is not None and there < count:
-        owner = owner_of(place.path)
-        how = f"{owner} draws the rest" if owner else f"go on with: {command_for(place, identity)}"
+        how = (
+            f"{owners[0]} draws the rest"
+            if (owners := writers(place.path))
+            else f"go on with: {command_for(place, identity)}"
+        )
         raise Refusal(f"{place.path}: {there} of {count} samples are there; {how}")
     start = 0
     for block, length in blocks.items():

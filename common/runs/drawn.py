@@ -169,6 +169,15 @@ class SampleFolder:
         named = [path for path in self.data.glob("data_*.npy") if BLOCK.fullmatch(path.name)]
         return sorted(named, key=self.start_of)
 
+    @property
+    def shards(self) -> Path:
+        """What those keep who draw shares of the samples at the same time; not there once they are put together."""
+        return self.path / "shards"
+
+    def shard(self, index: int, count: int) -> Path:
+        """What one of them keeps, counted from 0: its lock, and check sums of what it has drawn."""
+        return self.shards / f"{index}-of-{count}"
+
     def arrays(self) -> set[Path]:
         """All arrays that are there, of samples and of labels, whatever their names."""
         return {*self.data.glob("*.npy"), *self.labels.glob("*.npy")}
