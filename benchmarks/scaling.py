@@ -62,6 +62,8 @@ PLAIN = "ddp"
 # what DDP is asked for, by the name of its row
 VARIANTS: dict[str, dict[str, Any]] = {
     PLAIN: {},
+    "static graph": {"static_graph": True},
+    "bf16 gradients": {"gradient_compression": "bf16"},
 }
 
 

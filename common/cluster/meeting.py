@@ -341,18 +341,19 @@ class Meeting:
         if not briefly(tell, READ):
             return False
         if self.here.is_first:
-            self._see_off(board)
+            self._see_off(board, watch.lost)
             return False
         return told[0]
 
-    def _see_off(self, board: Board) -> None:
+    def _see_off(self, board: Board, lost: Collection[int]) -> None:
         """The entries end with the first process: let the others find them until they leave, too."""
+        expected = [peer for peer in self.peers if peer.rank not in lost]
 
         def see() -> None:
-            names = [f"{self._room}/state/{peer.rank}" for peer in self.peers]
+            names = [f"{self._room}/state/{peer.rank}" for peer in expected]
             end, here = time.monotonic() + LEAVING, self.peers[0].machine
             while time.monotonic() < end:
-                states = zip(self.peers, board.read_all(names), strict=True)
+                states = zip(expected, board.read_all(names), strict=True)
                 if all("left" in state or (peer.machine == here and peer.is_gone) for peer, state in states):
                     return
                 time.sleep(AGAIN)

@@ -43,6 +43,7 @@ class Watch:
         linger: seconds that it then has.
         again: how the work goes on, in words.
         step: gives the number of the step in work.
+        lost: ranks that the verdict says are lost.
     """
 
     beat, patient, limit, grace, linger = 2.0, 5.0, 45.0, 3.0, 20.0
@@ -59,6 +60,7 @@ class Watch:
         self.here, self.peers, self.folder = here, peers, folder
         self.again = "start the same command again"
         self.step: Callable[[], int] = lambda: 0
+        self.lost: frozenset[int] = frozenset()
         self.before_the_end: Callable[[], None] = lambda: None
         self._connect, self._room, self._speak = connect, room, speak
         self._names = [f"{room}/state/{name}" for name in (*range(len(peers)), STRAY)]
@@ -270,6 +272,7 @@ class Watch:
 
     def _lost(self, ranks: set[int], what: str) -> Verdict:
         """One process of a machine says it."""
+        self.lost = frozenset(ranks)
         machine = self.peers[self.here.rank].machine
         speaker = min(peer.rank for peer in self.peers if peer.machine == machine and peer.rank not in ranks)
         return Verdict(f"{what}; {self.again}", LOST, speaker == self.here.rank)

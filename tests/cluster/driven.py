@@ -13,6 +13,8 @@ if __name__ == "__main__":
 
 from tests.training.interrupted import make_quick
 
+WAITS = "waiting to be killed"
+
 
 @dataclass(frozen=True)
 class Wishes:
@@ -20,36 +22,40 @@ class Wishes:
 
     Attributes:
         pause: seconds that every step takes more.
-        told: rank that says ``in step N``, within every step.
-        kills: of every attempt that torchrun makes, the rank and the micro-step in which it kills itself.
-        waits: rank and micro-step in which a process stays for ever, so that it can be killed there.
+        kills: rank and step in which a process kills itself, one for every attempt that torchrun makes.
+        waits: attempt, rank and step in which a process says that it waits, and does until it is killed.
+        limit: seconds without a sign of life after which a process counts as lost; 0 leaves it as it is.
     """
 
     pause: float = 0.0
-    told: int = 0
-    kills: list[tuple[int, int]] = field(default_factory=list)
-    waits: tuple[int, int] = (-1, -1)
+    kills: list[list[int]] = field(default_factory=list)
+    waits: list[int] = field(default_factory=list)
+    limit: float = 0.0
 
 
 def main() -> int:
-    """Train."""
+    """Train; the first process says of every step that it is in it."""
     wishes = Wishes(**json.loads(sys.argv[1]))
-    import train  # here: after the streams are set up
+    import train
+    from common.cluster.watch import Watch
     from common.training.module import DiffusionModule
 
     make_quick()
+    if wishes.limit:
+        Watch.beat, Watch.limit = 0.5, wishes.limit
     training_step = DiffusionModule.training_step
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
     def driven(self, batch, batch_idx):
         loss = training_step(self, batch, batch_idx)
-        rank, attempt = self.global_rank, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
         time.sleep(wishes.pause)
-        if rank == wishes.told:
+        place = [self.global_rank, batch.micro_step]
+        if self.global_rank == 0:
             print(f"in step {batch.micro_step}", flush=True)
-        if attempt < len(wishes.kills) and (rank, batch.micro_step) == tuple(wishes.kills[attempt]):
+        if place in wishes.kills[attempt : attempt + 1]:
             os.kill(os.getpid(), signal.SIGKILL)
-        if (rank, batch.micro_step) == tuple(wishes.waits):
-            print("waiting to be killed", flush=True)
+        if [attempt, *place] == wishes.waits:
+            print(WAITS, flush=True)
             time.sleep(600)
         return loss
 

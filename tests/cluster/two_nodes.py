@@ -1,7 +1,7 @@
 """Two machines in one: network namespaces with an address, a host name and processes of their own, joined by a switch.
 
-A node is a process that does nothing, the first one of new namespaces (net, uts, mount, pid); whatever is started on the
-node lives in those. They have no names, and the kernel removes them with that process, which dies with whoever made it:
+A node is a process that does nothing, the first one of new namespaces (net, uts, mount, pid); whatever is started on
+it lives in those. They have no names, and the kernel removes them with that process, which dies with whoever made it:
 so nothing is left behind after a failure or a kill, and two runs at once know nothing of each other.
 
 The switch is a bridge in a third namespace. A cut takes a port away from it: packets vanish, while both nodes keep link
