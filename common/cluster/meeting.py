@@ -17,7 +17,7 @@ from common.cluster.alike import SEEN, Alike, absent, compare, difference, early
 from common.cluster.network import own_address
 from common.cluster.peers import Ended, Peer, Verdict, machine, status
 from common.cluster.place import LIGHTNING, Place
-from common.cluster.store import AGAIN, Address, Board, address, briefly, reach, serve
+from common.cluster.store import AGAIN, Address, Board, address, again, briefly, reach, serve
 from common.cluster.watch import STRAY, Watch
 from common.files.writing import host_name
 from common.refusal import Refusal
@@ -202,7 +202,7 @@ class Meeting:
 
     def _connect(self) -> Board:
         assert self._at is not None
-        return Board(self._at)
+        return again(self._at)
 
     @contextlib.contextmanager
     def limited(self, seconds: float, why: str) -> Iterator[None]:
@@ -374,18 +374,19 @@ class Meeting:
         if not briefly(tell, READ):
             return False
         if self.here.is_first:
-            self._see_off(board)
+            self._see_off(board, watch.lost)
             return False
         return told[0]
 
-    def _see_off(self, board: Board) -> None:
+    def _see_off(self, board: Board, lost: Collection[int]) -> None:
         """The entries end with the first process: let the others find them until they leave, too."""
+        expected = [peer for peer in self.peers if peer.rank not in lost]
 
         def see() -> None:
-            names = [f"{self._room}/state/{peer.rank}" for peer in self.peers]
+            names = [f"{self._room}/state/{peer.rank}" for peer in expected]
             end, here = time.monotonic() + LEAVING, self.peers[0].machine
             while time.monotonic() < end:
-                states = zip(self.peers, board.read_all(names), strict=True)
+                states = zip(expected, board.read_all(names), strict=True)
                 if all("left" in state or (peer.machine == here and peer.is_gone) for peer, state in states):
                     return
                 time.sleep(AGAIN)

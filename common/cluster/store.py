@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 AGENT = "TORCHELASTIC_USE_AGENT_STORE"
 OF_ONE_WORK = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "SLURM_STEP_ID")
 OPERATION = timedelta(seconds=30)  # of the store itself; who must not wait so long asks it from a thread
+ONCE = 5.0  # seconds in which an address answers
 AGAIN = 0.1  # seconds between looks
 HERE = "127.0.0.1"
 
@@ -172,10 +173,21 @@ def reach(at: Address, seconds: float) -> Board:
     )
 
 
+def again(at: Address) -> Board:
+    """Find who keeps the entries over another connection; at once, or not at all.
+
+    Raises:
+        torch.distributed.DistError: if nobody answers.
+    """
+    if why := silence(at, ONCE):  # of which torch itself would print pages
+        raise dist.DistNetworkError(why)
+    return Board(at)
+
+
 def silence(at: Address, seconds: float) -> str:
     """Why nobody answers at an address, in words; empty if somebody does."""
     try:
-        socket.create_connection((at.host, at.port), max(0.1, min(seconds, 5.0))).close()
+        socket.create_connection((at.host, at.port), max(0.1, min(seconds, ONCE))).close()
     except OSError as error:
         return error.strerror or str(error)
     return ""

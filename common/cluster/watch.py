@@ -37,14 +37,16 @@ class Watch:
 
     Attributes:
         beat: seconds between two signs of life.
-        limit: seconds without one after which a process counts as lost.
+        patient: seconds without an answer of the store after which it is asked anew.
+        limit: seconds without a sign of life after which a process counts as lost.
         grace: seconds that the main thread has to end by itself, in good order.
         linger: seconds that it then has.
         again: how the work goes on, in words.
         step: gives the number of the step in work.
+        lost: ranks that the verdict says are lost.
     """
 
-    beat, limit, grace, linger = 2.0, 45.0, 3.0, 20.0
+    beat, patient, limit, grace, linger = 2.0, 5.0, 45.0, 3.0, 20.0
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class Watch:
         self.here, self.peers, self.folder = here, peers, folder
         self.again = "start the same command again"
         self.step: Callable[[], int] = lambda: 0
+        self.lost: frozenset[int] = frozenset()
         self.before_the_end: Callable[[], None] = lambda: None
         self._connect, self._room, self._speak = connect, room, speak
         self._names = [f"{room}/state/{name}" for name in (*range(len(peers)), STRAY)]
@@ -67,16 +70,17 @@ class Watch:
         now = time.monotonic()
         self._said = [(0, now)] * len(peers)  # the last sign of life of each: its number, and when it was heard
         self._states: list[dict[str, Any]] = [{} for _ in peers]
-        self._talked, self._stage = now, STORE
+        self._talked, self._stage, self._asked = now, STORE, now
+        self._turn = self._number = 0
         self._gone: set[int] = set()
         self._is_cut = False
         self._verdict: Verdict | None = None
-        self._talker = threading.Thread(target=self._talk, name="watch-talks", daemon=True)
+        self._talker: threading.Thread | None = None
         self._judge = threading.Thread(target=self._judge_all, name="watch-judges", daemon=True)
 
     def begin(self) -> None:
         """Begin to watch."""
-        self._talker.start()
+        self._begin_to_talk()
         self._judge.start()
 
     # -- the main thread ----------------------------------------------------------------------------------------------
@@ -111,7 +115,8 @@ class Watch:
         with self._lock:
             self._end.set()
             was_free = self._verdict is None or self._taken.is_set()
-        self._talker.join(self.beat)  # it may hang
+        if self._talker is not None:
+            self._talker.join(self.beat)  # it may hang
         return was_free
 
     def last(self, rank: int) -> dict[str, Any]:
@@ -120,28 +125,45 @@ class Watch:
 
     # -- the talking thread -------------------------------------------------------------------------------------------
 
-    def _talk(self) -> None:
-        number = 0
+    def _begin_to_talk(self) -> None:
+        """Talk over a new connection from now on; a thread that waits for an answer of an older one says no more.
+
+        What a cut network has swallowed is sent again after 0.2 s, then twice as long each time. After a cut of 30 s
+        an old connection would be silent for another 21 s, which is too long; a new one works at once.
+        """
+        self._turn += 1
+        self._asked = time.monotonic()
+        self._talker = threading.Thread(target=self._talk, args=(self._turn,), name="watch-talks", daemon=True)
+        self._talker.start()
+
+    def _talk(self, turn: int) -> None:
+        was_there = False
         try:
             board = self._connect()
-            while not self._end.is_set():
+            was_there = True
+            while turn == self._turn and not self._end.is_set():
                 self._stage = FILES
                 look_at(self.folder)
-                self._stage = STORE
-                number += 1
-                own = {"beat": number, "step": int(self.step()), "gone": sorted(self._gone)}
+                self._stage, self._asked = STORE, time.monotonic()
+                self._number += 1
+                own = {"beat": self._number, "step": int(self.step()), "gone": sorted(self._gone)}
                 board.write(f"{self._room}/state/{self.here.rank}", own)
-                self._hear(board.read_all(self._names))
+                states = board.read_all(self._names)
+                if turn != self._turn:
+                    return
+                self._hear(states)
                 self._look_around(board)
                 self._talked = time.monotonic()
                 self._end.wait(self.beat)
         except dist.DistError:
-            self._is_cut = True
+            self._is_cut = self._is_cut or (turn == self._turn and was_there)
 
     def _hear(self, states: list[dict[str, Any]]) -> None:
         now = time.monotonic()
         self._stray = states[-1].get("line", "")
         for rank, state in enumerate(states[:-1]):
+            if not self._is_expected(rank):
+                continue  # what was sent before a cut may come after what was sent behind it
             if state["beat"] != self._said[rank][0]:
                 self._said[rank] = state["beat"], now
             self._states[rank] = state
@@ -171,6 +193,8 @@ class Watch:
             before = now
             found = self._judged(now)
             if found is None:
+                if self._stage == STORE and now - max(self._talked, self._asked) > self.patient:
+                    self._begin_to_talk()
                 continue
             with self._lock:
                 if self._end.is_set():
@@ -247,6 +271,7 @@ class Watch:
 
     def _lost(self, ranks: set[int], what: str) -> Verdict:
         """One process of a machine says it."""
+        self.lost = frozenset(ranks)
         machine = self.peers[self.here.rank].machine
         speaker = min(peer.rank for peer in self.peers if peer.machine == machine and peer.rank not in ranks)
         return Verdict(f"{what}; {self.again}", LOST, speaker == self.here.rank)

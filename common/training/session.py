@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from common.cluster.place import Place, place
 from common.config.parser import complain as print_error
 from common.config.parser import without_secret
 from common.files import atomic_write
@@ -18,6 +19,7 @@ from common.refusal import Refusal
 from common.training.loggers import KEY_VARIABLE
 
 PROGRAM = "train.py"
+NODE = "NODE_RANK"  # Lightning's name for the number of a machine
 RUN_ID_VARIABLE = "DIFFUSION_RUN_ID"  # how the processes of one run agree on a random id
 
 
@@ -26,6 +28,21 @@ def is_first_process() -> bool:
     from lightning.pytorch.utilities.rank_zero import rank_zero_only  # here: it takes long to import
 
     return getattr(rank_zero_only, "rank", None) in (None, 0)
+
+
+def number_by_node(nodes: int) -> None:
+    """Let the process that somebody starts on a further machine, with $NODE_RANK, know that it is not the first one.
+
+    Lightning knows that only of processes that it, torchrun or srun has started, and of this one when it has a trainer.
+
+    Args:
+        nodes: number of machines; where there is one, the variable was left over.
+    """
+    node = os.environ.get(NODE, "0")
+    if nodes > 1 and place() == Place() and node.isdecimal() and int(node):
+        from lightning.pytorch.utilities.rank_zero import rank_zero_only  # here: as above
+
+        rank_zero_only.rank = int(node)
 
 
 def say(line: str) -> None:

@@ -20,7 +20,7 @@ from common.config.schema import Hardware
 from common.data.source import DataSet, Split
 from common.refusal import Refusal
 from common.training.resume import TrainOrder
-from common.training.session import PROGRAM
+from common.training.session import PROGRAM, number_by_node
 from common.training.trainer import device_count
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,9 @@ def meeting_of(order: TrainOrder) -> Meeting:
     """
     here = place()
     hardware: Hardware = section(Hardware, {**order.of_preset, **order.given})  # a run's own are not known yet
-    alike = (flags(order.words), versions()) if here.from_outside else ()  # else it is one command
+    number_by_node(hardware.num_nodes)
+    is_one_command = not here.from_outside and hardware.num_nodes == 1
+    alike = () if is_one_command else (flags(order.words), versions())
     folder = None if order.command.only_looks else order.output_dir
     return Meeting(here, alike, folder, hardware.join_timeout, partial(complain, PROGRAM), mended)
 
