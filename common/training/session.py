@@ -42,7 +42,7 @@ def number_by_node(nodes: int) -> None:
     if nodes > 1 and place() == Place() and node.isdecimal() and int(node):
         from lightning.pytorch.utilities.rank_zero import rank_zero_only  # here: as above
 
-        rank_zero_only.rank = int(node)
+        rank_zero_only.rank = int(node)  # type: ignore[attr-defined]
 
 
 def say(line: str) -> None:
