@@ -21,7 +21,7 @@ from common.generation.drawing import missing
 from common.generation.misfit import told_misfit
 from common.generation.opening import open_job
 from common.generation.pictures import complaint, real_beside, show
-from common.generation.planning import check_room, planned
+from common.generation.planning import planned
 from common.generation.restored import report
 from common.generation.sets import Claim, claimed, findings
 from common.generation.sharing import device_for, draw_all, draw_share
@@ -69,12 +69,11 @@ def draw(order: GenerateOrder, opened: Run, job: Job, claim: Claim, real: Labell
     """Draw what is missing of a set of samples, and its pictures; returns the exit code."""
     folder, config = claim.folder, job.config
     todo = missing(folder, job)
-    check_room(folder, job, todo)
     notes = [*opened.remarks, *claim.remarks, *findings(folder, job, todo), *told_processes(job, order.sharing.devices)]
     for remark in notes:
         print(f"note      {remark}")
     print("\n".join(told_order(opened, job, todo)), flush=True)  # before it takes that long
-    calls, trajectory = draw_all(order, opened, job, claim, todo, partial(prepare, order.plugins))
+    calls, trajectory = draw_all(order, opened, job, claim, todo, partial(prepare, order.opening.plugin))
     told = " to ".join(map(str, sorted({min(calls), max(calls)}))) if calls else ""  # adaptive: each block its own
     print(
         f"network   {told} evaluation{'' if told == '1' else 's'} per sample"

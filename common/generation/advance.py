@@ -56,14 +56,14 @@ class Advance:
     def _there(self) -> int:
         return self._whole + self._elsewhere + sum(self._begun.values())
 
-    def _look(self) -> None:
-        if self._others and time.monotonic() - self._looked >= LOOKED_EVERY:
+    def _look(self, *, now: bool = False) -> None:
+        if self._others and (now or time.monotonic() - self._looked >= LOOKED_EVERY):
             starts = map(self._part.place.start_of, self._part.place.blocks())
             self._elsewhere, self._looked = sum(self._others.get(start, 0) for start in starts), time.monotonic()
 
-    def show(self) -> None:
-        """Bring the bar up to date, also with what others have drawn."""
-        self._look()
+    def show(self, *, now: bool = False) -> None:
+        """Bring the bar up to date, also with what others have drawn, at which is looked now and then, or now."""
+        self._look(now=now)
         if difference := self._there - self._bar.n:
             self._bar.update(difference)
 

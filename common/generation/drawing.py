@@ -49,6 +49,12 @@ class Part:
         return replace(place.manifest, at=place.shard(index, count))
 
     @property
+    def absent(self) -> list[range]:
+        """Blocks whose arrays are not there, by their names alone."""
+        there = set(map(self.place.start_of, self.place.blocks()))
+        return [block for block in self.blocks if block.start not in there]
+
+    @property
     def is_all(self) -> bool:
         """Whether it is the whole set."""
         return self.manifest.at is None

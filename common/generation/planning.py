@@ -1,9 +1,7 @@
 """What drawing will take, told without writing anything: evaluations, time by two measured blocks, disk."""
 
-import shutil
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,16 +10,13 @@ from common.generation.advance import progress_of
 from common.generation.blocks import Job
 from common.generation.drawing import Part, missing
 from common.generation.forecast import short_way
+from common.generation.room import check_room, free_at, room_for
 from common.generation.sections import Shard, Sharing
 from common.generation.sets import choose, identity_of
-from common.refusal import Refusal
-from common.runs import Run, SampleFolder
+from common.runs import Run
 from common.units import in_bytes, in_time
 
 ENOUGH = 30.0  # seconds after which a block is not drawn to its end, if it has a step to measure by
-HEADER = 128  # bytes of a .npy file before its numbers
-ENTRY = 250  # bytes of a file in the manifest
-PICTURES = 2**20  # bytes that grid and settings take, about
 
 
 class _EnoughSeen(Exception):
@@ -54,37 +49,6 @@ def measured_block(job: Job, block: range) -> tuple[float, int | None]:
     except _EnoughSeen:
         return (time.perf_counter() - start) / share, None
     return time.perf_counter() - start, calls
-
-
-def room_for(job: Job, todo: Sequence[range]) -> int:
-    """Bytes that blocks take on the disk, with what is kept beside them."""
-    numbers = 4 * job.spec.channels
-    for side in job.spec.grid:
-        numbers *= side
-    labelled = job.spec.num_classes is not None
-    of_blocks = sum(HEADER + len(block) * numbers + labelled * (HEADER + 8 * len(block)) for block in todo)
-    return of_blocks + len(job.files(SampleFolder(Path()), todo)) * ENTRY + PICTURES * bool(todo)
-
-
-def free_at(folder: Path) -> int:
-    """Bytes that are free where a folder is, or will be."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(there).free
-
-
-def check_room(folder: Path, job: Job, todo: Sequence[range]) -> None:
-    """Refuse to begin what the disk has no room for.
-
-    Raises:
-        Refusal: naming what is needed and what is free.
-    """
-    needed, free = room_for(job, todo), free_at(folder)
-    if needed > free:
-        raise Refusal(
-            f"{folder}: {in_bytes(needed)} are needed for {sum(map(len, todo)):,} samples, and {in_bytes(free)} are "
-            "free; make room there, draw fewer (--n_samples), or copy the run to a larger disk and name its folder "
-            "with --output_dir"
-        )
 
 
 def planned(run: Run, job: Job, sharing: Sharing, shard: Shard | None) -> list[str]:

@@ -17,6 +17,7 @@ from common.generation.config import OBSERVED, with_ranges
 from common.generation.drawing import Part
 from common.generation.identity import flags_for, input_flags, samples_of
 from common.generation.opening import made_from
+from common.generation.room import check_room
 from common.generation.sections import Shard
 from common.labels import NULL_LABEL
 from common.natural import natural
@@ -64,7 +65,7 @@ def claimed(run: Run, job: Job, shard: Shard | None = None) -> Iterator[Claim]:
 
     Raises:
         Busy: if somebody else draws the same.
-        Refusal: if a symbolic link would lead elsewhere.
+        Refusal: if a symbolic link would lead elsewhere, or the disk has no room for them.
     """
     base, wanted = run.folder.generated(run.version), identity_of(run, job)
     refuse_links(run.folder.path, base)
@@ -75,11 +76,12 @@ def claimed(run: Run, job: Job, shard: Shard | None = None) -> Iterator[Claim]:
                 place, remarks = choose(base, run, job, wanted)
                 refuse_links(base, place.path, inside=True)
                 owner = owner_of(place.path) if shard else None
+                part = Part.of_shard(place.path, job, *shard) if shard else Part.of_all(place.path, job)
                 if owner is None or time.monotonic() >= until:
+                    check_room(place.path, job, part.absent)
                     remarks += [*_enter(stack, place, shard), *_prepare(place, job, wanted)]
                     break
             time.sleep(AGAIN_AFTER)  # somebody may just be putting the set together
-        part = Part.of_shard(place.path, job, *shard) if shard else Part.of_all(place.path, job)
         yield Claim(place.path, remarks, part)
 
 

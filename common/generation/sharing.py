@@ -1,8 +1,8 @@
 """Who draws the blocks of a set: this process, others of this machine, or several jobs at the same time."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,11 @@ from common.cluster.workers import Report, Workers
 from common.config.build import check_device
 from common.files import Busy, owner_of, remove_leftovers
 from common.generation.advance import Advance
-from common.generation.blocks import Job
+from common.generation.blocks import Job, StepCallback
 from common.generation.config import GenerateOrder
-from common.generation.drawing import generate, interrupted, missing, write_block
+from common.generation.drawing import Part, generate, interrupted, missing, write_block
 from common.generation.opening import open_job
 from common.generation.pictures import Trajectory
-from common.generation.planning import check_room
 from common.generation.sections import Shard
 from common.generation.sets import Claim, claimed, findings, identity_of
 from common.progress import tell
@@ -88,10 +87,8 @@ def draw_all(
     return calls, trajectory
 
 
-@contextmanager
-def _here(
-    job: Job, claim: Claim, todo: Sequence[range], advance: Advance, on_step: Callable[[float, Tensor], None]
-) -> Iterator[Written]:
+@contextlib.contextmanager
+def _here(job: Job, claim: Claim, todo: Sequence[range], advance: Advance, on_step: StepCallback) -> Iterator[Written]:
     def one_by_one() -> Written:
         for block in todo:
 
@@ -106,7 +103,7 @@ def _here(
     yield one_by_one()
 
 
-@contextmanager
+@contextlib.contextmanager
 def _by_processes(
     order: GenerateOrder,
     run: Run,
@@ -211,7 +208,7 @@ def draw_share(run: Run, job: Job, shard: Shard, here: Place) -> bool:
     with advance:
         if here.from_outside and here.is_first:
             _wait_for_others(run, job, shard, place, advance)
-        left = len(job.seeds) - sum(map(len, _present(place, job)))
+        left = sum(map(len, Part.of_all(place.path, job).absent))
     if left and speaks:
         print(
             f"share     {shard} is drawn; {len(job.seeds) - left:,} of {len(job.seeds):,} samples are there. The last "
@@ -220,11 +217,12 @@ def draw_share(run: Run, job: Job, shard: Shard, here: Place) -> bool:
     return speaks and not left
 
 
-def _draw_share(run: Run, job: Job, shard: Shard, *, silent: bool) -> tuple[SampleFolder, Advance]:
+def _draw_share(
+    run: Run, job: Job, shard: Shard, *, silent: bool, on_step: StepCallback = lambda _, __: None
+) -> tuple[SampleFolder, Advance]:
     with claimed(run, job, shard) as claim:
         part = claim.part
         todo = missing(claim.folder, job, part)
-        check_room(claim.folder, job, todo)
         if not silent:
             for remark in (*run.remarks, *claim.remarks, *findings(claim.folder, job, todo, part), *job.remarks):
                 print(f"note      {remark}")
@@ -236,16 +234,11 @@ def _draw_share(run: Run, job: Job, shard: Shard, *, silent: bool) -> tuple[Samp
             )
         advance = Advance(job, part, todo, silent=silent)
         try:
-            with _here(job, claim, todo, advance, lambda _, __: None) as written:
+            with _here(job, claim, todo, advance, on_step) as written:
                 generate(claim.folder, job, todo, written=written, part=part)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(interrupted(claim.folder, job, part)) from None
     return part.place, advance
-
-
-def _present(place: SampleFolder, job: Job) -> list[range]:
-    there = set(map(place.start_of, place.blocks()))
-    return [block for block in job.blocks if block.start in there]
 
 
 def _wait_for_others(run: Run, job: Job, shard: Shard, place: SampleFolder, advance: Advance) -> None:
@@ -253,19 +246,20 @@ def _wait_for_others(run: Run, job: Job, shard: Shard, place: SampleFolder, adva
     begun = time.monotonic()
     since = dict.fromkeys(range(shard.of), (-1, begun))  # blocks that are there, and when that was first seen
     while True:
-        present, now = {block.start for block in _present(place, job)}, time.monotonic()
+        gone, now = set(Part.of_all(place.path, job).absent), time.monotonic()
         waits = False
         for number in range(shard.of):
-            mine = [block.start for block in job.blocks[number :: shard.of]]
-            count, owner = len(present.intersection(mine)), owner_of(place.shard(number, shard.of))
+            mine = job.blocks[number :: shard.of]
+            count, owner = len(mine) - len(gone.intersection(mine)), owner_of(place.shard(number, shard.of))
             if owner or count > since[number][0]:
                 since[number] = count, now
             if count < len(mine) and now - since[number][1] > GONE:
                 tell(f"note      process {number} of {shard.of} has died, or never came: its share is drawn here")
-                _draw_share(run, job, Shard(number, shard.of), silent=True)
-                since[number] = len(mine), time.monotonic()
+                with contextlib.suppress(Busy):  # it has just come
+                    _draw_share(run, job, Shard(number, shard.of), silent=True, on_step=lambda _, __: advance.show())
+                since[number] = count, time.monotonic()
             waits = waits or count < len(mine) or owner is not None
+        advance.show(now=not waits)
         if not waits:
             return
-        advance.show()
         time.sleep(LOOKED_EVERY)
