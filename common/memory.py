@@ -7,12 +7,12 @@ from pathlib import Path
 
 import psutil
 
-MMAP_THRESHOLD, LARGE = -3, 2**20  # glibc's number for it, and bytes
+MMAP_THRESHOLD, LARGE = -3, 2**18  # glibc's number for it, and bytes
 NO_LIMIT = 2**60  # version 1 of control groups writes a number near 2^63 for none
 
 
 def give_back_large() -> None:
-    """Give memory of a megabyte and more back to the system when it is freed; nothing where the C library has no way.
+    """Give blocks of 256 kB and more back to the system when it is freed; nothing where the C library has no way.
 
     glibc keeps up to 32 MB of it, once so much was freed, and lays small blocks into the holes: the peak of a process
     that takes and frees the same large blocks again and again then depends on chance, by tens of megabytes.

@@ -240,6 +240,6 @@ def draw(order: GenerateOrder, run: Run, job: Job, prepare: Prepare) -> tuple[Pa
         todo = missing(claim.folder, job)
         check_room(claim.folder, job, todo)
         remarks = [*claim.remarks, *findings(claim.folder, job, todo), *told_processes(job, order.sharing.devices)]
-        draw_all(order, run, job, claim, todo, partial(prepare, order.plugins))
+        draw_all(order, run, job, claim, todo, partial(prepare, order.opening.plugin))
         show(claim.folder, job.spec, real)
     return claim.folder, [*run.remarks, *remarks, *job.remarks]

@@ -1,10 +1,13 @@
 """Features and samples that are read in pieces: the same figures as of tensors, in memory that does not grow."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from common.metrics import DEFAULTS
 from common.metrics import points as p
 from common.metrics.compared import by_lot, spread_of
 from common.metrics.fid import Frechet
@@ -93,3 +96,16 @@ def test_answers_are_made_some_at_a_time(monkeypatch):
     assert max(asked) == 7
     monkeypatch.setattr("common.metrics.inception_score.ROWS", 10**6)
     assert found == pytest.approx(inception_score(points @ matrix), rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc")
+def test_memory_does_not_grow_with_the_number_of_samples(tmp_path):
+    """Done when 4, at a sixth: 20 MB from 2,000 to 50,000 samples of 2 kB."""
+    root, first, last = Path(__file__).parents[2], 2100, 10_100
+    names = ",".join([*DEFAULTS, "fid", "rke", "vendi", "moments", "sw_values"])
+    words = [sys.executable, root / "tests" / "metrics" / "growth.py", tmp_path, names, str(first), str(last)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=root)
+    peaks = [float(line) for line in done.stdout.splitlines() if line[0].isdigit()]
+    assert len(peaks) == 2
+    assert peaks[1] - peaks[0] <= 20 * (last - first) / 48_000

@@ -158,3 +158,20 @@ def test_tasks_of_srun_one_after_the_other(prepared, alone, tmp_path, monkeypatc
             assert not (tmp_path / "x.json").exists()
             assert parts(tmp_path) == parts(alone)
     assert read(tmp_path) == pytest.approx(read(alone), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_samples_are_drawn_by_as_many_processes(tmp_path):
+    words = ["--run_id", RUN, "--metrics", "sw@pixels", "--n_samples", "12", "--batch_size", "4", "--steps", "2"]
+    drawn = []
+    for devices in ("1", "2"):
+        folder = tmp_path / devices
+        shutil.copytree(ROOT / "runs" / RUN, folder / RUN)
+        assert evaluate.main([*words, "--output_dir", str(folder), "--devices", devices]) == 0
+        (place,) = (folder / RUN / "generated_data" / "model-final").iterdir()
+        figures = json.loads((place / "metrics.json").read_text())
+        del figures["about"]
+        drawn.append((figures, [np.load(file) for file in sorted((place / "data").iterdir())]))
+    assert drawn[0][0] == drawn[1][0]
+    assert len(drawn[0][1]) == 3
+    assert np.array_equal(*(np.concatenate(arrays) for _, arrays in drawn))
