@@ -263,8 +263,9 @@ class Meeting:
             for number, child in enumerate(self._children, 1):
                 if number not in came and child.poll() is not None:
                     raise Ended(early(number, child.returncode))
-            if not self._children and time.monotonic() > end and any(rank not in came for rank in missing):
-                raise Refusal(absent([rank for rank in missing if rank not in came], came, self.seconds))
+            late = [rank for rank in missing if rank not in came and rank > len(self._children)]
+            if late and time.monotonic() > end:  # own children are seen to live
+                raise Refusal(absent(late, came, self.seconds))
             time.sleep(AGAIN)
 
     def _dismiss(self, board: Board, answer: Mapping[str, Any], came: Collection[int]) -> None:

@@ -108,8 +108,16 @@ class Commands:
         """
         node = ("--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3", "--rdzv-id", training[-1])
         meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"{self.first}:29400")
-        own = ("--rdzv-conf", f"is_host={number == 0},keep_alive_interval=1", "--local-addr", self.network.nodes[number].address)
-        return self._start(number, *TORCHRUN, *node, *meeting, *own, *training, "--devices", "1", "--num_nodes", "2")
+        own = (
+            "--rdzv-conf",
+            f"is_host={number == 0},keep_alive_interval=1",
+            "--local-addr",
+            self.network.nodes[number].address,
+        )
+        # else a torchrun that comes again waits for an address that the other one has told before (torch 2.15)
+        environment = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+        devices = ("--devices", "1", "--num_nodes", "2")
+        return self._start(number, *TORCHRUN, *node, *meeting, *own, *training, *devices, **environment)
 
     def own(self, number: int, *training: str) -> Started:
         """train.py itself."""
