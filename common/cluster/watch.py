@@ -43,11 +43,8 @@ class Watch:
         linger: seconds that it then has.
         again: how the work goes on, in words.
         step: gives the number of the step in work.
-<<<<<<< HEAD
-        lost: ranks that the verdict says are lost.
-=======
-        before_the_end: is done before the process is ended; nothing by default.
->>>>>>> h1
+        if self._talker is not None:
+            self._talker.join(self.beat)  # it may hang
     """
 
     beat, patient, limit, grace, linger = 2.0, 5.0, 45.0, 3.0, 20.0
@@ -118,14 +115,8 @@ class Watch:
         """Stop watching, since this process ends by itself."""
         with self._lock:
             self._end.set()
-<<<<<<< HEAD
-            was_free = self._verdict is None or self._taken.is_set()
         if self._talker is not None:
             self._talker.join(self.beat)  # it may hang
-        return was_free
-=======
-        self._talker.join(self.beat)  # it may hang
->>>>>>> h1
 
     def last(self, rank: int) -> dict[str, Any]:
         """What a process has said last."""

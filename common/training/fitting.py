@@ -150,7 +150,7 @@ def _train(order: TrainOrder, found: Plan, deadline: float | None, meeting: Meet
     if not found.is_new and config.data.data_dir and "data_dir" not in order.given:
         say(f"note      data is read from {config.data.data_dir}, as config.json says")
     dataset = load_data(config.data)
-    if device_count(config.hardware, device) * config.hardware.num_nodes > 1:
+    if process_count(config.hardware, device) > 1:
         meeting.agree(*shared(device, dataset))
     if order.command.check_data:
         return check_data(config, dataset) if is_first_process() else 0

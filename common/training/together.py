@@ -22,13 +22,8 @@ from common.config.schema import Hardware
 from common.data.source import DataSet, Split
 from common.refusal import Refusal
 from common.training.resume import TrainOrder
-<<<<<<< HEAD
 from common.training.session import PROGRAM, number_by_node
-from common.training.trainer import device_count
-=======
-from common.training.session import PROGRAM
 from common.training.trainer import check_rank, device_count
->>>>>>> h1
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("common", "gfdm", "fdp")
@@ -45,15 +40,11 @@ def meeting_of(order: TrainOrder) -> Meeting:
     """
     here = place()
     hardware: Hardware = section(Hardware, {**order.of_preset, **order.given})  # a run's own are not known yet
-<<<<<<< HEAD
     number_by_node(hardware.num_nodes)
-    is_one_command = not here.from_outside and hardware.num_nodes == 1
-    alike = () if is_one_command else (flags(order.words), versions())
-=======
     if here.launcher == TORCHRUN and "MASTER_ADDR" not in os.environ:
         check_rank(hardware, check_device(hardware.device))  # a number was left in the shell
-    alike = (flags(order.words), versions()) if here.from_outside else ()  # else it is one command
->>>>>>> h1
+    is_one_command = not here.from_outside and hardware.num_nodes == 1
+    alike = () if is_one_command else (flags(order.words), versions())
     folder = None if order.command.only_looks else order.output_dir
     return Meeting(here, alike, folder, hardware.join_timeout, partial(complain, PROGRAM), mended)
 
