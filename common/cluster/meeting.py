@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from subprocess import Popen
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch.distributed as dist
 
@@ -22,6 +22,9 @@ from common.cluster.watch import STRAY, Watch
 from common.files.writing import host_name
 from common.refusal import Refusal
 from common.stopping import CODE, LOST
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 READ = 3.0  # seconds in which the others read that they are refused
 BACKENDS = ("gloo", "nccl")  # by which errors of a collective are known
@@ -190,6 +193,13 @@ class Meeting:
             return self._at.host
         return next((peer.address for peer in self.peers if peer.machine != own), "")
 
+    def store(self) -> "Store":
+        """A store for the process group. Its entries are those of this meeting.
+
+        torchrun keeps one store for all attempts, and gloo would find addresses of processes that have ended.
+        """
+        return self._connect().part(f"{self._room}/group")
+
     def _connect(self) -> Board:
         assert self._at is not None
         return Board(self._at)
@@ -318,13 +328,17 @@ class Meeting:
     def _come(self, board: Board, own: Mapping[str, Any], first: Mapping[str, Any]) -> None:
         """Introduce oneself, or tell that one has no place in this meeting."""
         rank, count = self.here.rank, first["count"]
-        if rank >= count:
+        if self._at is not None and self._at.is_kept:  # torchrun numbers; this may be a meeting of an earlier attempt
+            why = ""
+        elif rank >= count:
             why = f"is numbered {rank}, and there are {count} processes"
         elif board.count(f"{self._room}/numbered/{rank}") > 1:
             there = board.read(f"{self._room}/here/{rank}")
             where = f", on {there['peer']['host']}" if there else ""
             why = f"is there twice{where}: two processes have this number"
         else:
+            why = ""
+        if not why:
             board.write(f"{self._room}/here/{rank}", own)
             return
         line = f"{self._name()} {why}; give each process a number of its own ($RANK), and all the same $WORLD_SIZE"
@@ -415,6 +429,9 @@ class Meeting:
         verdict = ended.verdict
         if verdict.aloud:
             self._speak(verdict.line)
-        self.end(verdict.code, verdict.line)
+        if self.watch is not None and self.watch.verdict() is verdict:
+            self._is_over = True  # all know it; the watch goes on, since what ends a process group may hang
+        else:
+            self.end(verdict.code, verdict.line)
         self._clear_up()
         raise SystemExit(verdict.code) from ended

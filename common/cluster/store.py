@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
 from common.cluster.place import SRUN, Place
 from common.files.writing import host_name
 from common.refusal import Refusal
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 AGENT = "TORCHELASTIC_USE_AGENT_STORE"
 OF_ONE_WORK = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "SLURM_STEP_ID")
@@ -99,6 +102,10 @@ class Board:
     def read_all(self, names: Sequence[str]) -> list[Any]:
         """Entries that are known to be there."""
         return [json.loads(entry) for entry in self._store.multi_get([f"{self._prefix}/{name}" for name in names])]
+
+    def part(self, name: str) -> "Store":
+        """The entries below a name, as torch has them."""
+        return dist.PrefixStore(f"{self._prefix}/{name}", self._store)  # type: ignore[attr-defined]
 
     def count(self, name: str) -> int:
         """How often this was asked for a name, this time included."""

@@ -213,11 +213,9 @@ class Watch:
             return self._of_the_store("ended without a word (killed?), or the network to it broke")
         if now - self._talked > self.limit:
             if self._stage == FILES:
-                return self._lost(
-                    set(),
-                    f"{self.peers[self.here.rank]}: the file system of {self.folder} has not "
-                    f"answered for {self.limit:g} s",
-                )
+                own = self.peers[self.here.rank]
+                what = f"{own}: the file system of {self.folder} has not answered for {self.limit:g} s"
+                return Verdict(f"{what}; {self.again}", LOST, True)  # nobody else knows
             return self._of_the_store(f"has not answered for {self.limit:g} s")
         gone = {rank for rank in self._gone if self._is_expected(rank) and rank != self.here.rank}
         if gone:
@@ -236,7 +234,8 @@ class Watch:
     def _named(self, ranks: set[int]) -> str:
         first = min(ranks)
         more = f" (and {len(ranks) - 1} more)" if len(ranks) > 1 else ""
-        return f"{self.peers[first]}{more}, at step {self._states[first].get('step', 0):,},"
+        step = max(self._states[first].get("step", 0), self.step())  # they go in step
+        return f"{self.peers[first]}{more}, at step {step:,},"
 
     def _of_the_store(self, what: str) -> Verdict | None:
         """A verdict on who keeps the store: the first process, which may have ended when all was done, or torchrun."""

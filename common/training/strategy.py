@@ -1,11 +1,13 @@
 """How several processes train one network together."""
 
+import atexit
 import signal
 from collections.abc import Callable
 from datetime import timedelta
 from subprocess import Popen
 from typing import Any
 
+import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor
@@ -88,6 +90,29 @@ class Together(DDPStrategy):
         )
         with self.meeting.limited(CONNECTING, why):
             super().setup_environment()
+
+    def setup_distributed(self) -> None:
+        """Build the process group, which Lightning then finds there."""
+        self.set_world_ranks()
+        device = self.root_device
+        group = self._get_process_group_backend()
+        dist.init_process_group(
+            group,
+            store=self.meeting.store(),
+            rank=self.global_rank,
+            world_size=self.world_size,
+            timeout=PATIENCE,
+            device_id=None if device.type == "cpu" else device,
+        )
+        if group == dist.Backend.NCCL:
+            atexit.register(leave)  # else torch complains at the exit
+        super().setup_distributed()
+
+
+def leave() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def strategy_of(hardware: Hardware, devices: int, meeting: Meeting | None = None) -> str | Strategy:

@@ -205,12 +205,14 @@ class Death:
         codes: exit codes; None where the process cannot end by itself.
         told: parts of the line.
         speaker: the rank that says it.
+        other: what the other one says, if it knows more.
     """
 
     faults: tuple[tuple[str, ...], tuple[str, ...]]
     codes: tuple[int | None, int | None]
     told: tuple[str, ...]
     speaker: int = 0
+    other: str = ""
 
 
 AGAIN = "the same command with --resume x_digits_H0.9_K2 goes on"
@@ -222,7 +224,10 @@ DEATHS = {
     ),
     "first stopped": Death((("halted",), ()), (None, LOST), ("rank 0 on", "at step ", "for 8 s", AGAIN), 1),
     "files hung": Death(
-        ((), ("hung files",)), (LOST, LOST), ("rank 1 on", "at step ", "no sign of life for 8 s", AGAIN)
+        ((), ("hung files",)),
+        (LOST, LOST),
+        ("rank 1 on", "at step ", "no sign of life for 8 s", AGAIN),
+        other="the file system of runs/x_digits_H0.9_K2 has not answered for 8 s",
     ),
     "a bug": Death(((), ("bug",)), (1, 1), ("rank 1 on", "ValueError: too many values to unpack")),
 }
@@ -253,7 +258,9 @@ def test_a_lost_process_ends_the_others_and_a_slow_one_does_not(starter, tmp_pat
         )
         said = [process.said.read_text() for process, _ in made[name]]
         errors = [line for line in said[death.speaker].splitlines() if "error: " in line]
-        if codes != death.codes or len(errors) != 1 or not all(part in errors[0] for part in death.told):
+        others = [line for line in said[1 - death.speaker].splitlines() if "error: " in line]
+        wrong = len(others) != bool(death.other) or death.other not in "".join(others)
+        if codes != death.codes or len(errors) != 1 or wrong or not all(part in errors[0] for part in death.told):
             flaws.append(f"== {name}: {codes}, told {death.told}\n" + "\n".join(said))
     for name, (_, started) in trained.items():
         codes = [starter.code(number, begun + MINUTE - time.monotonic()) for _, number in started]
