@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from subprocess import Popen
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch.distributed as dist
 
 from common.cluster.alike import SEEN, Alike, absent, compare, difference, early, nonces, sees_token, token_in
+from common.cluster.giving import awaited, given
 from common.cluster.network import own_address
 from common.cluster.peers import Ended, Peer, Verdict, machine, status
 from common.cluster.place import LIGHTNING, Place
@@ -64,7 +66,7 @@ class Meeting:
         self._board: Board | None = None
         self._followed: tuple[Path, Callable[[], int], str] | None = None
         self._children: tuple[Popen[bytes], ...] = ()
-        self._room, self._topics, self._is_over = "", 0, False
+        self._room, self._topics, self._is_over = "", count(), False
 
     # -- the beginning ------------------------------------------------------------------------------------------------
 
@@ -106,26 +108,25 @@ class Meeting:
         if self._board is None or self.watch is None:
             self._alike += alike
             return
-        self._topics += 1
-        topic, board = f"{self._room}/topic-{self._topics}", self._board
+        topic, board = f"{self._room}/topic-{next(self._topics)}", self._board
         own = {"peer": asdict(self.peers[self.here.rank]), "facts": [dict(group.facts) for group in alike]}
         board.write(f"{topic}/{self.here.rank}", own)
         if not self.here.is_first:
-            why = self._awaited(board, f"{topic}/answer", self.watch)
-            if why:
+            if why := awaited(board, f"{topic}/answer", self.watch):
                 raise Ended(Verdict(why, 2, False))
             return
-        others = [self._awaited(board, f"{topic}/{rank}", self.watch) for rank in range(1, self.here.count)]
+        others = [awaited(board, f"{topic}/{rank}", self.watch) for rank in range(1, self.here.count)]
         why = next(filter(None, (difference(alike, own, other) for other in others)), "")
         board.write(f"{topic}/answer", why)
         if why:
             raise Refusal(why)
 
-    def _awaited(self, board: Board, name: str, watch: Watch) -> Any:
-        while (entry := board.read(name)) is None:
-            watch.check()
-            time.sleep(AGAIN)
-        return entry
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        """What the first process makes, plain data, in all of them; where they have not met, each makes its own."""
+        if self._board is None or self.watch is None:
+            return make()
+        board, name = self._board, f"{self._room}/topic-{next(self._topics)}"
+        return given(board, name, self.watch, make if self.here.is_first else None)
 
     def follow(self, folder: Path, step: Callable[[], int], again: str) -> None:
         """Say what the work is that is done together.
@@ -356,13 +357,12 @@ class Meeting:
         if not briefly(tell, READ):
             return False
         if self.here.is_first:
-            self._see_off(board, watch.lost)
+            self._see_off(board, [peer for peer in self.peers if peer.rank not in watch.lost])
             return False
         return told[0]
 
-    def _see_off(self, board: Board, lost: Collection[int]) -> None:
+    def _see_off(self, board: Board, expected: Sequence[Peer]) -> None:
         """The entries end with the first process: let the others find them until they leave, too."""
-        expected = [peer for peer in self.peers if peer.rank not in lost]
 
         def see() -> None:
             names = [f"{self._room}/state/{peer.rank}" for peer in expected]

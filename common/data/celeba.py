@@ -21,6 +21,7 @@ from pathlib import Path, PurePath
 import torch
 from torch import Tensor
 
+from common.data.fetching import fetching
 from common.data.pictures import Form, picture_set
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source, hold_out
 from common.data.tfrecords import images_in
@@ -169,18 +170,20 @@ def fetch(data_dir: Path) -> None:
     originals = {name: (file, md5) for file, md5, name in Published.file_list if name in (ARCHIVE, PARTITION)}
     archive, reasons = SERVER.format(originals[ARCHIVE][0]), []
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        for bring in (bring_originals, bring_shared):
-            with tempfile.TemporaryDirectory(prefix=f".{CelebA.name}-", dir=data_dir) as scratch:
-                try:
-                    bring(Path(scratch), originals)
-                except OSError as error:
-                    reasons.append(" ".join(str(error).split()))
-                    continue
-                (data_dir / BASE).mkdir(exist_ok=True)
-                for name in (PARTITION, ARCHIVE):  # the images last: they make the set count as there
-                    Path(scratch, name).replace(data_dir / BASE / name)
-                return
+        with fetching(data_dir):
+            if find(data_dir) is not None:
+                return  # somebody has fetched it meanwhile
+            for bring in (bring_originals, bring_shared):
+                with tempfile.TemporaryDirectory(prefix=f".{CelebA.name}-", dir=data_dir) as scratch:
+                    try:
+                        bring(Path(scratch), originals)
+                    except OSError as error:
+                        reasons.append(" ".join(str(error).split()))
+                        continue
+                    (data_dir / BASE).mkdir(exist_ok=True)
+                    for name in (PARTITION, ARCHIVE):  # the images last: they make the set count as there
+                        Path(scratch, name).replace(data_dir / BASE / name)
+                    return
     except OSError as error:
         reasons = [" ".join(str(error).split())]
     raise DataUnavailable(

@@ -5,18 +5,19 @@ import pickle
 import shutil
 import socket
 import tarfile
-import tempfile
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import torch
 
 from common.data.arrays import load_arrays
+from common.data.fetching import fetching
 from common.data.resize import fit
 from common.data.source import DataOptions, DataSet, DataUnavailable, Source, Split
 
@@ -113,8 +114,10 @@ class TorchvisionSet(Source):
         torchvision unpacks straight into place, so that a stop half-way would leave files that look whole.
         """
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{self.name}-", dir=root) as name, patience(SILENCE):
+            with fetching(root), TemporaryDirectory(prefix=f".{self.name}-", dir=root) as name, patience(SILENCE):
+                with suppress(*FAILURES):
+                    self._read(root)
+                    return  # somebody has fetched it meanwhile
                 scratch = Path(name)
                 for archive in filter(lambda archive: (root / archive).is_file(), self.archives()):
                     # fetched before but not unpacked: torchvision checks its MD5 sum and takes it

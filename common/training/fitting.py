@@ -14,7 +14,7 @@ from torch import Tensor
 
 from common import stopping
 from common.cluster.meeting import Meeting
-from common.config.build import check_device, load_data
+from common.config.build import check_device
 from common.config.parser import mendable, redacted
 from common.config.plugins import class_of
 from common.config.rehearsal import rehearse
@@ -51,6 +51,7 @@ from common.training.introduction import introduce, question_steps
 from common.training.judging import Judging, check_judging
 from common.training.loggers import ask_before_sending, close_loggers, make_loggers
 from common.training.module import LOSS, VALIDATION, DiffusionModule, NonFiniteLoss
+from common.training.once import fetched, with_shared_statistics
 from common.training.restored import Restored
 from common.training.resume import Plan, TrainOrder, check_fits, check_same_data, plan
 from common.training.session import PROGRAM, complain, hide_key, is_first_process, note_environment, say, set_tf32
@@ -149,14 +150,14 @@ def _train(order: TrainOrder, found: Plan, deadline: float | None, meeting: Meet
     set_tf32(device, config.hardware.tf32)
     if not found.is_new and config.data.data_dir and "data_dir" not in order.given:
         say(f"note      data is read from {config.data.data_dir}, as config.json says")
-    dataset = load_data(config.data)
-    if process_count(config.hardware, device) > 1:
+    dataset = fetched(config.data, meeting)
+    if processes > 1:
         meeting.agree(*shared(device, dataset))
     if order.command.check_data:
         return check_data(config, dataset) if is_first_process() else 0
     fitted = fit_to_data(config, dataset.spec, class_of(config.dynamics), class_of(config.network))
     if found.is_new:
-        config, prior = with_statistics(fitted, dataset, folder.prior.name)
+        config, prior = with_shared_statistics(fitted, dataset, folder, meeting)
     else:  # the stored classes and arguments stay, even if defaults have changed since
         check_same_data(config.sample, fitted.sample, folder)
         config, prior = _stored_prior(config, folder, dataset)

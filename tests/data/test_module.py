@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import torch
 
 from common.data import DataSet, Split, reading
 from common.data.module import BatchOrder, DataModule
-from common.seeding import FLIPS, StepRandomness
+from common.seeding import FLIPS, NOISE, StepRandomness
 
 CPU = torch.device("cpu")
 
@@ -249,6 +250,55 @@ def test_two_ranks_share_a_streamed_batch(training):
     else:
         seen = torch.cat([batch.labels for part in parts for batch in part])
         assert sorted(seen.tolist()) == list(range(1000, 1011))
+
+
+class Counting(Lazy):
+    """Notes what is read."""
+
+    def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
+        self.read += indices.tolist()
+        return super().__getitem__(indices)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_process_reads_its_own_batches_and_no_more(training):
+    """Three processes of 2 samples, 5 steps of the set's 30 or all of the 11 that are held out: each sample once."""
+    found = []
+    for rank in range(3):
+        data = small()
+        parts = [replace(part, images=Counting(part.images)) for part in (data.train, data.held_out)]
+        counted = replace(data, train=parts[0], held_out=parts[1])
+        own = module(data=counted, batch=2, rank=rank, world_size=3, training=training)
+        for part in parts:
+            part.images.read = []
+        seen = [label for batch in batches(own, 5 if training else None) for label in batch.labels.tolist()]
+        read = parts[0 if training else 1].images.read
+        assert parts[1 if training else 0].images.read == []
+        assert read == [label - (0 if training else 1000) for label in seen]
+        found += read
+    assert sorted(found) == list(range(30 if training else 11))
+
+
+@pytest.mark.parametrize(
+    ("rank", "world_size", "batch", "accumulate"), [(0, 2, 3, 1), (1, 2, 3, 1), (0, 1, 3, 2), (2, 3, 1, 2)]
+)
+def test_held_out_samples_meet_the_same_noise_however_they_are_parted(rank, world_size, batch, accumulate):
+    """11 samples, 6 of a step: numbers for 6 and then for 5 are drawn together."""
+
+    def drawn(data: DataModule) -> dict[int, torch.Tensor]:
+        found = {}
+        for x0, labels, number, held_out in batches(data):
+            draws = StepRandomness.of_rows(4, -1 - number, *held_out, CPU).normal(NOISE, x0.shape[1:])
+            found |= dict(zip(labels.tolist(), draws, strict=True))
+        return found
+
+    whole = drawn(module(training=False))
+    for index in range(2):
+        expected = StepRandomness(4, -1 - index, (6, 5)[index], 0, 1, CPU).normal(NOISE, (1, 4, 4))
+        assert torch.equal(torch.stack([whole[1000 + 6 * index + i] for i in range(len(expected))]), expected)
+    parts = drawn(module(training=False, batch=batch, rank=rank, world_size=world_size, accumulate=accumulate))
+    assert sorted(parts) == sorted(whole)[rank::world_size]
+    assert all(torch.equal(noise, whole[label]) for label, noise in parts.items())
 
 
 def test_functions_are_mirrored_along_their_points():

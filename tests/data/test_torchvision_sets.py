@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import multiprocessing
 import pickle
 import socket
 import tarfile
@@ -224,12 +225,19 @@ def test_a_plain_file_that_is_no_cifar_is_named(tmp_path, arrays, problem):
 
 
 @pytest.fixture
-def server(monkeypatch):
+def asked():
+    """Names of the files that the server was asked for."""
+    return []
+
+
+@pytest.fixture
+def server(monkeypatch, asked):
     """Files by name; a name mapped to CUT is sent in half, one that is not there is answered with 404."""
     content: dict[str, bytes | tuple[str, bytes]] = {}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
+            asked.append(Path(self.path).name)
             found = content.get(Path(self.path).name)
             if found is None:
                 return self.send_error(404)
@@ -295,6 +303,27 @@ def test_a_set_is_fetched_where_that_is_asked_for(tmp_path, offered):
     content.clear()  # from here on the server has nothing
     assert same(load(name, folder), load(name, original))
     assert same(load(name, folder, download=True), load(name, original))
+
+
+@pytest.mark.parametrize("offered", ["mnist", "cifar10"], indirect=True)
+def test_three_processes_fetch_a_set_once(tmp_path, offered, asked):
+    name, content, original = offered
+
+    def work() -> None:
+        assert same(load(name, tmp_path / "three", download=True), load(name, original))
+
+    load(name, tmp_path / "one", download=True)
+    once, asked[:] = sorted(asked), []  # torchvision asks for every file of MNIST twice
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=work) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(20)
+    assert [process.exitcode for process in processes] == [0] * 3
+    assert sorted(asked) == once
+    assert set(once) == set(content)
+    assert not [path for path in (tmp_path / "three").iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize("fault", ["404", "cut", "md5", "not gzip", "no server"])
