@@ -235,7 +235,7 @@ def generate_groups(members: Iterable[Member] = (), *, processes: Mapping[str, t
     """Flags of generate.py, those of some solvers, wrappers, tasks and processes among them."""
     return without_repeats(
         {
-            "which run": (*section_flags(Opening), PLUGIN),
+            "which run": section_flags(Opening),
             DRAWING: (*section_flags(*DRAWN_BY), *(f for member in members for f in member.flags)),
             "who draws": section_flags(Sharing),
             "published command lines": (*CLAIMS, NOT_LOGGED),

@@ -73,7 +73,7 @@ def draw(order: GenerateOrder, opened: Run, job: Job, claim: Claim, real: Labell
     for remark in notes:
         print(f"note      {remark}")
     print("\n".join(told_order(opened, job, todo)), flush=True)  # before it takes that long
-    calls, trajectory = draw_all(order, opened, job, claim, todo, partial(prepare, order.plugins))
+    calls, trajectory = draw_all(order, opened, job, claim, todo, partial(prepare, order.opening.plugin))
     told = " to ".join(map(str, sorted({min(calls), max(calls)}))) if calls else ""  # adaptive: each block its own
     print(
         f"network   {told} evaluation{'' if told == '1' else 's'} per sample"

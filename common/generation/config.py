@@ -305,7 +305,6 @@ class GenerateOrder:
         compared: where real samples lie.
         inputs: what a task is done on.
         sharing: who draws.
-        plugins: modules of the user that are to be imported before it means anything.
     """
 
     opening: Opening
@@ -317,11 +316,10 @@ class GenerateOrder:
     compared: Compared = field(default_factory=Compared)
     inputs: InputConfig = field(default_factory=InputConfig)
     sharing: Sharing = field(default_factory=Sharing)
-    plugins: tuple[str, ...] = ()
 
     def drawn_by(self, values: Mapping[str, Any]) -> "GenerateOrder":
         """The same with what flags that were given say of who draws."""
-        return replace(self, sharing=section(Sharing, values), plugins=tuple(values.get("plugin", ())))
+        return replace(self, sharing=section(Sharing, values))
 
     def check(self) -> None:
         """Refuse to be told where data lies that is not read, and pictures of a block that another one may draw.

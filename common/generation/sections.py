@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 
 from common.cluster.place import Place
-from common.config.flags import SHARE, Checked, Range, at_least, path, place, ranges
+from common.config.flags import SHARE, Checked, Range, at_least, path, place, ranges, several
 from common.refusal import Refusal
 
 INPUTS = 8  # of a task, if nothing is said
@@ -50,6 +50,7 @@ class Opening(Checked):
         use_ema: use averaged weights (default: True if the run kept some)
         ema_decay: which average to use, if the run kept several (default: its first)
         output_dir: folder that holds the runs
+        plugin: your own module (name or .py file) that adds to the registers; see docs/extending.md (default: none)
     """
 
     run_id: Annotated[str | None, place] = None
@@ -58,6 +59,7 @@ class Opening(Checked):
     use_ema: bool | None = None
     ema_decay: Annotated[float | None, SHARE] = None
     output_dir: Path = Path("runs")
+    plugin: Annotated[tuple[str, ...], several(place)] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
