@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from subprocess import Popen
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch.distributed as dist
 
 from common.cluster.alike import SEEN, Alike, absent, compare, difference, early, nonces, sees_token, token_in
+from common.cluster.giving import awaited, given
 from common.cluster.network import own_address
 from common.cluster.peers import Ended, Peer, Verdict, machine, status
 from common.cluster.place import LIGHTNING, Place
@@ -64,7 +66,7 @@ class Meeting:
         self._board: Board | None = None
         self._followed: tuple[Path, Callable[[], int], str] | None = None
         self._children: tuple[Popen[bytes], ...] = ()
-        self._room, self._topics, self._is_over = "", 0, False
+        self._room, self._topics, self._is_over = "", count(), False
 
     # -- the beginning ------------------------------------------------------------------------------------------------
 
@@ -106,45 +108,25 @@ class Meeting:
         if self._board is None or self.watch is None:
             self._alike += alike
             return
-        self._topics += 1
-        topic, board = f"{self._room}/topic-{self._topics}", self._board
+        topic, board = f"{self._room}/topic-{next(self._topics)}", self._board
         own = {"peer": asdict(self.peers[self.here.rank]), "facts": [dict(group.facts) for group in alike]}
         board.write(f"{topic}/{self.here.rank}", own)
         if not self.here.is_first:
-            why = self._awaited(board, f"{topic}/answer", self.watch)
-            if why:
+            if why := awaited(board, f"{topic}/answer", self.watch):
                 raise Ended(Verdict(why, 2, False))
             return
-        others = [self._awaited(board, f"{topic}/{rank}", self.watch) for rank in range(1, self.here.count)]
+        others = [awaited(board, f"{topic}/{rank}", self.watch) for rank in range(1, self.here.count)]
         why = next(filter(None, (difference(alike, own, other) for other in others)), "")
         board.write(f"{topic}/answer", why)
         if why:
             raise Refusal(why)
 
     def from_first(self, make: Callable[[], Any]) -> Any:
-        """What the first process makes, in all of them; where they have not met, each makes its own.
-
-        Args:
-            make: gives plain data.
-
-        Raises:
-            Ended: if the first process could not.
-        """
+        """What the first process makes, plain data, in all of them; where they have not met, each makes its own."""
         if self._board is None or self.watch is None:
             return make()
-        self._topics += 1
-        name = f"{self._room}/topic-{self._topics}"
-        if not self.here.is_first:
-            return self._awaited(self._board, name, self.watch)
-        made = make()
-        self._board.write(name, made)
-        return made
-
-    def _awaited(self, board: Board, name: str, watch: Watch) -> Any:
-        while (entry := board.read(name)) is None:
-            watch.check()
-            time.sleep(AGAIN)
-        return entry
+        board, name = self._board, f"{self._room}/topic-{next(self._topics)}"
+        return given(board, name, self.watch, make if self.here.is_first else None)
 
     def follow(self, folder: Path, step: Callable[[], int], again: str) -> None:
         """Say what the work is that is done together.
@@ -282,8 +264,9 @@ class Meeting:
             for number, child in enumerate(self._children, 1):
                 if number not in came and child.poll() is not None:
                     raise Ended(early(number, child.returncode))
-            if not self._children and time.monotonic() > end and any(rank not in came for rank in missing):
-                raise Refusal(absent([rank for rank in missing if rank not in came], came, self.seconds))
+            late = [rank for rank in missing if rank not in came and rank > len(self._children)]
+            if late and time.monotonic() > end:  # own children are seen to live
+                raise Refusal(absent(late, came, self.seconds))
             time.sleep(AGAIN)
 
     def _dismiss(self, board: Board, answer: Mapping[str, Any], came: Collection[int]) -> None:
@@ -374,13 +357,12 @@ class Meeting:
         if not briefly(tell, READ):
             return False
         if self.here.is_first:
-            self._see_off(board, watch.lost)
+            self._see_off(board, [peer for peer in self.peers if peer.rank not in watch.lost])
             return False
         return told[0]
 
-    def _see_off(self, board: Board, lost: Collection[int]) -> None:
+    def _see_off(self, board: Board, expected: Sequence[Peer]) -> None:
         """The entries end with the first process: let the others find them until they leave, too."""
-        expected = [peer for peer in self.peers if peer.rank not in lost]
 
         def see() -> None:
             names = [f"{self._room}/state/{peer.rank}" for peer in expected]

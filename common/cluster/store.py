@@ -62,7 +62,10 @@ def address(here: Place, environment: Mapping[str, str] = os.environ) -> Address
         job = environment.get("SLURM_JOB_ID", "")[-4:]
         port = port or str(int(job) + 15000 if job.isdecimal() else 12910)  # as Lightning has it
     if not host:
-        raise Refusal("$MASTER_ADDR is not set, which says on which machine the first process is: set it for all")
+        raise Refusal(
+            "$MASTER_ADDR is not set, which says on which machine the first process is: set it for all, or unset $RANK "
+            "and $LOCAL_RANK if they were left in the shell"
+        )
     if not (port.isdecimal() and 0 < int(port) < 2**16):
         raise Refusal(f"$MASTER_PORT is {port!r}, where the number of a free port belongs (1 to 65535): set it for all")
     work = "/".join(environment.get(name, "") for name in OF_ONE_WORK)

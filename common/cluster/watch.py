@@ -43,7 +43,8 @@ class Watch:
         linger: seconds that it then has.
         again: how the work goes on, in words.
         step: gives the number of the step in work.
-        lost: ranks that the verdict says are lost.
+        if self._talker is not None:
+            self._talker.join(self.beat)  # it may hang
     """
 
     beat, patient, limit, grace, linger = 2.0, 5.0, 45.0, 3.0, 20.0
@@ -110,14 +111,12 @@ class Watch:
         """Seconds after which a lost process is known to be lost."""
         return self.limit + 2 * self.beat
 
-    def end(self) -> bool:
-        """Stop watching, since this process ends by itself; whether no verdict came before."""
+    def end(self) -> None:
+        """Stop watching, since this process ends by itself."""
         with self._lock:
             self._end.set()
-            was_free = self._verdict is None or self._taken.is_set()
         if self._talker is not None:
             self._talker.join(self.beat)  # it may hang
-        return was_free
 
     def last(self, rank: int) -> dict[str, Any]:
         """What a process has said last."""

@@ -151,7 +151,8 @@ def _train(order: TrainOrder, found: Plan, deadline: float | None, meeting: Meet
     if not found.is_new and config.data.data_dir and "data_dir" not in order.given:
         say(f"note      data is read from {config.data.data_dir}, as config.json says")
     dataset = fetched(config.data, meeting)
-    meeting.agree(*shared(device, dataset))
+    if processes > 1:
+        meeting.agree(*shared(device, dataset))
     if order.command.check_data:
         return check_data(config, dataset) if is_first_process() else 0
     fitted = fit_to_data(config, dataset.spec, class_of(config.dynamics), class_of(config.network))

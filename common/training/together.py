@@ -1,6 +1,7 @@
 """What the processes of one training must have in common, and how they come to have it."""
 
 import hashlib
+import os
 import platform
 import re
 import sys
@@ -13,7 +14,8 @@ import torch
 
 from common.cluster.alike import Alike
 from common.cluster.meeting import Meeting
-from common.cluster.place import Place, place
+from common.cluster.place import TORCHRUN, Place, place
+from common.config.build import check_device
 from common.config.parser import complain, mendable, redacted
 from common.config.resolve import section
 from common.config.schema import Hardware
@@ -21,7 +23,7 @@ from common.data.source import DataSet, Split
 from common.refusal import Refusal
 from common.training.resume import TrainOrder
 from common.training.session import PROGRAM, number_by_node
-from common.training.trainer import device_count
+from common.training.trainer import check_rank, device_count
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("common", "gfdm", "fdp")
@@ -39,6 +41,8 @@ def meeting_of(order: TrainOrder) -> Meeting:
     here = place()
     hardware: Hardware = section(Hardware, {**order.of_preset, **order.given})  # a run's own are not known yet
     number_by_node(hardware.num_nodes)
+    if here.launcher == TORCHRUN and "MASTER_ADDR" not in os.environ:
+        check_rank(hardware, check_device(hardware.device))  # a number was left in the shell
     is_one_command = not here.from_outside and hardware.num_nodes == 1
     alike = () if is_one_command else (flags(order.words), versions())
     folder = None if order.command.only_looks else order.output_dir

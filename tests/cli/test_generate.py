@@ -13,7 +13,7 @@ from common.data import DataOptions
 from common.data.digits import Digits
 from common.files import load_state
 from common.generation import blocks as generation
-from common.generation import forecast
+from common.generation import drawing, forecast
 from common.generation.blocks import read_samples
 from common.media.grids import GAP, LINE, TEXT_GAP, width_of
 from common.runs import RunFolder
@@ -150,7 +150,7 @@ def test_a_restart_gives_identical_arrays(cli, run):
     kept = (folder / "data" / "data_000000.npy").stat().st_mtime_ns
     result = cli("generate", *words)
     assert (result.code, "kept      4 samples are there already" in result.out) == (0, True)
-    assert "2/2" in result.err  # the bar counts what is drawn
+    assert "7/7" in result.err  # the bar counts samples of the whole set
     assert arrays(folder) == whole
     assert (folder / "data" / "data_000000.npy").stat().st_mtime_ns == kept
     assert (folder / "grid.png").exists()
@@ -251,7 +251,7 @@ def test_generation_is_cut_off_and_goes_on(cli, run, monkeypatch):
     whole = arrays(folder)
     for path in folder.rglob("*.npy"):
         path.unlink()
-    write, count = generation.write_array, []
+    write, count = drawing.write_array, []
 
     def cut(path, array):
         count.append(path)
@@ -259,10 +259,10 @@ def test_generation_is_cut_off_and_goes_on(cli, run, monkeypatch):
             raise KeyboardInterrupt
         write(path, array)
 
-    monkeypatch.setattr(generation, "write_array", cut)
+    monkeypatch.setattr(drawing, "write_array", cut)
     with pytest.raises(KeyboardInterrupt):
         cli("generate", *words)
-    monkeypatch.setattr(generation, "write_array", write)
+    monkeypatch.setattr(drawing, "write_array", write)
     assert 0 < len(arrays(folder)) < len(whole)
     assert cli("generate", *words).code == 0
     assert arrays(folder) == whole

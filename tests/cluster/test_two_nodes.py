@@ -102,11 +102,22 @@ class Commands:
         return self._start(number, *TORCHRUN, *node, *meeting, *training, "--devices", "1", "--num_nodes", "2")
 
     def c10d(self, number: int, *training: str) -> Started:
-        """torchrun that finds the others. These names of hosts lead nowhere, so it needs to be told what it is."""
+        """torchrun that finds the others. These names of hosts lead nowhere, so it needs to be told what it is.
+
+        It forgets a dead node after 15 s, here after 3 s: before the watch of the other node, as with 45 s there.
+        """
         node = ("--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3", "--rdzv-id", training[-1])
         meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"{self.first}:29400")
-        own = ("--rdzv-conf", f"is_host={number == 0}", "--local-addr", self.network.nodes[number].address)
-        return self._start(number, *TORCHRUN, *node, *meeting, *own, *training, "--devices", "1", "--num_nodes", "2")
+        own = (
+            "--rdzv-conf",
+            f"is_host={number == 0},keep_alive_interval=1",
+            "--local-addr",
+            self.network.nodes[number].address,
+        )
+        # else a torchrun that comes again waits for an address that the other one has told before (torch 2.15)
+        environment = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+        devices = ("--devices", "1", "--num_nodes", "2")
+        return self._start(number, *TORCHRUN, *node, *meeting, *own, *training, *devices, **environment)
 
     def own(self, number: int, *training: str) -> Started:
         """train.py itself."""

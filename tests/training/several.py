@@ -2,7 +2,8 @@
 
 ``python several.py plan.json`` runs the trainings of a plan one after another and prints the exit codes of the
 processes of each, a line of JSON. A plan is a list of {"processes": 3, "words": [..], "log": file}, and may say more
-of a training: "kill_at" a step, "copies" for gradients that are copied before they are exchanged.
+of a training: "kill_at" a step, "copies" for gradients that are copied before they are exchanged, "mirror" and "sums"
+for where MNIST is fetched from and the check sums it has there.
 """
 
 import json
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torchvision.datasets import MNIST
 
 import train
 from common.training import fitting
@@ -66,6 +68,8 @@ def work(rank: int, count: int, port: int, case: dict) -> int:
         die_at(kill_at)
     if case.get("copies"):
         copy_gradients()
+    if case.get("mirror"):
+        MNIST.mirrors, MNIST.resources = [case["mirror"]], [tuple(pair) for pair in case["sums"]]
     return train.main(words)
 
 
@@ -83,6 +87,8 @@ def run(case: dict) -> list[int]:
                 os.dup2(log, 2)
                 code = work(rank, case["processes"], port, case)
                 sys.stdout.flush()
+            except SystemExit as end:
+                code = int(end.code or 0)
             except BaseException as error:
                 print(f"{type(error).__name__}: {error}", file=sys.stderr)
             finally:

@@ -1,9 +1,13 @@
 """A step is the same however its samples are shared out: 12x1, 6x2, 4x3 (batch times processes), and in micro-steps."""
 
+import gzip
+import hashlib
 import json
 import subprocess
 import sys
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ from common.refusal import Refusal
 from common.runs import RunFolder
 from common.training.batches import change_of_batches, check_exchange, shared_out
 from common.training.resume import resumed
+from tests.data.idx import write_mnist
 from tests.training import several, tiny
 
 FLAGS = {
@@ -38,6 +43,20 @@ OPTIONS = {"plain": {}, "static": {"static_graph": True}, "bf16": {"gradient_com
 INR = {"model_name": "inr", "width": 8, "depth": 2, "inner_steps": 2, "dynamics": "heat"}
 NAME, HEAT, TUNED = "digits_H0.9_K2", "digits_heat_inr", "digits_H0.9_K2_consistency"
 TOLERANCE = 5e-5
+
+
+def carried_out(folder: Path, plan: list[dict]) -> list[list[int]]:
+    """Exit codes of the processes of each training of a plan."""
+    (folder / "plan.json").write_text(json.dumps(plan))
+    done = subprocess.run(
+        [sys.executable, several.__file__, str(folder / "plan.json")],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +90,8 @@ def trained(tmp_path_factory):
     add("copied", 2, copies=True, **small)
     for name, more in OPTIONS.items():
         add(name, 2, **small, **more)
-    (folder / "plan.json").write_text(json.dumps(plan))
-    done = subprocess.run(
-        [sys.executable, several.__file__, str(folder / "plan.json")],
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    for case, line in zip(plan, done.stdout.splitlines(), strict=True):
-        codes.setdefault(case["name"], []).append(json.loads(line))
+    for case, found in zip(plan, carried_out(folder, plan), strict=True):
+        codes.setdefault(case["name"], []).append(found)
     return folder, codes
 
 
@@ -151,6 +161,62 @@ def test_gradients_in_bf16(trained):
     assert 0 < tiny.difference(one, other) < 8e-3  # two steps of the optimiser
     for line, like in zip(tiny.lines(one), tiny.lines(other), strict=True):
         assert float(line["train/loss"] or 0) == pytest.approx(float(like["train/loss"] or 0), abs=2e-3)
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mnist(tmp_path, monkeypatch):
+    """A server with a set in MNIST's format: its address, files with check sums, and what it was asked for."""
+    write_mnist(tmp_path)
+    content = {}
+    for file in sorted((tmp_path / "MNIST" / "raw").iterdir()):
+        content[f"{file.name}.gz"] = gzip.compress(file.read_bytes())
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path.removeprefix("/"))
+            if (found := content.get(asked[-1].removeprefix("whole/"))) is None:
+                return self.send_error(404)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(found)))
+            self.end_headers()
+            self.wfile.write(found)
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("no_proxy", "*")
+    service = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=service.serve_forever, daemon=True).start()
+    sums = [(name, hashlib.md5(packed).hexdigest()) for name, packed in content.items()]
+    yield {"mirror": f"http://127.0.0.1:{service.server_port}/", "sums": sums}, content, asked
+    service.shutdown()
+    service.server_close()
+
+
+@pytest.mark.slow
+def test_a_set_is_fetched_once_by_the_processes_of_a_training(tmp_path, mnist):
+    """Three processes of one machine; the first fetches. If the server has nothing, a line ends all."""
+    server, content, asked = mnist
+    flags = {**tiny.FLAGS, "device": "cpu", "data_name": "mnist", "download": True, "train_steps": 2, "val_samples": 3,
+             "global_batch": 3}  # fmt: skip
+    plan = []
+    for name in ("whole", "nothing"):
+        words = tiny.command(**flags, wb_id=name, data_dir=tmp_path / name, output_dir=tmp_path / "runs")
+        case = {"processes": 3, "words": words, "log": str(tmp_path / f"{name}.log"), **server}
+        plan.append({**case, "mirror": f"{case['mirror']}{name}/"})
+    whole, nothing = carried_out(tmp_path, plan)
+    assert whole == [0] * 3
+    # torchvision asks for the name and then for the file
+    assert sorted(path for path in asked if "nothing" not in path) == sorted([f"whole/{name}" for name in content] * 2)
+    assert nothing == [2] * 3
+    log = (tmp_path / "nothing.log").read_text()
+    assert log.count("the download from") == 1
+    assert "Traceback" not in log
+    assert not (tmp_path / "nothing").exists()
 
 
 # -- shares -----------------------------------------------------------------------------------------------------------
