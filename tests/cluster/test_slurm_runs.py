@@ -147,7 +147,9 @@ def test_ssh_on_two_hosts_one_of_which_loses_a_process(clone, whole):
     ours, theirs = (
         load_checkpoint(path) for path in (numbered / "last.ckpt", whole / f"checkpoints/step-{step:07d}.ckpt")
     )
-    assert all(torch.equal(value, theirs["state_dict"][name]) for name, value in ours["state_dict"].items())
+    names = [name for name in ours["state_dict"] if not name.startswith("level_")]  # mean losses, which are only shown
+    assert len(names) > 100
+    assert [name for name in names if not torch.equal(ours["state_dict"][name], theirs["state_dict"][name])] == []
 
 
 def test_samples_of_an_array_and_their_figures_are_those_of_one_process(clone, whole, capsys):
