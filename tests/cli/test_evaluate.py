@@ -39,9 +39,7 @@ def figures_in(path: str | Path) -> dict:
 def test_images_and_arrays_of_another_program_give_the_same_figures(cli, files, run):
     words = ("evaluate", "--reference", files / "real", "--metrics", "nearest,sw,fid@pixels")
     first = cli(*words, "--samples", files / "fake")
-    assert first.code == 0, first.err
-    assert "sampling" in first.err  # the bar of generate.py, and nothing else
-    assert first.err.count("\n") == 1
+    assert (first.code, first.err) == (0, "")
     of_images = figures_in("runs/metrics-fake.json")
     assert {"nearest", "sw", "sw_low", "sw_high", "sw_real", "fid@pixels"} <= set(of_images)
     assert "verdict   " in first.out
