@@ -217,7 +217,7 @@ def test_classes_with_few_real_samples_have_a_line_too(cli, run):
     """Ten other real samples, as many as drawn ones, are not one of each class."""
     words = ("evaluate", *SHORT, "--n_samples", 50, "--per_class", True, "--metrics", "agreement,sw@pixels,kid@pixels")
     result = cli(*words)
-    assert (result.code, result.err) == (0, "")
+    assert result.code == 0, result.err
     lines = result.out.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("class "))
     names = lines[start].split()
