@@ -20,7 +20,7 @@ from common.generation.drawing import missing
 from common.generation.identity import evaluations_of
 from common.generation.opening import drawn_from, open_job
 from common.generation.pictures import real_beside, show
-from common.generation.planning import check_room
+from common.generation.room import check_room
 from common.generation.sets import check_labels, check_set, claimed, findings
 from common.generation.sharing import draw_all
 from common.generation.told import told_processes
