@@ -14,7 +14,7 @@ from common.training.session import is_first_process, number_by_node
         ({}, 2, True),
         ({"NODE_RANK": "1"}, 1, True),  # left in the shell
         ({"NODE_RANK": "x"}, 2, True),
-        ({"NODE_RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "4"}, 2, True),  # Lightning's own, which it numbers
+        ({"NODE_RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}, 2, True),  # Lightning's own, which it numbers
     ],
 )
 def test_first_process_is_on_the_first_node(
