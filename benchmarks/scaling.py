@@ -100,8 +100,8 @@ class Scale:
     """
 
     networks: tuple[Trained, ...]
-    warm_up: int = 5
-    windows: int = 4
+    warm_up: int = 3
+    windows: int = 3
     seconds: float = 1.0
     repeats: int = 3
     block: int = 64

@@ -39,7 +39,7 @@ def number_by_node(nodes: int) -> None:
         nodes: number of machines; where there is one, the variable was left over.
     """
     node = os.environ.get(NODE, "0")
-    if nodes > 1 and place() == Place() and node.isdecimal() and int(node):
+    if nodes > 1 and place(nodes=nodes) == Place() and node.isdecimal() and int(node):
         from lightning.pytorch.utilities.rank_zero import rank_zero_only  # here: as above
 
         rank_zero_only.rank = int(node)  # type: ignore[attr-defined]

@@ -38,8 +38,8 @@ def meeting_of(order: TrainOrder) -> Meeting:
     Raises:
         Refusal: if the launcher's variables cannot be.
     """
-    here = place()
     hardware: Hardware = section(Hardware, {**order.of_preset, **order.given})  # a run's own are not known yet
+    here = place(nodes=hardware.num_nodes)
     number_by_node(hardware.num_nodes)
     if here.launcher == TORCHRUN and "MASTER_ADDR" not in os.environ:
         check_rank(hardware, check_device(hardware.device))  # a number was left in the shell
