@@ -189,6 +189,9 @@ def test_a_plan_writes_nothing(cli, shipped, monkeypatch):
     (of(shipped) / "data" / "data_000010.npy").unlink()
     for more, told in (
         (("--devices", 3), "20 samples are there already"),
+        (("--devices", 3), "by one process: 1 block of "),
+        (("--devices", 3), "one process draws that block, the others have nothing to do: lower --batch_size"),
+        (("--devices", 3, "--n_samples", 26), "3 processes draw up to "),
         (("--shard", "1/2"), "plan      10 samples (share 1/2 of 25)"),
     ):
         plan = cli(*DRAW, "--dry_run", *more)

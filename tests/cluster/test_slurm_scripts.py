@@ -63,6 +63,33 @@ def test_three_lines_are_edited(path):
     assert "srun --kill-on-bad-exit=1 python" in text_of("job.sh")
 
 
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (("FLAGS=(--preset", 'FLAGS="--preset'), "error: FLAGS is to be a bash array: FLAGS=(--flag value)"),
+        (("ID=faces", "ID="), "error: ID is to be the id of a run: ID=faces"),
+    ],
+)
+def test_lines_that_are_edited_wrongly(job, edit, told):
+    script = text_of("train.sbatch").replace(*edit)
+    if "array" in told:
+        script = script.replace('"$HOME/faces" --image_size 64)', '$HOME/faces --image_size 64"')
+    one = job(script, "exit 0")
+    sbatch(one, within=20)
+    assert one.codes == [2]
+    assert told in one.log
+    assert not (one.folder / "words.0").exists()
+
+
+@pytest.mark.parametrize("name", [path.name for path in BATCH])
+def test_a_job_that_is_sent_in_another_folder(job, name):
+    one = job(name, "exit 0")
+    (one.folder / "scripts").unlink()
+    sbatch(one, within=20)
+    assert one.codes == [2]
+    assert f"job       error: send it in the folder of the clone, not in {one.folder}\n" in one.log
+
+
 def test_a_training_in_three_jobs(job):
     """Time was up (exit code 0), the limit came near (a signal), finished."""
     behaviour = f"case ${{SLURM_RESTART_COUNT:-0}} in 0) {PROGRESS};; 1) {PROGRESS}; {WAITS};; 2) {FINAL};; esac"
@@ -79,6 +106,8 @@ def test_a_training_in_three_jobs(job):
     ]
     assert (one.folder / "place").read_text() == "localhost 19711\n"  # 15000 + the last four digits, as Lightning does
     assert "the limit of the job is near" in one.log
+    starts = [f"job       4711, start {i}: 2 x train.py on localhost for faces" for i in (1, 2, 3)]
+    assert [line for line in one.log.splitlines() if ", start " in line] == starts
     assert not list(one.folder.glob("*.idle"))
 
 

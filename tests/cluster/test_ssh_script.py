@@ -14,6 +14,8 @@ from tests.test_imports import ROOT
 STAND_IN = Path(__file__).with_name("ssh")
 WAITS = "trap 'echo told; exit 1' TERM INT; touch begun.$STAND_IN_HOST; while :; do sleep 0.03; done"
 
+GPU = '[ "$1" = -c ] && { [ ! -e "no-gpu.$STAND_IN_HOST" ]; exit; }'  # asked before torchrun is to count them
+
 
 @pytest.fixture
 def started(tmp_path, monkeypatch):
@@ -21,12 +23,13 @@ def started(tmp_path, monkeypatch):
     folder = tmp_path / "it's a folder"
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "ssh").symlink_to(STAND_IN)
-    (folder / "scripts").symlink_to(ROOT / "scripts")
+    for name in ("scripts", "train.py"):
+        (folder / name).symlink_to(ROOT / name)
     monkeypatch.chdir(folder)
 
     def start(behaviour: str, *words: str) -> subprocess.Popen[str]:
         python = folder / "bin" / "python"
-        python.write_text(f'#!/bin/bash\nprintf "%q " "$@" > "words.$STAND_IN_HOST"\n{behaviour}\n')
+        python.write_text(f'#!/bin/bash\nprintf "%q " "$@" > "words.$STAND_IN_HOST"\n{GPU}\n{behaviour}\n')
         python.chmod(0o755)
         return subprocess.Popen(
             ["scripts/ssh/train.sh", *words],
@@ -100,3 +103,27 @@ def test_what_it_refuses(started):
         assert process.returncode == 2
         assert said in out
         assert out.count("\n") == 1
+    Path("train.py").unlink()
+    out, _ = started("", "one", "--", "--wb_id", "x").communicate(timeout=20)
+    assert out == f"train.sh: error: there is no train.py in {Path.cwd()}: give this in the folder of the clone\n"
+
+
+@pytest.mark.parametrize("where", ["one", "two"])
+def test_what_train_py_refuses_ends_all_at_once_and_is_said_last(started, where):
+    """torchrun would start it again three times, and say more of itself than of the cause."""
+    said = "train.py: error: --devices 4 times --num_nodes 2 is not 2"
+    refused = f"[ $STAND_IN_HOST = {where} ] && echo '{said}'; {WAITS}"
+    process = started(refused, "one", "two", "--", "--wb_id", "x", "--devices", "1")
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 2, out
+    assert out.count("told") == 2
+    assert out.splitlines()[-1] == "train.sh: error: --devices 4 times --num_nodes 2 is not 2"
+
+
+def test_a_host_without_a_gpu_is_named(started):
+    Path("no-gpu.two").touch()
+    process = started(WAITS, "one", "two", "--", "--wb_id", "x")
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 2, out
+    assert "two: train.sh: error: this host has no GPU: give --devices N, a number of processes\n" in out
+    assert out.splitlines()[-1] == "train.sh: error: this host has no GPU: give --devices N, a number of processes"
