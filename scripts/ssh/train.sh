@@ -51,7 +51,11 @@ quoted() {
 # What a host does: torchrun, until that ends or its standard input does, which is when the one who started it has gone.
 # shellcheck disable=SC2016
 remote='cd "$1" || exit 2
-shift
+if [ -n "$2" ] && (: <>"/dev/tcp/127.0.0.1/$2") 2>/dev/null; then
+    echo "train.sh: error: port $2 of this host is taken: MASTER_PORT=N before the command takes another"
+    exit 2
+fi
+shift 2
 case " $* " in *" --nproc-per-node gpu "*)
     if ! "$1" -c "import sys, torch; sys.exit(not torch.cuda.is_available())" </dev/null; then
         echo "train.sh: error: this host has no GPU: give --devices N, a number of processes"
@@ -86,24 +90,29 @@ trap stop INT TERM HUP
 
 prefixed() { # to the end, whatever is signalled to the group
     trap '' INT TERM HUP
+    local line said=""
     while IFS= read -r line || [ -n "$line" ]; do
         printf '%s: %s\n' "$1" "$line"
-        case $line in # another attempt would not mend that
-            "train.py: error: "* | "train.sh: error: "*) printf '%s\n' "${line#train.??: error: }" >>"$folder/refused" ;;
+        case $line in
+            "train.py: error: "*) said=${line#train.py: error: } ;;
+            "train.sh: error: "*) printf '%s\n' "${line#train.sh: error: }" >>"$folder/refused" ;;
+            *"failed (exitcode: 2)"*) # torchrun; a process that was lost is told as an error too, with another code
+                if [ -n "$said" ]; then printf '%s\n' "$said" >>"$folder/refused"; fi ;;
         esac
     done
 }
 
-pids=() readers=()
+port=${MASTER_PORT:-29500} pids=() readers=()
 for i in "${!hosts[@]}"; do
     # c10d: with fixed node ranks torchrun's store survives a restart, and so do addresses of processes that are gone
     command=("$python" -m torch.distributed.run --nnodes ${#hosts[@]} --nproc-per-node "$devices" --max-restarts 3
-        --rdzv-backend c10d --rdzv-endpoint "${hosts[0]##*@}:${MASTER_PORT:-29500}" --rdzv-id "$named"
+        --rdzv-backend c10d --rdzv-endpoint "${hosts[0]##*@}:$port" --rdzv-id "$named"
         --rdzv-conf "is_host=$((i == 0))" --local-addr "${hosts[i]##*@}" train.py "$@" --num_nodes ${#hosts[@]} --resume auto)
+    serves=$([ "$i" -ne 0 ] || echo "$port") # where the others come, on the first host
     mkfifo "$folder/$i"
     prefixed "${hosts[i]}" <"$folder/$i" 9>&- &
     readers+=($!)
-    ssh -o BatchMode=yes -o ServerAliveInterval=15 "${hosts[i]}" "$(quoted bash -c "$remote" host "$PWD" "${command[@]}")" \
+    ssh -o BatchMode=yes -o ServerAliveInterval=15 "${hosts[i]}" "$(quoted bash -c "$remote" host "$PWD" "$serves" "${command[@]}")" \
         <"$folder/held" >"$folder/$i" 2>&1 9>&- & # in the background it does not see Ctrl-C
     pids+=($!)
 done

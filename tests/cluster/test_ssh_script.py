@@ -3,6 +3,7 @@
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -27,13 +28,13 @@ def started(tmp_path, monkeypatch):
         (folder / name).symlink_to(ROOT / name)
     monkeypatch.chdir(folder)
 
-    def start(behaviour: str, *words: str) -> subprocess.Popen[str]:
+    def start(behaviour: str, *words: str, port: int | None = None) -> subprocess.Popen[str]:
         python = folder / "bin" / "python"
         python.write_text(f'#!/bin/bash\nprintf "%q " "$@" > "words.$STAND_IN_HOST"\n{GPU}\n{behaviour}\n')
         python.chmod(0o755)
         return subprocess.Popen(
             ["scripts/ssh/train.sh", *words],
-            env={"PATH": f"{folder}/bin:/usr/bin:/bin"},
+            env={"PATH": f"{folder}/bin:/usr/bin:/bin", **({"MASTER_PORT": str(port)} if port else {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -112,12 +113,20 @@ def test_what_it_refuses(started):
 def test_what_train_py_refuses_ends_all_at_once_and_is_said_last(started, where):
     """torchrun would start it again three times, and say more of itself than of the cause."""
     said = "train.py: error: --devices 4 times --num_nodes 2 is not 2"
-    refused = f"[ $STAND_IN_HOST = {where} ] && echo '{said}'; {WAITS}"
+    refused = f"[ $STAND_IN_HOST = {where} ] && echo '{said}' && echo 'E] failed (exitcode: 2) local_rank: 0'; {WAITS}"
     process = started(refused, "one", "two", "--", "--wb_id", "x", "--devices", "1")
     out, _ = process.communicate(timeout=20)
     assert process.returncode == 2, out
     assert out.count("told") == 2
     assert out.splitlines()[-1] == "train.sh: error: --devices 4 times --num_nodes 2 is not 2"
+
+
+def test_a_lost_process_is_left_to_torchrun(started):
+    """It is told as an error, too, but the next attempt goes on."""
+    behaviour = "echo 'train.py: error: rank 1 is lost'; echo 'E] failed (exitcode: 75) local_rank: 0'; echo again"
+    out, _ = (process := started(behaviour, "one", "two", "--", "--wb_id", "x", "--devices", "1")).communicate(timeout=20)
+    assert process.returncode == 0, out
+    assert out.count("again\n") == 2
 
 
 def test_a_host_without_a_gpu_is_named(started):
@@ -127,3 +136,15 @@ def test_a_host_without_a_gpu_is_named(started):
     assert process.returncode == 2, out
     assert "two: train.sh: error: this host has no GPU: give --devices N, a number of processes\n" in out
     assert out.splitlines()[-1] == "train.sh: error: this host has no GPU: give --devices N, a number of processes"
+
+
+def test_a_port_that_is_taken_is_told_before_torchrun_fails_by_it(started):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = started(WAITS, "one", "two", "--", "--wb_id", "x", "--devices", "1", port=port)
+        out, _ = process.communicate(timeout=20)
+    assert process.returncode == 2, out
+    told = f"error: port {port} of this host is taken: MASTER_PORT=N before the command takes another"
+    assert f"one: train.sh: {told}\n" in out
+    assert f"two: train.sh: {told}\n" not in out
+    assert out.splitlines()[-1] == f"train.sh: {told}"
