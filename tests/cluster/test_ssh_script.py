@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.joined import free_port
 from tests.test_imports import ROOT
 
 STAND_IN = Path(__file__).with_name("ssh")
@@ -34,7 +35,7 @@ def started(tmp_path, monkeypatch):
         python.chmod(0o755)
         return subprocess.Popen(
             ["scripts/ssh/train.sh", *words],
-            env={"PATH": f"{folder}/bin:/usr/bin:/bin", **({"MASTER_PORT": str(port)} if port else {})},
+            env={"PATH": f"{folder}/bin:/usr/bin:/bin", "MASTER_PORT": str(port or free_port())},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -50,7 +51,8 @@ def words(host: str) -> list[str]:
 
 def test_every_host_runs_its_part(started):
     flags = ["--preset", "digits", "--wb_id", "two", "--data_dir", "a 'b' $HOME `c`", "--devices", "2"]
-    process = started('echo "from $PWD"; printf "no end"', "me@one", "two", "--", *flags)
+    port = free_port()
+    process = started('echo "from $PWD"; printf "no end"', "me@one", "two", "--", *flags, port=port)
     out, _ = process.communicate(timeout=20)
     assert process.returncode == 0, out
     here = Path.cwd()
@@ -58,7 +60,7 @@ def test_every_host_runs_its_part(started):
     for host, keeps in (("me@one", 1), ("two", 0)):
         assert words(host) == [
             *shlex.split("-m torch.distributed.run --nnodes 2 --nproc-per-node 2 --max-restarts 3 --rdzv-backend c10d"),
-            *shlex.split(f"--rdzv-endpoint one:29500 --rdzv-id two --rdzv-conf is_host={keeps}"),
+            *shlex.split(f"--rdzv-endpoint one:{port} --rdzv-id two --rdzv-conf is_host={keeps}"),
             *shlex.split(f"--local-addr {host[-3:]} train.py"),
             *flags,
             *shlex.split("--num_nodes 2 --resume auto"),
