@@ -179,6 +179,7 @@ def test_functions(folder, capsys):
     assert ratios == pytest.approx([0.17, 0.76, 3.3, 14, 1.3, 1.22, 1.24], rel=0.1)
 
 
+@pytest.mark.slow
 def test_sounds(folder):
     (block,) = python("sounds.md")
     exec(compile(block, "sounds.md", "exec"), {})
