@@ -108,7 +108,7 @@ def test_published_steps_are_the_default_of_published_samplers(cli, run, monkeyp
         seen.append(job)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("generate.generate", sampler)
+    monkeypatch.setattr("common.generation.sharing.generate", sampler)
     for mode, solver in (("sde", "em"), ("ode", "euler")):
         with pytest.raises(KeyboardInterrupt):
             cli("generate", "--run_id", "tiny", "--mode", mode)
