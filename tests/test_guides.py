@@ -123,6 +123,7 @@ def test_metrics(folder, capsys):
     assert f"the first of `{'`, `'.join(names)}` that is there" in GUIDES["metrics.md"]
 
 
+@pytest.mark.slow
 def test_images(folder, capsys):
     for command in commands(GUIDES["images.md"]):
         trains = command[0] == "train.py" and "--check_data" not in command
