@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.cluster.slurm import Job, options_of, sbatch
+from tests.marks import later
 from tests.test_imports import ROOT
 
 SCRIPTS = sorted((ROOT / "scripts").glob("s*/*.s*"))
@@ -119,7 +120,7 @@ def test_a_training_in_three_jobs(job):
     assert not list(one.folder.rglob("*.idle"))
 
 
-@pytest.mark.parametrize("code", [1, 2, 127])
+@pytest.mark.parametrize("code", [1, later(2), later(127)])
 def test_what_another_job_would_not_mend(job, code):
     one = job("train.sbatch", f"exit {code}")
     sbatch(one, within=20)
@@ -127,7 +128,7 @@ def test_what_another_job_would_not_mend(job, code):
     assert f"exit code {code}, which another job would not mend" in one.log
 
 
-@pytest.mark.parametrize(("end", "times", "code"), [("kill -9 $$", 4, 137), ("exit 75", 1, 130)])
+@pytest.mark.parametrize(("end", "times", "code"), [later("kill -9 $$", 4, 137), ("exit 75", 1, 130)])
 def test_a_lost_task_is_tried_again_while_there_is_progress(job, end, times, code):
     """Of 75 and 130, that of the task which got the signal that followed, srun tells the larger one."""
     lost = f"[ $SLURM_PROCID = 1 ] && {{ sleep 0.05; {end}; }}; {WAITS}"
@@ -137,7 +138,7 @@ def test_a_lost_task_is_tried_again_while_there_is_progress(job, end, times, cod
     assert one.codes == [code] * times + [0]
 
 
-@pytest.mark.parametrize("code", [0, 130])
+@pytest.mark.parametrize("code", [0, later(130)])
 def test_jobs_that_bring_nothing_new_come_to_an_end(job, code):
     """srun tells 130 where a task was refused with 2 and the other one ended by the signal that followed."""
     behaviour = f"exit {code}" if code != 130 else f"[ $SLURM_PROCID = 0 ] || exit 2; {WAITS}"
