@@ -124,6 +124,7 @@ def test_metrics(folder, capsys):
     assert f"the first of `{'`, `'.join(names)}` that is there" in GUIDES["metrics.md"]
 
 
+@pytest.mark.slow
 def test_images(folder, capsys):
     for command in commands(GUIDES["images.md"]):
         trains = command[0] == "train.py" and "--check_data" not in command
@@ -180,6 +181,7 @@ def test_functions(folder, capsys):
     assert ratios == pytest.approx([0.17, 0.76, 3.3, 14, 1.3, 1.22, 1.24], rel=0.1)
 
 
+@pytest.mark.slow
 def test_sounds(folder):
     (block,) = python("sounds.md")
     exec(compile(block, "sounds.md", "exec"), {})

@@ -196,9 +196,8 @@ class Meeting:
         """
 
         def end() -> None:
-            line = f"{self._name()}: {why}"
             if not self.end(2, why):
-                self._speak(line)
+                self._speak(f"{self._name()}: {why}")
             os._exit(2)
 
         timer = threading.Timer(seconds, end)
@@ -255,8 +254,7 @@ class Meeting:
         end = time.monotonic() + self.seconds
         while missing := [rank for rank in range(self.here.count) if rank not in came]:
             for rank in missing:
-                entry = board.read(f"{self._room}/here/{rank}")
-                if entry is not None:
+                if (entry := board.read(f"{self._room}/here/{rank}")) is not None:
                     entry["late"] = entry["clock"] - time.time()
                     came[rank] = entry
             if stray := board.read(f"{self._room}/state/{STRAY}"):
@@ -325,6 +323,8 @@ class Meeting:
             board.write(f"{self._room}/here/{rank}", own)
             return
         line = f"{self._name()} {why}; give each process a number of its own ($RANK), and all the same $WORLD_SIZE"
+        if "peers" in (board.read(f"{self._room}/answer") or {}):  # all of them are at work, and need not hear of it
+            raise Ended(Verdict(line, 2, True))
         board.write(f"{self._room}/state/{STRAY}", {"beat": 1, "left": 2, "line": line})
         raise Ended(Verdict(line, 2, False))
 

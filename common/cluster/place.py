@@ -1,12 +1,15 @@
 """Which process of one work this is, as whoever started it has numbered it."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common.refusal import Refusal
 
 TORCHRUN, SRUN, LIGHTNING = "torchrun", "srun", "lightning"
+# srun(1): tasks of each machine; $SLURM_NTASKS_PER_NODE is what a job was asked for, and steps may have others
+PER_NODE = ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,8 @@ def place(environment: Mapping[str, str] = os.environ, nodes: int = 1) -> Place:
         local, attempt = number("LOCAL_WORLD_SIZE", 1), number("TORCHELASTIC_RESTART_COUNT", 0)
         found = Place(number("RANK"), number("WORLD_SIZE"), number("LOCAL_RANK"), local, TORCHRUN, attempt)
     elif "SLURM_NTASKS" in environment and "SLURM_PROCID" in environment:
-        nodes, count = number("SLURM_NNODES", 1), number("SLURM_NTASKS")
-        local = number("SLURM_NTASKS_PER_NODE", max(1, count // nodes))
+        count = number("SLURM_NTASKS")
+        local = tasks_here(environment, count, number("SLURM_NNODES", 1), number("SLURM_NODEID", 0))
         found = Place(number("SLURM_PROCID"), count, number("SLURM_LOCALID", 0), local, SRUN)
     elif "LOCAL_RANK" in environment:  # Lightning's own: the first process has written them for all
         local_rank, count = number("LOCAL_RANK"), number("WORLD_SIZE", 1)
@@ -93,3 +96,20 @@ def place(environment: Mapping[str, str] = os.environ, nodes: int = 1) -> Place:
             "of them again"
         )
     return found
+
+
+def tasks_here(environment: Mapping[str, str], count: int, nodes: int, node: int) -> int:
+    """Tasks of a step of srun on this machine; ``2(x3),1`` are two on each of three, and one on the fourth.
+
+    Args:
+        environment: variables by name.
+        count: tasks on all machines, over which they are taken to be spread evenly if nothing tells.
+        nodes: number of machines.
+        node: number of this one.
+    """
+    for name in PER_NODE:
+        parts = re.findall(r"(\d+)(?:\(x(\d+)\))?", environment.get(name, ""))
+        found = [int(tasks) for tasks, times in parts for _ in range(int(times or 1))]
+        if sum(found) == count and node < len(found):
+            return found[node]
+    return max(1, count // max(1, nodes))

@@ -6,7 +6,7 @@ from collections.abc import MutableMapping
 
 BACKEND, FILES_ONLY = "MPLBACKEND", "agg"
 TORCH_SAYS = "TORCH_CPP_LOG_LEVEL"
-STEP, JOB = "SLURM_STEP_ID", "SLURM_JOB_NAME"
+STEP, JOB, TASK = "SLURM_STEP_ID", "SLURM_JOB_NAME", "SLURM_TASK_PID"
 # by which Lightning takes a process for one of several that srun has started
 OF_SRUN = ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
 SHELLS = frozenset({"bash", "csh", "dash", "fish", "interactive", "ksh", "sh", "tcsh", "zsh"})
@@ -53,6 +53,10 @@ def say_errors_only(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def is_step(environment: MutableMapping[str, str]) -> bool:
-    """Whether srun has started this process as a task of a job, and not a shell in which somebody sits."""
+    """Whether srun has started this process as a task of a job, and not a shell in which somebody sits.
+
+    A job of salloc has the name of a shell, too; srun tells each task its own process number.
+    """
     has_terminal = sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
-    return STEP in environment and environment.get(JOB) not in SHELLS and not has_terminal
+    is_task = environment.get(JOB) not in SHELLS or environment.get(TASK) == str(os.getpid())
+    return STEP in environment and is_task and not has_terminal

@@ -56,11 +56,12 @@ def dry_run(
         report(found, module, data, device, free)
         if not found.fits(config.recipe.batch_size, free):
             raise Refusal(f"{config.recipe.batch_size}: {too_large(found, free)}", "batch_size")
-    if devices > 1:
+    processes = meeting.here.count if meeting.here.from_outside else devices  # else those of this machine
+    if processes > 1:
         one = replace(config, recipe=replace(config.recipe, batch_size=1))
-        say(f"devices   trying {devices} of them ..")
+        say(f"devices   trying {processes} of them ..")
         run_trainer(trial_trainer(one, device, 1, devices, [], meeting), module, build_data(one, dataset))
-        say(f"devices   {devices} processes have taken a step together")
+        say(f"devices   {processes} processes have taken a step together")
     if is_first_process():
         count, loss = found.largest.samples, found.largest.loss
         say(f"dry run   one batch of {in_samples(count)}, loss {loss:.4f}; nothing written")

@@ -8,6 +8,7 @@ from subprocess import Popen
 from typing import Any
 
 import torch.distributed as dist
+from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from common.cluster.meeting import Meeting
 from common.cluster.network import choose_interface
-from common.cluster.place import Place, place
+from common.cluster.place import SRUN, Place, place
 from common.config.schema import Hardware
 from common.stopping import CODE
 
@@ -25,6 +26,29 @@ PATIENCE = timedelta(days=1)  # of a collective: the watch ends a training that 
 Hook = Callable[[Any, Any], Future[Tensor]]  # from a group of processes and a bucket of gradients to their sum
 COMPRESSION: dict[str, Hook | None] = {"none": None, "bf16": bf16_compress_hook}
 CONNECTING = 60.0  # seconds until processes that have met reach one another
+
+
+class Srun(SLURMEnvironment):
+    """What srun says; whether that fits the flags was looked at (:func:`common.training.together.check_count`).
+
+    Lightning's own takes no tasks but those of --ntasks-per-node, and every job for a shell that has salloc's name.
+    """
+
+    @staticmethod
+    def _validate_srun_variables() -> None:
+        """That number is told by others."""
+
+    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
+        """That was done."""
+
+
+def environments(meeting: Meeting | None) -> list[ClusterEnvironment]:
+    """What Lightning is to be told of the processes; it finds out about all others by itself.
+
+    Args:
+        meeting: theirs.
+    """
+    return [Srun()] if meeting is not None and meeting.here.launcher == SRUN else []
 
 
 class Launcher(_SubprocessScriptLauncher):

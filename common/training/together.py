@@ -14,12 +14,13 @@ import torch
 
 from common.cluster.alike import Alike
 from common.cluster.meeting import Meeting
-from common.cluster.place import TORCHRUN, Place, place
+from common.cluster.place import SRUN, TORCHRUN, Place, place
 from common.config.build import check_device
 from common.config.parser import complain, mendable, redacted
 from common.config.resolve import section
 from common.config.schema import Hardware
 from common.data.source import DataSet, Split
+from common.files.writing import host_name
 from common.refusal import Refusal
 from common.training.resume import TrainOrder
 from common.training.session import PROGRAM, number_by_node
@@ -127,6 +128,12 @@ def check_count(here: Place, hardware: Hardware, found: torch.device) -> None:
         raise Refusal(
             f"{devices} times --num_nodes {hardware.num_nodes} is not {here.count}, the number of processes that "
             f"{here.launcher} has started: give --devices and --num_nodes as it has them",
+            "devices",
+        )
+    if here.launcher == SRUN and here.local_count != devices:
+        raise Refusal(
+            f"{devices}: {host_name()} has {here.local_count} of the {here.count} tasks; every machine must have "
+            "--devices of them (--ntasks-per-node), and --num_nodes is the number of machines",
             "devices",
         )
     there = torch.cuda.device_count() if found.type == "cuda" else sys.maxsize

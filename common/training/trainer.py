@@ -25,7 +25,7 @@ from common.training.callbacks import KeepWeights, LogLines, LossPicture, StepPr
 from common.training.checkpoints import Checkpoints
 from common.training.csv_log import CsvLog
 from common.training.module import DiffusionModule
-from common.training.strategy import strategy_of
+from common.training.strategy import environments, strategy_of
 
 # What Lightning and torch say that does not apply here: the loader yields indices, so workers would only cost; the
 # averaged network is in evaluation mode on purpose; a run folder that is resumed is not empty, and may have been moved
@@ -155,7 +155,7 @@ def make_trainer(
         use_distributed_sampler=False,
         enable_model_summary=False,
         log_every_n_steps=1,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *environments(meeting)],
     )
 
 
@@ -175,16 +175,19 @@ def trial_trainer(
         steps: optimiser steps.
         devices: number of devices of this node.
         callbacks: what watches.
-        meeting: as above.
+        meeting: where several processes meet; those of other machines are there if all were started from outside.
     """
     quieten_lightning()
-    recipe, hardware = config.recipe, replace(config.hardware, num_nodes=1)
+    recipe, hardware = config.recipe, config.hardware
+    if meeting is None or not meeting.here.from_outside:
+        hardware = replace(hardware, num_nodes=1)
     return pl.Trainer(
         default_root_dir=NOWHERE,
         barebones=True,
         callbacks=callbacks,
         accelerator=device.type,
         devices=devices,
+        num_nodes=hardware.num_nodes,
         strategy=strategy_of(hardware, devices, meeting),
         precision=hardware.precision,  # type: ignore[arg-type]
         deterministic=hardware.deterministic,
@@ -195,6 +198,7 @@ def trial_trainer(
         gradient_clip_algorithm=recipe.clip_by,
         accumulate_grad_batches=recipe.accumulate_grad_batches,
         use_distributed_sampler=False,
+        plugins=[*environments(meeting)],
     )
 
 

@@ -10,7 +10,7 @@ told="" running="" heard=0 # why the tasks stop: limit, or end; srun; signals so
 
 job=$SLURM_JOB_ID # of an array the task alone: its first task has the number of them all
 if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
-idle=${SLURM_JOB_NAME//\//-}-$job.idle # beside the log: how many jobs in a row, and what they found
+idle=.${SLURM_JOB_NAME//\//-}-$job.idle # in the folder of runs, $out: how many jobs in a row, and what they found
 
 note() { printf 'job       %s\n' "$*"; }
 refuse() {
@@ -76,11 +76,11 @@ run() {
 
 # finish CODE: no other job.
 finish() {
-    rm -f -- "$idle"
+    rm -f -- "$out/$idle"
     exit "$1"
 }
 
-# conclude FILE ..: another job if that may help. The files are what changes whenever the work has gone on.
+# conclude FILE ..: another job if that may help. The files are what changes whenever the work has gone on; $out is set.
 conclude() {
     if [ "$told" = end ]; then
         note "exit code $code, and ended from outside: no other job is asked for; the same sbatch goes on"
@@ -91,13 +91,14 @@ conclude() {
     fi
     local found count=0 before=""
     found=$(stat -c "%n %s %y" -- "$@" 2>/dev/null | cksum)
-    if [ -f "$idle" ]; then { read -r count && read -r before; } <"$idle"; fi
+    if [ -f "$out/$idle" ]; then { read -r count && read -r before; } <"$out/$idle"; fi
     if [ "$found" != "$before" ]; then count=0; fi
     if [ "$count" -ge "$IDLE" ]; then
         note "exit code $code, and nothing new in $IDLE jobs: no other one is asked for"
         finish "$((code ? code : 1))"
     fi
-    printf '%s\n' "$((count + 1))" "$found" >"$idle.new" && mv -- "$idle.new" "$idle"
+    mkdir -p -- "$out"
+    printf '%s\n' "$((count + 1))" "$found" >"$out/$idle.new" && mv -- "$out/$idle.new" "$out/$idle"
     note "exit code $code, not finished: job $job goes back into the queue"
     if ! scontrol requeue "$job"; then
         note "job $job was not taken back; the same sbatch goes on"

@@ -216,7 +216,7 @@ def begin(folder: str, said: str, variables: Mapping[str, str | None], faults: S
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    rank_zero_only.rank = int(variables["RANK"] or 0)
+    rank_zero_only.rank = int(variables["RANK"] or variables.get("SLURM_PROCID") or 0)
     for name in faults:
         FAULTS[name]()
     stopping.take()

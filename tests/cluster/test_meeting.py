@@ -161,6 +161,18 @@ def test_who_is_missing_is_named():
     assert "there are rank 0 on a, 1 on a, 2 on a, 3 on a and 5 more" in absent([9], there, 1)
 
 
+def test_who_comes_when_all_are_there_is_refused_alone():
+    """The same command once more, while a training of days runs: that one must not hear of it."""
+    two = meetings(2)
+    assert opened(two) == [None, None]
+    (late,) = opened([meetings(2)[1]])
+    assert isinstance(late, Ended)
+    assert (late.verdict.code, late.verdict.aloud) == (2, True)
+    assert "is there twice" in late.verdict.line
+    assert [one.watch.verdict(0.3) for one in two] == [None, None]
+    all_at_once(*(lambda one=one: one.end(0) for one in two))
+
+
 def test_a_folder_that_is_not_shared(tmp_path):
     two = meetings(2)
     two[0]._folder, two[1]._folder = tmp_path / "one", tmp_path / "two"

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.cluster.slurm import Job, options_of, sbatch
+from tests.marks import later
 from tests.test_imports import ROOT
 
 SCRIPTS = sorted((ROOT / "scripts").glob("s*/*.s*"))
@@ -116,10 +117,10 @@ def test_a_training_in_three_jobs(job):
     assert "the limit of the job is near" in one.log
     starts = [f"job       4711, start {i}: 2 x train.py on localhost for faces" for i in (1, 2, 3)]
     assert [line for line in one.log.splitlines() if ", start " in line] == starts
-    assert not list(one.folder.glob("*.idle"))
+    assert not list(one.folder.rglob("*.idle"))
 
 
-@pytest.mark.parametrize("code", [1, 2, 127])
+@pytest.mark.parametrize("code", [1, later(2), later(127)])
 def test_what_another_job_would_not_mend(job, code):
     one = job("train.sbatch", f"exit {code}")
     sbatch(one, within=20)
@@ -127,7 +128,7 @@ def test_what_another_job_would_not_mend(job, code):
     assert f"exit code {code}, which another job would not mend" in one.log
 
 
-@pytest.mark.parametrize(("end", "times", "code"), [("kill -9 $$", 4, 137), ("exit 75", 1, 130)])
+@pytest.mark.parametrize(("end", "times", "code"), [later("kill -9 $$", 4, 137), ("exit 75", 1, 130)])
 def test_a_lost_task_is_tried_again_while_there_is_progress(job, end, times, code):
     """Of 75 and 130, that of the task which got the signal that followed, srun tells the larger one."""
     lost = f"[ $SLURM_PROCID = 1 ] && {{ sleep 0.05; {end}; }}; {WAITS}"
@@ -137,7 +138,7 @@ def test_a_lost_task_is_tried_again_while_there_is_progress(job, end, times, cod
     assert one.codes == [code] * times + [0]
 
 
-@pytest.mark.parametrize("code", [0, 130])
+@pytest.mark.parametrize("code", [0, later(130)])
 def test_jobs_that_bring_nothing_new_come_to_an_end(job, code):
     """srun tells 130 where a task was refused with 2 and the other one ended by the signal that followed."""
     behaviour = f"exit {code}" if code != 130 else f"[ $SLURM_PROCID = 0 ] || exit 2; {WAITS}"
@@ -145,7 +146,26 @@ def test_jobs_that_bring_nothing_new_come_to_an_end(job, code):
     sbatch(one, within=20)
     assert one.codes == [code] * 3 + [code or 1]
     assert "nothing new in 3 jobs" in one.log
-    assert not list(one.folder.glob("*.idle"))
+    assert not list(one.folder.rglob("*.idle"))
+
+
+def test_what_is_counted_lies_in_the_folder_of_runs(job):
+    """A job that is killed while it waits leaves that; in the clone it would be in the way."""
+    script = text_of("train.sbatch").replace("FLAGS=(", 'FLAGS=(--output_dir "my runs" ')
+    seen: list[str] = []
+    one = job(script, "exit ${SLURM_RESTART_COUNT:-0}")
+    one.events = lambda one: seen.extend(str(path.relative_to(one.folder)) for path in one.folder.rglob("*.idle"))
+    sbatch(one, within=20)
+    assert (one.codes, set(seen)) == ([0, 1], {"my runs/.train-4711.idle"})
+
+
+def test_tasks_that_were_asked_for_in_all(job):
+    """--ntasks in the place of --ntasks-per-node."""
+    script = text_of("train.sbatch").replace("source ", "unset SLURM_NTASKS_PER_NODE\nsource ")
+    one = job(script, FINAL, tasks=2)
+    sbatch(one, within=20)
+    assert one.codes == [0]
+    assert words(one)[-4:] == ["--devices", "2", "--num_nodes", "1"]
 
 
 def test_scancel_is_meant(job):
@@ -214,6 +234,21 @@ def test_an_array_draws_shards_and_a_lost_task_comes_back_alone(job):
     again = Job(first.script, first.folder, first.environment, 4720, element=(2, 2, 1))  # sbatch --array=2
     sbatch(again, within=20)
     assert (first.folder / "words of 2").read_text().splitlines()[-1].endswith("--shard 0/1")
+
+
+@pytest.mark.parametrize(("numbers", "code", "shards"), [((0, 2, 4), 0, [0, 1, 2]), ((1, 3, 4), 2, [])])
+def test_an_array_with_gaps(job, numbers, code, shards):
+    """SLURM tells a task how many there are, the first and the last number and the step, but not the others."""
+    first = job("generate.sbatch", 'echo "$*" >> "words of $SLURM_ARRAY_TASK_ID"')
+    step = numbers[1] - numbers[0] if shards else 1
+    of_array = f"SLURM_ARRAY_TASK_MAX={numbers[-1]} SLURM_ARRAY_TASK_STEP={step}"
+    script = first.script.replace("source ", f"export {of_array}\nsource ")
+    jobs = [Job(script, first.folder, first.environment, 4711 + i, element=(i, numbers[0], 3)) for i in numbers]
+    sbatch(*jobs, within=20)
+    assert [one.codes for one in jobs] == [[code]] * 3
+    lines = [path.read_text() for path in sorted(first.folder.glob("words of *"))]
+    assert [line.split()[-1] for line in lines] == [f"{i}/3" for i in shards]
+    assert all(("--array=0-2 draws all that is missing" in one.log) == (not shards) for one in jobs)
 
 
 def test_an_evaluation_by_all_tasks(job):

@@ -19,6 +19,7 @@ from tests.training import tiny
 
 SHORT = {**tiny.FLAGS, "batch_size": 8, "dropout": 0, "device": "cpu", "devices": 2, "wb_id": "x", "log_every": 1}
 MINUTE = 60.0
+ALONE_HERE = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}  # on its machine
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +192,36 @@ def test_wrong_set_ups_are_refused_by_all_in_one_line(starter, tmp_path, arrays)
             ):
                 flaws.append(f"== {name}: {codes}, told {wrong.told}\n{everything}")
     assert not flaws, "\n".join(flaws)
+
+
+# -- right ones --------------------------------------------------------------------------------------------------------
+
+
+def of_srun(folder: Path) -> list[Process]:
+    """Two tasks of two machines; nothing was said of tasks per machine, and the job is called as salloc calls it."""
+    found = pair(folder, words(devices=1, num_nodes=2, train_steps=2))
+    for process in found:
+        rank = str(process.rank)
+        process.environment = {"RANK": None, "LOCAL_RANK": None, "WORLD_SIZE": None, "TORCHELASTIC_RUN_ID": None}
+        process.environment |= {"SLURM_NTASKS": "2", "SLURM_NNODES": "2", "SLURM_PROCID": rank, "SLURM_NODEID": rank}
+        process.environment |= {"SLURM_LOCALID": "0", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "x"}
+    return found
+
+
+@pytest.mark.slow
+def test_machines_with_one_process_each(starter, tmp_path):
+    """A dry run lets all of them take a step, as srun or torchrun starts them."""
+    made = {}
+    for name, processes in {
+        "srun": of_srun(tmp_path / "srun"),
+        "dry run": pair(tmp_path / "dry run", [*words(devices=1, num_nodes=2), "--dry_run"], environment=ALONE_HERE),
+    }.items():
+        (tmp_path / name).mkdir()
+        made[name] = [(process, starter.start(process)) for process in processes]
+    for name, started in made.items():
+        codes = [starter.code(number, MINUTE) for _, number in started]
+        assert codes == [0, 0], name + "\n".join(process.said.read_text() for process, _ in started)
+    assert "2 processes have taken a step together" in made["dry run"][0][0].said.read_text()
 
 
 # -- death -------------------------------------------------------------------------------------------------------------

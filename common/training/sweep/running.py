@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from common import stopping
+from common.cluster.place import Place, started_together
 from common.files import locked, owner_of, refuse_links, remove_leftovers
 from common.progress import SELDOM, bar, tell
+from common.refusal import Refusal
 from common.training import fitting
 from common.training.session import PROGRAM, is_first_process, say
 from common.training.sweep.checking import check_members
@@ -42,6 +44,8 @@ def sweep(order: SweepOrder, program: Path) -> int:
         KeyboardInterrupt: if it was stopped at once.
     """
     stopping.begin_work()
+    if order.asked.sweep_member is None:
+        check_alone(started_together())
     check_same(order)
     if order.asked.sweep_slurm is not None:
         check_members(order, [member for member in order.members if not member.folder.is_ours])
@@ -57,6 +61,24 @@ def sweep(order: SweepOrder, program: Path) -> int:
         refuse_links(order.folder, order.folder, inside=True)
         remove_leftovers(order.folder)
         return Sweep(order, program).run()
+
+
+def check_alone(here: Place) -> None:
+    """Refuse to be one of several processes, which would all do the same; members start processes of their own.
+
+    Raises:
+        Refusal: in the first one.
+        SystemExit: in the others, which have nothing to add.
+    """
+    if here.count == 1:
+        return
+    if not here.is_first:
+        raise SystemExit(2)
+    raise Refusal(
+        f"starts its trainings by itself, and {here.launcher} has started {here.count} processes: start one, with "
+        "--devices and --sweep_jobs; or let --sweep_slurm write a job array",
+        "sweep",
+    )
 
 
 def try_first(order: SweepOrder) -> int:

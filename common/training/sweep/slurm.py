@@ -17,10 +17,11 @@ SCRIPT = """#!/bin/bash
 source scripts/slurm/job.sh || {{ echo "job       error: send it in the folder of the clone, not in $PWD"; exit 2; }}
 IDS=({ids})
 ID=${{IDS[$SLURM_ARRAY_TASK_ID]}}
+out={place}
 run {program} {words} --sweep_member "$SLURM_ARRAY_TASK_ID"
-final=({place}/"${{ID}}_"*/model/model-final.pth)
+final=("$out/${{ID}}_"*/model/model-final.pth)
 if [ "$code" -eq 0 ] && [ -f "${{final[0]}}" ]; then finish 0; fi
-conclude {place}/"${{ID}}_"*/checkpoints/last.ckpt
+conclude "$out/${{ID}}_"*/checkpoints/last.ckpt
 """
 
 
