@@ -58,10 +58,10 @@ def run(order: GenerateOrder) -> int:
     try:
         with claimed(opened, job) as claim:
             return draw(order, opened, job, claim, real)
-    except Busy as busy:
+    except Busy:
         if shard is None:
             raise
-        print(f"note      {busy}")  # another share was the last one
+        print(f"share     {shard} is drawn, and all others are: another process puts them together now")
         return 0
 
 

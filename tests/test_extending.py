@@ -72,6 +72,7 @@ def test_the_document_has_an_example_of_each():
     } == {}
 
 
+@pytest.mark.slow
 def test_commands_run_in_order(plugins):
     shutil.copytree(
         ROOT / "runs" / "digits-demo_digits_H0.9_K2",

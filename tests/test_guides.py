@@ -28,6 +28,7 @@ from common.metrics.agreement import PixelClassifier
 from common.metrics.features import FEATURES
 from common.metrics.protocols import PROTOCOLS
 from common.samplers import renoise_times
+from tests.cluster.joined import free_port
 from tests.cluster.slurm import Job, options_of, sbatch
 from tests.documents import ROOT, blocks, commands, run
 from tests.training import tiny
@@ -123,6 +124,7 @@ def test_metrics(folder, capsys):
     assert f"the first of `{'`, `'.join(names)}` that is there" in GUIDES["metrics.md"]
 
 
+@pytest.mark.slow
 def test_images(folder, capsys):
     for command in commands(GUIDES["images.md"]):
         trains = command[0] == "train.py" and "--check_data" not in command
@@ -179,6 +181,7 @@ def test_functions(folder, capsys):
     assert ratios == pytest.approx([0.17, 0.76, 3.3, 14, 1.3, 1.22, 1.24], rel=0.1)
 
 
+@pytest.mark.slow
 def test_sounds(folder):
     (block,) = python("sounds.md")
     exec(compile(block, "sounds.md", "exec"), {})
@@ -304,9 +307,11 @@ def test_cluster(folder, capsys):
         path.write_text(RECORDING)
         path.chmod(0o755)
     (folder / "bin" / "ssh").symlink_to(ROOT / "tests" / "cluster" / "ssh")
-    (folder / "scripts").symlink_to(ROOT / "scripts")
+    for name in ("scripts", "train.py"):
+        (folder / name).symlink_to(ROOT / name)
     (folder / "DIR").rename(folder / "faces")
     plain = {"PATH": f"{folder}/bin:/usr/bin:/bin", "HOME": str(folder), "STAND_IN_WORDS": str(folder / "words")}
+    plain["MASTER_PORT"] = str(free_port())
     lines = "\n".join(blocks(GUIDES["cluster.md"], "bash"))
     subprocess.run(["bash", "-e", "-c", lines], env=plain, check=True, timeout=60)
     called = recorded(folder)

@@ -15,6 +15,7 @@ from common.samplers import GRIDS, SOLVERS
 from tests.cli.test_published import GENERATE, TRAIN
 from tests.cli.test_published_fdp import COMMANDS
 from tests.documents import PROGRAMS, ROOT, blocks, commands, run
+from tests.marks import later
 
 README = (ROOT / "README.md").read_text()
 # networks of the same kind that train in seconds
@@ -23,7 +24,7 @@ SMALL = {"fdp-digits-inr": "--width 16 --depth 2"}
 SMALL_UNET = "--model_channels 16 --channel_mult 1,1 --attn_resolutions 2"
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/guide.md"])
+@pytest.mark.parametrize("name", ["README.md", later("docs/guide.md")])
 def test_commands_run_in_order(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = (ROOT / name).read_text()

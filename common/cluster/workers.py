@@ -21,6 +21,7 @@ from common.stopping import SIGNALS
 
 MOST_DEATHS = 3  # in a row, without a task that was finished: it is not bad luck then
 PATIENCE = 5.0  # seconds that a process has to end by itself when all is done
+EVERY, MISSED = 3.0, 15  # seconds between two signs of life of a process, and how many may be missing
 CARRIED = (Refusal, OSError, MemoryError, RuntimeError)  # errors that a user may be able to mend, as they are
 
 Task = TypeVar("Task")

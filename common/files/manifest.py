@@ -14,6 +14,7 @@ from common.refusal import Refusal
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+NOTES = "notes"
 LARGEST = 64 * 1024**2  # bytes: of half a million files
 
 
@@ -87,6 +88,26 @@ class Manifest:
             Refusal: if it is damaged.
         """
         return str(self._read()["made"])
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What else was noted of the folder, by name; plain data that may be anybody's.
+
+        Raises:
+            Refusal: if it is damaged.
+        """
+        return dict(self._read().get(NOTES, {}))
+
+    def note(self, name: str, value: Any) -> None:
+        """Note something of the folder, plain data, under a name.
+
+        Raises:
+            Refusal: if it is damaged.
+        """
+        content = self._read()
+        content[NOTES] = {**content.get(NOTES, {}), name: value}
+        content["made"] = content["made"] or now()
+        self._write(content)
 
     def lists(self, path: Path) -> bool:
         """Whether it lists a file of the folder.
@@ -198,6 +219,8 @@ def _flaw(content: Any) -> str | None:
     files = content.get("files")
     if not isinstance(files, dict) or not isinstance(content.get("made"), str):
         return "it does not say which files there are, and since when"
+    if not isinstance(content.get(NOTES, {}), dict):
+        return "its notes have no names"
     if not all(isinstance(entry, dict) and type(entry.get("size")) is int and isinstance(entry.get("sha256"), str)
                for entry in files.values()):  # fmt: skip
         return "an entry has no size and sha256"

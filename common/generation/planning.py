@@ -101,15 +101,20 @@ def time_for(job: Job, todo: Sequence[range], devices: int) -> list[str]:
     known = f"{calls:,} evaluations per sample, {calls * count:,} in all" if calls else "the solver chooses its steps"
     drawn = "drawn" if all(found is not None for _, found in measured) else f"begun for {ENOUGH:.0f} s each"
     taken = " and ".join(in_time(one) for one in seconds)
+    blocks = f"{len(todo):,} blocks" if len(todo) > 1 else "1 block"
     lines = [
         f"network   {known if job.steps is not None else f'about {known}' if calls else known}",
-        f"time      about {in_time(total)} by one process: {len(todo):,} blocks of {size}; {len(measured)} of them "
+        f"time      about {in_time(total)} by one process: {blocks} of {size}; {len(measured)} of them "
         f"{'was' if len(measured) == 1 else 'were'} {drawn}, and take{'s' * (len(measured) == 1)} {taken}",
     ]
-    if devices > 1:
-        rounds = -(-len(todo) // devices)
+    working = min(devices, len(todo))
+    if working > 1:
+        rounds = -(-len(todo) // working)
         lines.append(
-            f"          {devices} processes draw {rounds:,} blocks each: about {in_time(total * rounds / len(todo))}, "
-            "if each has a GPU of its own, or as many cores as this one has now; else longer"
+            f"          {working} processes draw up to {rounds:,} of them each: about {in_time(total * rounds / len(todo))} "
+            "and the seconds they take to start, if each has a GPU of its own, or as many cores as this one has now; "
+            "else longer"
         )
+    elif devices > 1:
+        lines.append("          one process draws that block, the others have nothing to do: lower --batch_size")
     return [*lines, *short_way(job, total)]

@@ -19,6 +19,7 @@ from common.generation.identity import flags_for, input_flags, samples_of
 from common.generation.opening import made_from
 from common.generation.room import check_room
 from common.generation.sections import Shard
+from common.generation.threads import as_begun, begin_with
 from common.labels import NULL_LABEL
 from common.natural import natural
 from common.refusal import Refusal
@@ -79,7 +80,10 @@ def claimed(run: Run, job: Job, shard: Shard | None = None) -> Iterator[Claim]:
                 part = Part.of_shard(place.path, job, *shard) if shard else Part.of_all(place.path, job)
                 if owner is None or time.monotonic() >= until:
                     check_room(place.path, job, part.absent)
+                    is_new = not place.blocks() and not writers(place.path)
                     remarks += [*_enter(stack, place, shard), *_prepare(place, job, wanted)]
+                    begin_with(place, job, anew=is_new)
+                    remarks += stack.enter_context(as_begun(place, job, draws=bool(part.absent)))
                     break
             time.sleep(AGAIN_AFTER)  # somebody may just be putting the set together
         yield Claim(place.path, remarks, part)

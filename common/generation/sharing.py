@@ -12,6 +12,7 @@ from torch import Tensor
 from common.cluster.place import Place
 from common.cluster.workers import Report, Workers
 from common.config.build import check_device
+from common.config.parser import complain
 from common.files import Busy, owner_of, remove_leftovers
 from common.generation.advance import Advance
 from common.generation.blocks import Job, StepCallback
@@ -20,10 +21,12 @@ from common.generation.drawing import Part, generate, interrupted, missing, writ
 from common.generation.opening import open_job
 from common.generation.pictures import Trajectory
 from common.generation.sections import Shard
-from common.generation.sets import Claim, claimed, findings, identity_of
+from common.generation.sets import PROGRAM, Claim, claimed, findings, identity_of
+from common.generation.signs import Beating, Listening
 from common.progress import tell
 from common.refusal import Refusal
 from common.runs import Run, SampleFolder
+from common.stopping import LOST
 
 GONE = 60.0  # seconds without a lock and without a new block after which another one of a job counts as dead
 LOOKED_EVERY = 1.0  # seconds between two looks at what the others of a job do
@@ -197,18 +200,26 @@ def draw_share(run: Run, job: Job, shard: Shard, here: Place) -> bool:
     Raises:
         Busy: if somebody draws this share already, or the set as a whole.
         KeyboardInterrupt: saying what is kept.
+        SystemExit: with the exit code of a process that has lost another one, which holds its share and does nothing.
     """
     speaks = not here.from_outside or here.is_first
+    listening = Listening(shard.of) if here.from_outside and here.is_first else None
     try:
-        place, advance = _draw_share(run, job, shard, silent=not speaks)
+        place, advance = _draw_share(run, job, shard, silent=not speaks, listening=listening)
     except Busy:
         if speaks:
             raise
         return False  # it came so late that the first one draws in its place
     with advance:
-        if here.from_outside and here.is_first:
-            _wait_for_others(run, job, shard, place, advance)
+        lost = _wait_for_others(run, job, shard, place, advance, listening) if listening else []
         left = sum(map(len, Part.of_all(place.path, job).absent))
+    if lost:
+        complain(
+            PROGRAM,
+            f"process {', '.join(map(str, lost))} of {shard.of} gives no sign of life and holds its share: "
+            f"{left:,} of {len(job.seeds):,} samples are missing; end it, and the same command goes on",
+        )
+        raise SystemExit(LOST)
     if left and speaks:
         print(
             f"share     {shard} is drawn; {len(job.seeds) - left:,} of {len(job.seeds):,} samples are there. The last "
@@ -218,9 +229,15 @@ def draw_share(run: Run, job: Job, shard: Shard, here: Place) -> bool:
 
 
 def _draw_share(
-    run: Run, job: Job, shard: Shard, *, silent: bool, on_step: StepCallback = lambda _, __: None
+    run: Run,
+    job: Job,
+    shard: Shard,
+    *,
+    silent: bool,
+    listening: Listening | None = None,
+    on_step: StepCallback = lambda _, __: None,
 ) -> tuple[SampleFolder, Advance]:
-    with claimed(run, job, shard) as claim:
+    with claimed(run, job, shard) as claim, Beating(claim.part.place, shard, listening):
         part = claim.part
         todo = missing(claim.folder, job, part)
         if not silent:
@@ -241,8 +258,14 @@ def _draw_share(
     return part.place, advance
 
 
-def _wait_for_others(run: Run, job: Job, shard: Shard, place: SampleFolder, advance: Advance) -> None:
-    """Wait until all shares are drawn; those of others that have died are drawn here."""
+def _wait_for_others(
+    run: Run, job: Job, shard: Shard, place: SampleFolder, advance: Advance, listening: Listening
+) -> list[int]:
+    """Wait until all shares are drawn; those of others that have died are drawn here.
+
+    Returns:
+        Numbers of those that cannot be waited for: they hold their shares and give no sign of life.
+    """
     begun = time.monotonic()
     since = dict.fromkeys(range(shard.of), (-1, begun))  # blocks that are there, and when that was first seen
     while True:
@@ -256,10 +279,13 @@ def _wait_for_others(run: Run, job: Job, shard: Shard, place: SampleFolder, adva
             if count < len(mine) and now - since[number][1] > GONE:
                 tell(f"note      process {number} of {shard.of} has died, or never came: its share is drawn here")
                 with contextlib.suppress(Busy):  # it has just come
-                    _draw_share(run, job, Shard(number, shard.of), silent=True, on_step=lambda _, __: advance.show())
+                    one = Shard(number, shard.of)
+                    _draw_share(run, job, one, silent=True, listening=listening, on_step=lambda _, __: advance.show())
                 since[number] = count, time.monotonic()
             waits = waits or count < len(mine) or owner is not None
         advance.show(now=not waits)
         if not waits:
-            return
+            return []
+        if lost := listening.silent(place):
+            return lost
         time.sleep(LOOKED_EVERY)

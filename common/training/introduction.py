@@ -2,13 +2,15 @@
 
 import torch
 
+from common.cluster.place import SRUN, place
+from common.cluster.workers import cores
 from common.config.schema import Recipe, RunConfig
 from common.data.source import DataSet
 from common.dynamics.prior import LITTLE_NOISE
 from common.training.data_told import paragraph
 from common.training.module import DiffusionModule
 from common.training.session import say
-from common.training.trainer import process_count
+from common.training.trainer import device_count, process_count
 
 
 def introduce(config: RunConfig, module: DiffusionModule, device: torch.device, dataset: DataSet) -> None:
@@ -33,6 +35,9 @@ def introduce(config: RunConfig, module: DiffusionModule, device: torch.device, 
     count = process_count(config.hardware, device)
     share = "on 1 device" if count == 1 else f"on {count} devices, {batch} on each"
     say(f"training  {recipe.train_steps:,} steps of {batch * count} samples {share}")
+    here = device_count(config.hardware, device)
+    if device.type == "cpu" and here > max(1, cores()) and place().launcher != SRUN:  # srun binds a task to its own cores
+        say(f"note      --devices {here} are as many processes, which share {cores()} cores: more than these gain nothing")
     for name, steps in (("warmup_steps", recipe.warmup_steps), ("time_warmup", recipe.time_warmup)):
         if steps >= recipe.train_steps:
             say(f"note      --{name} {steps:,} is not over when training ends; lower it, or train longer")

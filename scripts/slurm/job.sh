@@ -13,6 +13,10 @@ if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY
 idle=.${SLURM_JOB_NAME//\//-}-$job.idle # in the folder of runs, $out: how many jobs in a row, and what they found
 
 note() { printf 'job       %s\n' "$*"; }
+refuse() {
+    printf 'job       error: %s\n' "$*"
+    exit 2
+}
 
 on_limit() {
     told=limit heard=$((heard + 1))
@@ -29,6 +33,8 @@ on_end() { # the limit itself, if the tasks did not stop ahead of it; else someb
 
 trap on_limit USR1
 trap on_end TERM
+
+if [[ $(declare -p FLAGS 2>/dev/null) == "declare --"* ]]; then refuse "FLAGS is to be a bash array: FLAGS=(--flag value)"; fi
 
 if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ -f .venv/bin/activate ]; then source .venv/bin/activate; fi
 
@@ -51,8 +57,10 @@ value_of() {
 
 # run PROGRAM FLAG ..: one process of it in every task of the job; sets code.
 run() {
+    if [ -z "$ID" ]; then refuse "ID is to be the id of a run: ID=faces"; fi
     code=130
     if [ -n "$told" ]; then return; fi
+    note "$job, start $((${SLURM_RESTART_COUNT:-0} + 1)): ${SLURM_NTASKS:-1} x $1 on $SLURM_JOB_NODELIST for $ID"
     srun --kill-on-bad-exit=1 python "$@" &
     running=$!
     if [ -n "$told" ]; then kill -USR1 "$running"; fi # it came between these two

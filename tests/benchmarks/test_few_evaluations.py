@@ -36,6 +36,7 @@ def test_samples_are_those_of_generate(solver, grid):
     assert np.abs(images[..., 0] - ((x[:, 0] + 1) / 2).clamp(0, 1).numpy()).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_figures_are_distances_to_the_converged_samples(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(few_evaluations, "CONVERGED", 60)
     command = (

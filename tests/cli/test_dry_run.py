@@ -27,13 +27,13 @@ def test_what_does_not_fit_is_refused_before_it_is_tried(cli, monkeypatch):
 
 
 def test_a_training_that_cannot_fit_is_refused_and_one_that_may_not_says_so(cli, monkeypatch):
-    words = tiny.command(**tiny.FLAGS | {"train_steps": 4}, wb_id="a")
+    words = tiny.command(**tiny.FLAGS | {"train_steps": 4, "batch_size": 8}, wb_id="a")
     assert cli("train", *words).code == 0
     monkeypatch.setattr(dry_run, "available", lambda device: 1e6)
     monkeypatch.setattr(trial, "available", lambda device: 1e6)
     result = cli("train", *words[:-1], "b")
     assert result.code == 2
-    assert "--batch_size 128: a step needs about" in result.err
+    assert "--batch_size 8: a step needs about" in result.err
     assert not list(Path("runs").glob("b_*"))
     monkeypatch.setattr(dry_run, "CERTAIN", 1e6)  # now the estimate may be wrong by that much
     result = cli("train", *words[:-1], "b")

@@ -91,6 +91,7 @@ def test_much_at_once_is_borne():
     assert {path.name for path in Path("läufe", FOLDER).iterdir()} >= WHOLE
 
 
+@pytest.mark.slow
 def test_help_without_docstrings(cli, monkeypatch):
     """docopt#515, pyexcel#270: under python -OO there are none, and ours are the texts of the flags."""
     monkeypatch.setenv("COLUMNS", "0")

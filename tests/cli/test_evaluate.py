@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from common.data import SOURCES, DataOptions
+from tests.marks import later
 
 SHORT = ("--run_id", "tiny", "--steps", 2)
 
@@ -118,6 +119,7 @@ def test_statistics_of_one_sample_are_not_written(cli, run):
     assert "--save_statistics needs two real samples" in result.err
 
 
+@pytest.mark.slow
 def test_units_that_are_others_are_told(cli, files, run):
     levels = np.load(files / "fake.npy").astype(np.float32)
     words = ("evaluate", "--metrics", "sw@pixels", "--samples")
@@ -185,7 +187,7 @@ def test_samples_are_drawn_on_the_way_and_not_again(cli, run):
     assert figures_in(folder / "metrics.json")["samples"] == 20
 
 
-@pytest.mark.parametrize(("labels", "note"), [("3,3,7", "samples are of 2 of 10 classes"), (None, "")])
+@pytest.mark.parametrize(("labels", "note"), [("3,3,7", "samples are of 2 of 10 classes"), later(None, "")])
 def test_samples_of_some_classes_are_not_silently_worse(cli, run, labels, note):
     flags = ("--labels", labels) if labels else ()
     result = cli("evaluate", *SHORT, "--n_samples", 12, "--metrics", "sw@pixels", *flags)
@@ -213,6 +215,7 @@ def test_nothing_is_drawn_before_all_else_is_there(cli, run, flags, told):
     assert not [name for name in result.written if "generated_data" in name]
 
 
+@pytest.mark.slow
 def test_classes_with_few_real_samples_have_a_line_too(cli, run):
     """Ten other real samples, as many as drawn ones, are not one of each class."""
     words = ("evaluate", *SHORT, "--n_samples", 50, "--per_class", True, "--metrics", "agreement,sw@pixels,kid@pixels")

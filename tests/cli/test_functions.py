@@ -107,6 +107,7 @@ def test_a_frequency_of_1_is_one_cycle_of_the_data_whatever_its_length(preset):
         assert fitted("--preset", preset, shape=(1, length)).dynamics.arguments["x_norm"] == length
 
 
+@pytest.mark.slow
 def test_samples_come_back_in_the_range_of_the_data(cli, tmp_path):
     np.savez("f.npz", x=series(), y=np.arange(40) % 2)
     words = "--model_channels 8 --channel_mult 2,2 --train_steps 120 --batch_size 16 --val_check_interval 120 --wb_id f"

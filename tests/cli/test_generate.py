@@ -18,6 +18,7 @@ from common.generation.blocks import read_samples
 from common.media.grids import GAP, LINE, TEXT_GAP, width_of
 from common.runs import RunFolder
 from common.samplers import SOLVERS
+from tests.marks import later
 from tests.training import tiny
 
 SHORT = ("--run_id", "tiny", "--steps", 2)
@@ -108,7 +109,7 @@ def test_published_steps_are_the_default_of_published_samplers(cli, run, monkeyp
         seen.append(job)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("generate.generate", sampler)
+    monkeypatch.setattr("common.generation.sharing.generate", sampler)
     for mode, solver in (("sde", "em"), ("ode", "euler")):
         with pytest.raises(KeyboardInterrupt):
             cli("generate", "--run_id", "tiny", "--mode", mode)
@@ -162,8 +163,8 @@ def test_a_restart_gives_identical_arrays(cli, run):
 
 @pytest.mark.parametrize(
     "flags",
-    [("--n_samples", 3), ("--t_end", 0.01), ("--labels", "3"), ("--seeds", "1-4"), ("--batch_size", 2),
-     ("--clip_x0", False), ("--grid", "uniform"), ("--use_ema", False)],
+    [("--n_samples", 3), ("--labels", "3"), ("--use_ema", False), *map(later, [
+        ("--t_end", 0.01), ("--seeds", "1-4"), ("--batch_size", 2), ("--clip_x0", False), ("--grid", "uniform")])],
 )  # fmt: skip
 def test_other_settings_go_to_another_folder(cli, run, flags):
     words = list(SHORT) if flags[0] in ("--n_samples", "--seeds") else [*SHORT, "--n_samples", 4]
@@ -364,6 +365,7 @@ def test_samples_are_named_by_their_weights_too(cli, run):
     assert "there are: model-final/ab3-2-ema, model-final/ab3-2-raw" in refused.err
 
 
+@pytest.mark.slow
 def test_samples_without_labels_have_no_agreement(cli):
     flags = {**tiny.FLAGS, "train_steps": 2, "batch_size": 4, "wb_id": "u", "conditioning": False}
     assert cli("train", *tiny.command(**flags)).code == 0
@@ -456,6 +458,7 @@ def test_guidance_changes_samples_and_needs_label_dropout(cli):
     assert not np.array_equal(*arrays)
 
 
+@pytest.mark.slow
 def test_pictures_of_float_images_use_their_own_range(cli):
     values = np.random.default_rng(0).uniform(-30, -28, size=(20, 8, 8, 1)).astype(np.float32)
     np.savez("a.npz", x=values)

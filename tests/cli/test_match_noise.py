@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import generate as program
 from common.backbones import UNet
 from common.config.build import TOLD_APART
 from common.denoiser import Clipped, Denoiser
 from common.dynamics import VE, Prior
+from common.generation import sharing
 from common.generation.arrays import generate
 from common.generation.blocks import Job, read_samples
 from common.generation.matching import words_for
@@ -44,9 +44,9 @@ def demo(tmp_path) -> Path:
 def jobs(monkeypatch) -> list[Job]:
     """What generate.py draws with."""
     found: list[Job] = []
-    real = program.generate
+    real = sharing.generate
     monkeypatch.setattr(
-        program, "generate", lambda folder, job, *more, **named: found.append(job) or real(folder, job, *more, **named)
+        sharing, "generate", lambda folder, job, *more, **named: found.append(job) or real(folder, job, *more, **named)
     )
     return found
 

@@ -75,6 +75,7 @@ def test_a_training_that_writes_the_folder_keeps_it_to_itself(cli, folder):
     assert not folder.time_grid.exists()
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_does_without(run, monkeypatch):
     def locked(*args: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
@@ -87,6 +88,7 @@ def test_a_folder_that_cannot_be_written_does_without(run, monkeypatch):
     assert not RunFolder(run).time_grid.exists()
 
 
+@pytest.mark.slow
 def test_it_is_measured_from_the_prior_of_the_run(run):
     # whatever the command that measures it starts from: under heat dynamics the prior gives the angle of every mode
     found = []

@@ -18,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import generate
 from common import runs
 from common.backbones import UNet
 from common.config.plugins import build
 from common.config.stored import from_json, to_json
 from common.denoiser import Denoiser
 from common.files import save
+from common.generation import sharing
 from common.generation.blocks import read_samples
 from common.runs.pretrained import PRETRAINED, Pretrained
 from common.samplers import SOLVERS, sample
@@ -144,14 +144,14 @@ def mnist(mnist_files) -> Callable[[str], Path]:
 def seen(monkeypatch) -> dict[str, Any]:
     """What generate.py hands to the sampler."""
     found: dict[str, Any] = {}
-    real = generate.generate
+    real = sharing.generate
 
     def spy(folder: Path, job: Any, *todo: Any, **settings: Any) -> int:
         found.update(folder=folder, dynamics=job.dynamics, denoiser=job.denoiser, solver=job.solver, steps=job.steps)
         found["t_end"] = job.config.t_end
         return real(folder, job, *todo, **settings)
 
-    monkeypatch.setattr(generate, "generate", spy)
+    monkeypatch.setattr(sharing, "generate", spy)
     return found
 
 

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 import args
 from common.cluster.place import SRUN, Place
-from common.files import owner_of
+from common.files import locked, owner_of
 from common.generation import blocks as generation
-from common.generation import planning, room, sharing
+from common.generation import planning, room, sharing, signs
 from common.generation.sections import Shard, Sharing
 from common.refusal import Refusal
+from common.runs import SampleFolder
 from tests.cli.test_generate import arrays
 from tests.test_imports import ROOT
 
@@ -116,6 +118,7 @@ def test_who_draws_at_the_same_time(cli, shipped, monkeypatch):
     """The same share twice, the set as a whole, and shares of another number are refused, naming who draws."""
     draw, seen = generation.Job.draw, {}
     monkeypatch.setattr("common.generation.sets.PATIENCE", 0.05)
+    monkeypatch.setattr(signs, "EVERY", 60.0)  # else the lock of who draws counts as written by the others
 
     def during(what: str, **commands: tuple[object, ...]) -> None:
         def meanwhile(self, indices, on_step):
@@ -174,6 +177,72 @@ def test_one_of_a_job_draws_the_share_of_another_that_has_died(cli, shipped, mon
     assert (late.code, late.out) == (0, "")  # the first one speaks
 
 
+def test_one_of_a_job_that_holds_its_share_and_does_nothing_is_told(cli, shipped, monkeypatch):
+    monkeypatch.setattr(signs, "LIMIT", 0.3)
+    monkeypatch.setattr(sharing, "LOOKED_EVERY", 0.1)
+    for name, value in JOB.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdin", None)
+    with locked(of(shipped) / "shards" / "1-of-2", "generate.py"):
+        result = cli(*DRAW)
+    assert result.code == 75
+    assert f"note      process 1 of 2 gives no sign of life: generate.py (process {os.getpid()} on " in result.out
+    assert result.err.splitlines()[-1] == (
+        "generate.py: error: process 1 of 2 gives no sign of life and holds its share: 10 of 25 samples are missing; "
+        "end it, and the same command goes on"
+    )
+    for name in JOB:
+        monkeypatch.delenv(name)
+    assert "kept      15 samples are there already" in cli(*DRAW).out
+
+
+def test_who_draws_gives_signs_of_life(tmp_path, monkeypatch):
+    monkeypatch.setattr(signs, "EVERY", 0.01)
+    monkeypatch.setattr(signs, "LIMIT", 0.2)
+    place, listening = SampleFolder(tmp_path), signs.Listening(1)
+    with locked(place.shard(0, 1), "generate.py"):
+        with signs.Beating(place, Shard(0, 1)):
+            until = time.monotonic() + 0.5
+            while time.monotonic() < until:
+                assert not listening.silent(place)
+                time.sleep(0.02)
+        monkeypatch.setattr(signs, "LEAP", 0.15)
+        listening.silent(place)
+        time.sleep(0.25)
+        assert not listening.silent(place)  # nobody looked for so long: all may have been stopped
+        time.sleep(0.15)
+        assert listening.silent(place) == [0]
+    assert not listening.silent(place)
+
+
+def test_all_compute_with_as_many_threads_as_the_first_one(cli, shipped, monkeypatch):
+    """The last bits depend on them, whoever draws a share or goes on."""
+    draw, seen, own = generation.Job.draw, [], torch.get_num_threads()
+
+    def noted(self, indices, on_step):
+        seen.append(torch.get_num_threads())
+        return draw(self, indices, on_step)
+
+    monkeypatch.setattr(generation.Job, "draw", noted)
+    told = f"note      {of(shipped).relative_to(Path.cwd())} was begun with {own} thread"
+    assert told not in cli(*DRAW, "--shard", "0/2").out
+    try:
+        torch.set_num_threads(own + 1)
+        other = cli(*DRAW, "--shard", "1/3").out
+        assert told in other
+        assert f"not with {own + 1}: the last bits depend on it; OMP_NUM_THREADS={own} says so" in other
+        assert told in cli(*DRAW).out
+        assert torch.get_num_threads() == own + 1
+        assert told not in cli(*DRAW).out  # nothing is drawn
+        assert set(seen) == {own}
+        for path in (of(shipped) / "data").iterdir():
+            path.unlink()
+        assert told not in cli(*DRAW).out  # nothing is there that they must be like
+        assert seen[-1] == own + 1
+    finally:
+        torch.set_num_threads(own)
+
+
 # -- plans -------------------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +258,9 @@ def test_a_plan_writes_nothing(cli, shipped, monkeypatch):
     (of(shipped) / "data" / "data_000010.npy").unlink()
     for more, told in (
         (("--devices", 3), "20 samples are there already"),
+        (("--devices", 3), "by one process: 1 block of "),
+        (("--devices", 3), "one process draws that block, the others have nothing to do: lower --batch_size"),
+        (("--devices", 3, "--n_samples", 26), "3 processes draw up to "),
         (("--shard", "1/2"), "plan      10 samples (share 1/2 of 25)"),
     ):
         plan = cli(*DRAW, "--dry_run", *more)

@@ -16,7 +16,7 @@ import train
 from common import stopping
 from common.config.streams import Dispensable
 from common.program import run_program
-from common.training import callbacks, fitting
+from common.training import callbacks, fitting, once
 from common.training.module import DiffusionModule
 from common.training.trainer import AtomicCheckpointIO
 from tests.test_imports import ROOT
@@ -95,7 +95,7 @@ LOST = "stopped at step {} before a checkpoint could be written; {} lost" + AGAI
 KEPT = f"stopped at step {{}}; state kept in runs/{FOLDER}/checkpoints/last.ckpt"
 # where, the call of a function there, what the program says to a signal, and to two
 PHASES = {
-    "reading": (fitting, "load_data", 1, "stopped; nothing was lost", None),
+    "reading": (once, "load_data", 1, "stopped; nothing was lost", None),
     "sanity check": (DiffusionModule, "validation_step", 1, "stopped at step 0; nothing was lost" + AGAIN, None),
     "step": (DiffusionModule, "training_step", 3, KEPT.format(3), LOST.format(2, "steps 1 to 2 are")),
     "validation": (DiffusionModule, "validation_step", 2, KEPT.format(2), LOST.format(2, "steps 1 to 2 are")),

@@ -277,6 +277,6 @@ def test_another_broken_pipe_is_a_bug(cli, run, monkeypatch):
     def broken(*_, **__):
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr("generate.generate", broken)
+    monkeypatch.setattr("common.generation.sharing.generate", broken)
     with pytest.raises(BrokenPipeError):
         cli("generate", "--run_id", "tiny")

@@ -101,7 +101,7 @@ def test_stopped_at_once(cli, monkeypatch, at, lost):
     ],
 )
 def test_the_last_word_of_a_program_that_was_stopped_at_once(monkeypatch, capsys, program, work, otherwise, why):
-    def stopped(order):
+    def stopped(*_, **__):
         raise KeyboardInterrupt(why)
 
     monkeypatch.setattr("common.program.start_program", lambda: None)

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.cluster.slurm import Job, options_of, sbatch
+from tests.marks import later
 from tests.test_imports import ROOT
 
 SCRIPTS = sorted((ROOT / "scripts").glob("s*/*.s*"))
@@ -63,6 +64,41 @@ def test_three_lines_are_edited(path):
     assert "srun --kill-on-bad-exit=1 python" in text_of("job.sh")
 
 
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (("FLAGS=(--preset", 'FLAGS="--preset'), "error: FLAGS is to be a bash array: FLAGS=(--flag value)"),
+        (("ID=faces", "ID="), "error: ID is to be the id of a run: ID=faces"),
+    ],
+)
+def test_lines_that_are_edited_wrongly(job, edit, told):
+    script = text_of("train.sbatch").replace(*edit)
+    if "array" in told:
+        script = script.replace('"$HOME/faces" --image_size 64)', '$HOME/faces --image_size 64"')
+    one = job(script, "exit 0")
+    sbatch(one, within=20)
+    assert one.codes == [2]
+    assert told in one.log
+    assert not (one.folder / "words.0").exists()
+
+
+def test_tasks_that_are_not_counted_by_node(job):
+    """--ntasks alone leaves out the variable that train.py is told by how many processes of a node there are."""
+    one = job(text_of("train.sbatch").replace("\nID=", "\nunset SLURM_NTASKS_PER_NODE\nID="), "exit 0")
+    sbatch(one, within=20)
+    assert one.codes == [2]
+    assert "error: the line of resources needs --ntasks-per-node\n" in one.log
+
+
+@pytest.mark.parametrize("name", [path.name for path in BATCH])
+def test_a_job_that_is_sent_in_another_folder(job, name):
+    one = job(name, "exit 0")
+    (one.folder / "scripts").unlink()
+    sbatch(one, within=20)
+    assert one.codes == [2]
+    assert f"job       error: send it in the folder of the clone, not in {one.folder}\n" in one.log
+
+
 def test_a_training_in_three_jobs(job):
     """Time was up (exit code 0), the limit came near (a signal), finished."""
     behaviour = f"case ${{SLURM_RESTART_COUNT:-0}} in 0) {PROGRESS};; 1) {PROGRESS}; {WAITS};; 2) {FINAL};; esac"
@@ -79,10 +115,12 @@ def test_a_training_in_three_jobs(job):
     ]
     assert (one.folder / "place").read_text() == "localhost 19711\n"  # 15000 + the last four digits, as Lightning does
     assert "the limit of the job is near" in one.log
+    starts = [f"job       4711, start {i}: 2 x train.py on localhost for faces" for i in (1, 2, 3)]
+    assert [line for line in one.log.splitlines() if ", start " in line] == starts
     assert not list(one.folder.rglob("*.idle"))
 
 
-@pytest.mark.parametrize("code", [1, 2, 127])
+@pytest.mark.parametrize("code", [1, later(2), later(127)])
 def test_what_another_job_would_not_mend(job, code):
     one = job("train.sbatch", f"exit {code}")
     sbatch(one, within=20)
@@ -90,7 +128,7 @@ def test_what_another_job_would_not_mend(job, code):
     assert f"exit code {code}, which another job would not mend" in one.log
 
 
-@pytest.mark.parametrize(("end", "times", "code"), [("kill -9 $$", 4, 137), ("exit 75", 1, 130)])
+@pytest.mark.parametrize(("end", "times", "code"), [later("kill -9 $$", 4, 137), ("exit 75", 1, 130)])
 def test_a_lost_task_is_tried_again_while_there_is_progress(job, end, times, code):
     """Of 75 and 130, that of the task which got the signal that followed, srun tells the larger one."""
     lost = f"[ $SLURM_PROCID = 1 ] && {{ sleep 0.05; {end}; }}; {WAITS}"
@@ -100,7 +138,7 @@ def test_a_lost_task_is_tried_again_while_there_is_progress(job, end, times, cod
     assert one.codes == [code] * times + [0]
 
 
-@pytest.mark.parametrize("code", [0, 130])
+@pytest.mark.parametrize("code", [0, later(130)])
 def test_jobs_that_bring_nothing_new_come_to_an_end(job, code):
     """srun tells 130 where a task was refused with 2 and the other one ended by the signal that followed."""
     behaviour = f"exit {code}" if code != 130 else f"[ $SLURM_PROCID = 0 ] || exit 2; {WAITS}"

@@ -187,8 +187,9 @@ def test_torchrun_starts_again_on_one_machine(whole: Path, folder: Path) -> None
     assert tiny.difference(whole, folder_of(folder, "restarts")) == 0
 
 
+@pytest.mark.timeout(600)
 def test_cut_link(commands: Commands, folder: Path) -> None:
-    """With real limits, so it takes minutes: 30 s are survived; after 120 s both have ended, and go on."""
+    """With real limits, so it takes minutes: 30 s are survived; longer, and both have ended within 60 s, and go on."""
     alone = here(folder, sys.executable, *words("uncut", devices=2, **LONG))
     assert alone.code() == 0, alone.text
     pair = [commands.own(number, *words("cut", {"pause": 0.2}, **LONG)) for number in range(2)]
@@ -208,8 +209,7 @@ def test_cut_link(commands: Commands, folder: Path) -> None:
     assert "rank 1 on node-1, at step " in pair[0].text
     assert "rank 0 on node-0, at step " in pair[1].text
     assert max(program.ended for program in pair) < began + 60
-    time.sleep(max(0.0, began + 120 - time.monotonic()))
-    commands.network.mend()
+    commands.network.mend()  # later would be the same: nobody is left
     again = [commands.own(number, *words("cut", **LONG)) for number in range(2)]
     assert [program.code() for program in again] == [0, 0], again[0].text
     assert "goes on at step" in again[0].text

@@ -17,6 +17,7 @@ from common.samplers import GRIDS, SOLVERS, Posterior, PredictorCorrector, Solve
 from fdp.dynamics import HeatSubVP
 from tests import oracles
 from tests.dynamics.members import CLASSICAL, build
+from tests.marks import later
 from tests.samplers.fields import Field, Law, frequencies, law_from_published_prior, returned_law, smooth_field
 
 LENGTH, END = 16, 1e-2
@@ -183,10 +184,10 @@ def test_the_datas_prior_mends_mean_and_spectrum(name, gap):
         ("heat", "semianalytic", True, 0.0, (50, 100), 0.15),
         ("heat", "semianalytic", True, 1.0, (50, 100), 0.15),
         ("heat", "semianalytic", False, 1.0, (50, 100), 0.15),
-        ("heat", "semianalytic", False, 0.0, (400, 800), 0.25),  # half of the damping is not met by the score: slow
-        ("cld", "euler", True, 1.0, (100, 200), 0.25),
+        later("heat", "semianalytic", False, 0.0, (400, 800), 0.25),  # half of the damping is not met by the score
+        later("cld", "euler", True, 1.0, (100, 200), 0.25),
         ("cld", "semianalytic", True, 0.0, (100, 200), 0.25),
-        ("fvp-0.9-2", "euler", True, 1.0, (100, 200), 0.3),
+        later("fvp-0.9-2", "euler", True, 1.0, (100, 200), 0.3),
         ("fvp-0.9-2", "euler", False, 1.0, (100, 200), 0.3),
     ],
 )
@@ -264,10 +265,10 @@ def test_corrections_have_the_stationary_law_of_langevins_theory(name, shape, t)
 @pytest.mark.parametrize(
     ("name", "shape", "grid"),
     [
-        ("heat", (3, 4), "log_time"),
+        later("heat", (3, 4), "log_time"),
         ("vp", (4,), "uniform"),
-        ("fvp-0.9-2", (4,), "uniform"),
-        ("cld", (4,), "uniform"),
+        later("fvp-0.9-2", (4,), "uniform"),
+        later("cld", (4,), "uniform"),
     ],
 )
 def test_a_corrected_run_has_the_spectrum_of_the_data(name, shape, grid):
@@ -281,7 +282,7 @@ def test_a_corrected_run_has_the_spectrum_of_the_data(name, shape, grid):
 
 @pytest.mark.parametrize(
     ("predictor", "stochastic"),
-    [("euler", True), ("euler", False), ("reverse_diffusion", True), ("semianalytic", True)],
+    [("euler", True), later("euler", False), later("reverse_diffusion", True), later("semianalytic", True)],
 )
 def test_corrected_solvers_return_the_data_law(predictor, stochastic):
     # 200 fields of 16 x 16; variances by bands of frequency, where Langevin leaves about 1 + snr^2

@@ -15,6 +15,7 @@ from common.dynamics import LinearDynamics, Prior
 from common.samplers import default_solver, sample
 from gfdm.dynamics import FVE, FVP
 from tests.dynamics.members import build
+from tests.marks import later
 from tests.oracles import Mixture, MixtureDenoiser
 
 MIXTURE = Mixture()
@@ -42,18 +43,13 @@ FRACTIONAL = [
 ]
 
 
-def later(*values: object) -> object:
-    """A case for the marker slow."""
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
 def crossed(names: list[str], solvers: list[tuple[str, int]]) -> list[object]:
     """Every name with every solver, by turns; all but one of each name for the marker slow."""
     pairs = [(i, name, j, solver) for i, name in enumerate(names) for j, solver in enumerate(solvers)]
     return [(name, *solver) if i % len(solvers) == j else later(name, *solver) for i, name, j, solver in pairs]
 
 
-SOME = ("fvp-0.9-2", "fve-0.5-0", "fve-0.1-3", "cld")  # both families, every number of processes, rough and smooth
+SOME = ("fvp-0.9-2", "fve-0.5-0")  # both families, with auxiliary processes and without
 
 
 @pytest.mark.parametrize("name", [name if name in SOME else later(name) for name in (*FRACTIONAL, "cld")])
@@ -97,7 +93,7 @@ def quantiles(dynamics: LinearDynamics, solver: str, steps: int) -> Tensor:
     return sample(dynamics, MixtureDenoiser(dynamics), (1, 1, 4000), solver=solver, steps=steps, init=init).x.flatten()
 
 
-@pytest.mark.parametrize("name", ["fvp-0.9-2-path", "fve-0.9-2-path", "vp"])
+@pytest.mark.parametrize("name", [later("fvp-0.9-2-path"), "fve-0.9-2-path", "vp"])
 def test_two_orders_of_exponential_solvers_by_quantiles(name):
     def distance(solver: str, steps: int) -> float:
         return MIXTURE.distance(quantiles(build(name), solver, steps).numpy())

@@ -9,6 +9,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from torch import nn
 from common.files import load_state, refuse_links
 from common.refusal import Refusal
 from scripts import export
+from tests.marks import later
 from tests.security.conftest import refused
 
 # -- weights -----------------------------------------------------------------------------------------------------------
@@ -337,7 +339,12 @@ SETTINGS = [{"amsgrad": -1}, {"capturable": True}, {"eps": 10**30}, {"lr": 10**3
 SCHEDULE = [{"last_epoch": 10**30}, {"last_epoch": 3}, {"_anneal_func_type": "x"}, {"total_steps": 10}, {"step": 7}]
 
 
-@pytest.mark.parametrize("settings", SCHEDULE, ids=map(str, SCHEDULE))
+def after_the_first(cases: list[Any]) -> list[Any]:
+    """The first case; the others under the marker slow, since each trains."""
+    return [cases[0], *map(later, cases[1:])]
+
+
+@pytest.mark.parametrize("settings", after_the_first(SCHEDULE), ids=map(str, SCHEDULE))
 def test_a_foreign_schedule_is_refused(settings, cli, stopped):
     path = stopped / "checkpoints" / "step-0000100.ckpt"
     checkpoint = torch.load(path, weights_only=True)
@@ -348,7 +355,7 @@ def test_a_foreign_schedule_is_refused(settings, cli, stopped):
 
 @pytest.mark.parametrize(
     ("moments", "settings"),
-    [*((m, {}) for m in MOMENTS), *(({}, s) for s in SETTINGS)],
+    [(MOMENTS[0], {}), *(later(m, {}) for m in MOMENTS[1:]), ({}, SETTINGS[0]), *(later({}, s) for s in SETTINGS[1:])],
     ids=map(str, MOMENTS + SETTINGS),
 )
 def test_a_foreign_state_of_an_optimiser_is_refused(moments, settings, cli, stopped):
@@ -365,7 +372,7 @@ def replanted(folder: Path, **parts: object) -> None:
     torch.save({**torch.load(path, weights_only=True), **parts}, path)
 
 
-@pytest.mark.parametrize("step", STEPS, ids=map(repr, STEPS))
+@pytest.mark.parametrize("step", after_the_first(STEPS), ids=map(repr, STEPS))
 def test_a_foreign_step_is_refused(step, cli, stopped):
     replanted(stopped, global_step=step)
     refused(cli("train", "--resume", stopped.name, "--device", "cpu"))
@@ -378,7 +385,9 @@ PARTS = {
     "loops": [None, [], {"fit_loop": 7}, {"fit_loop": {}}],
     "callbacks": [7, {"Checkpoints": {"best_model_path": "/etc/passwd", "dirpath": "/tmp"}}],
 }
-PLANTED = [(name, value) for name, values in PARTS.items() for value in values]
+PLANTED = [
+    (name, value) if value is values[-1] else later(name, value) for name, values in PARTS.items() for value in values
+]
 
 
 @pytest.mark.parametrize(("name", "value"), PLANTED)

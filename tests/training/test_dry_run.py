@@ -11,7 +11,7 @@ from common.config.build import load_data
 from common.config.plugins import class_of
 from common.config.resolve import fit_to_data
 from common.memory import left_in_control_groups
-from common.training import trial
+from common.training import introduction, trial
 from common.training.build import build_module
 from common.training.memory import TensorMemory
 from common.training.trial import Estimate, Trial, estimate, evaluations, try_size
@@ -27,6 +27,19 @@ def made(*words):
     data = load_data(order.config.data)
     config = fit_to_data(order.config, data.spec, class_of(order.config.dynamics), class_of(order.config.network))
     return config, data, build_module(config, None, None)
+
+
+def test_more_processes_than_cores_are_told(monkeypatch, capsys):
+    """Unless srun started them, which binds every task to cores of its own."""
+    monkeypatch.setattr(introduction, "cores", lambda: 2)
+    config, data, module = made("--devices", "3")
+    line = "note      --devices 3 are as many processes, which share 2 cores: more than these gain nothing\n"
+    for devices, variables, count in ((2, {}, 0), (3, {}, 1), (3, {"SLURM_NTASKS": "3", "SLURM_PROCID": "0"}, 0)):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        config = replace(config, hardware=replace(config.hardware, devices=devices))
+        introduction.introduce(config, module, CPU, data)
+        assert capsys.readouterr().out.count(line) == count
 
 
 def test_tensor_memory_is_what_lives_at_once():

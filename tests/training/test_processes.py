@@ -43,6 +43,7 @@ OPTIONS = {"plain": {}, "static": {"static_graph": True}, "bf16": {"gradient_com
 INR = {"model_name": "inr", "width": 8, "depth": 2, "inner_steps": 2, "dynamics": "heat"}
 NAME, HEAT, TUNED = "digits_H0.9_K2", "digits_heat_inr", "digits_H0.9_K2_consistency"
 TOLERANCE = 5e-5
+pytestmark = pytest.mark.timeout(600)  # the first test waits for all trainings
 
 
 def carried_out(folder: Path, plan: list[dict]) -> list[list[int]]:
@@ -52,7 +53,7 @@ def carried_out(folder: Path, plan: list[dict]) -> list[list[int]]:
         [sys.executable, several.__file__, str(folder / "plan.json")],
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=580,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ SCRIPT = """#!/bin/bash
 #SBATCH --time=04:00:00 --cpus-per-task=4 --nodes={nodes} --gpus-per-node={devices} --ntasks-per-node={devices}  # edit
 # {count} trainings, each of which goes on where it was; their table and picture: {folder}
 # Send it in the folder of the clone.
-source scripts/slurm/job.sh || exit 2
+source scripts/slurm/job.sh || {{ echo "job       error: send it in the folder of the clone, not in $PWD"; exit 2; }}
 IDS=({ids})
 ID=${{IDS[$SLURM_ARRAY_TASK_ID]}}
 out={place}
