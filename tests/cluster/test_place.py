@@ -12,7 +12,7 @@ from common.config.schema import Hardware
 from common.refusal import Refusal
 from common.training.strategy import environments
 from common.training.sweep.running import check_alone
-from common.training.together import check_count
+from common.training.together import check_count, flags
 
 TASK = {"SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NNODES": "2", "SLURM_NODEID": "1"}
 
@@ -74,3 +74,11 @@ def test_a_sweep_is_one_process():
     with pytest.raises(SystemExit) as end:
         check_alone(Place(1, 2, 1, 2, SRUN))
     assert end.value.code == 2
+
+
+def test_a_key_is_told_to_nobody():
+    """It would lie in the store, and in the line that says how two processes differ."""
+    for words in (["--wb_key", "5ecret", "--lr", "1"], ["--wb_key=5ecret", "--lr", "1"]):
+        found = flags(words)
+        assert "5ecret" not in str(found.facts)
+        assert found.facts["--lr"] == "1"
