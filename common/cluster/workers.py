@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from common.stopping import SIGNALS
 
 MOST_DEATHS = 3  # in a row, without a task that was finished: it is not bad luck then
 PATIENCE = 5.0  # seconds that a process has to end by itself when all is done
+EVERY, LIMIT = 3.0, 45.0  # seconds between two signs of life, and without one until a process is ended
 EVERY, MISSED = 3.0, 15  # seconds between two signs of life of a process, and how many may be missing
 CARRIED = (Refusal, OSError, MemoryError, RuntimeError)  # errors that a user may be able to mend, as they are
 
@@ -35,7 +37,8 @@ class Workers(Generic[Task, Result]):
 
     What a process needs goes to it once, a task at a time follows, and a result comes back; nothing goes through files.
     If the first process dies, however it does, the others end at once. One that dies is started again, and its task is
-    done by another. Signals that stop a program are the first process's affair: the others do not hear them.
+    done by another; so is that of one that is stopped, which gives no sign of life. Signals that stop a program are the
+    first process's affair: the others do not hear them.
 
     Args:
         count: how many.
@@ -63,7 +66,7 @@ class Workers(Generic[Task, Result]):
         devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if device == "cuda" else [device]
         shared = threads or max(1, cores() // count)
         self._seats = [_Seat(number, devices[number % len(devices)], shared) for number in range(count)]
-        self._deaths = 0
+        self._deaths, self._looked = 0, time.monotonic()
 
     def __enter__(self) -> "Workers[Task, Result]":
         return self
@@ -125,7 +128,9 @@ class Workers(Generic[Task, Result]):
                         on_death(lost, how)
                     self._count_death(how)
                     continue
-                if kind == PROGRESS:
+                if kind == ALIVE:
+                    seat.is_ready = True
+                elif kind == PROGRESS:
                     if on_progress:
                         on_progress(seat.task, content)
                 elif kind == RAISED:
@@ -144,7 +149,12 @@ class Workers(Generic[Task, Result]):
 
     def _ready(self) -> "list[_Seat]":
         by_pipe = {seat.pipe: seat for seat in self._seats if seat.process is not None}
-        return [by_pipe[pipe] for pipe in connection.wait(list(by_pipe)) if isinstance(pipe, Connection)]
+        heard = [by_pipe[pipe] for pipe in connection.wait(list(by_pipe), EVERY) if isinstance(pipe, Connection)]
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, 2 * EVERY), now  # this one may have been stopped, with all
+        for seat in by_pipe.values():
+            seat.listen(passed, heard=seat in heard)
+        return heard
 
     def _count_death(self, how: str) -> None:
         self._deaths += 1
@@ -182,6 +192,9 @@ class _Seat:
         process: it; None before it is needed.
         task: what it does.
         is_free: whether it does nothing.
+        is_ready: whether it has begun to give signs of life, after it was set up.
+        silence: seconds without one.
+        was_silent: whether it was ended for that.
     """
 
     number: int
@@ -190,12 +203,16 @@ class _Seat:
     process: SpawnProcess | None = None
     task: Any = None
     is_free: bool = True
+    is_ready: bool = False
+    silence: float = 0.0
+    was_silent: bool = False
 
     def start(self, *order: Any) -> None:
         """Start its process, which signals do not reach from its first instant on."""
         context = multiprocessing.get_context("spawn")  # one that was forked may use neither CUDA nor threads
         resource_tracker.ensure_running()  # else it is started below, and lets signals in again
         self.pipe, other = context.Pipe()
+        self.is_ready, self.silence, self.was_silent = False, 0.0, False
         self.process = context.Process(target=_live, args=(other, self.device, self.threads), daemon=True)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
@@ -207,6 +224,14 @@ class _Seat:
             for part in order:
                 self.pipe.send(part)
 
+    def listen(self, passed: float, *, heard: bool) -> None:
+        """Note whether anything was heard of its process in so many seconds; one that is silent too long is ended."""
+        assert self.process is not None  # somebody was listened to
+        self.silence = 0.0 if heard else self.silence + passed
+        if self.is_ready and self.silence > LIMIT:
+            self.was_silent = True
+            self.process.kill()  # which is heard
+
     def end(self) -> str:
         """See it off; how it has ended, in words."""
         assert self.process is not None  # somebody was listened to
@@ -214,6 +239,8 @@ class _Seat:
         self.process.kill()
         self.process.join()
         how, self.process = cause(self.process.exitcode), None
+        if self.was_silent:
+            how = f"ended, since it gave no sign of life for {LIMIT:.0f} s"
         self.pipe.close()
         return how
 
@@ -229,7 +256,7 @@ class _Seat:
 
 # -- in another process ------------------------------------------------------------------------------------------------
 
-PROGRESS, DONE, RAISED = "progress", "done", "raised"
+ALIVE, PROGRESS, DONE, RAISED = "alive", "progress", "done", "raised"
 
 
 def _live(pipe: Connection, device: str, threads: int) -> None:
@@ -238,21 +265,44 @@ def _live(pipe: Connection, device: str, threads: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_end_with_first, daemon=True).start()
     torch.set_num_threads(threads)
+    turn = threading.Lock()
+
+    def send(kind: str, content: Any = None) -> None:
+        with turn:
+            pipe.send((kind, content))
+
     try:
-        prepare = pipe.recv()
+        prepare = _received(pipe)
         if prepare is not None:
             prepare()
-        setup, arguments = pipe.recv()
+        setup, arguments = _received(pipe)
         work = setup(torch.device(device), *arguments)
+        send(ALIVE)
+        threading.Thread(target=_say_alive, args=(send,), daemon=True).start()
         while True:
-            task = pipe.recv()
-            pipe.send((DONE, work(task, lambda content: pipe.send((PROGRESS, content)))))
+            task = _received(pipe)
+            send(DONE, work(task, lambda content: send(PROGRESS, content)))
     except EOFError:
         return  # the first process has no more work, or has died
     except Exception as error:  # handed to the first process, which tells it
         text = "".join(traceback.format_exception(error))
         known = type(error).__module__ in ("builtins", Refusal.__module__)
-        pipe.send((RAISED, error if known and isinstance(error, CARRIED) else RuntimeError(f"in a process:\n{text}")))
+        send(RAISED, error if known and isinstance(error, CARRIED) else RuntimeError(f"in a process:\n{text}"))
+
+
+def _received(pipe: Connection) -> Any:
+    try:
+        return pipe.recv()
+    except ConnectionResetError as error:  # the first process has not heard the last signs of life
+        raise EOFError from error
+
+
+def _say_alive(send: Callable[[str], None]) -> None:
+    """A process that is stopped would be waited for without end."""
+    with contextlib.suppress(OSError):  # the first process listens no more
+        while True:
+            time.sleep(EVERY)
+            send(ALIVE)
 
 
 def _end_with_first() -> None:

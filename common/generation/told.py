@@ -37,16 +37,19 @@ def told_order(run: Run, job: Job, todo: list[range]) -> list[str]:
 
 def told_processes(job: Job, devices: int) -> list[str]:
     """What to know of drawing by several processes."""
-    notes = []
-    if devices > len(job.blocks):
+    notes, there = [], len(job.blocks)
+    if devices > there:
         notes.append(
-            f"--devices {devices}: there are {len(job.blocks)} blocks of {job.config.batch_size} samples, each of "
-            "which one process draws; a smaller --batch_size makes more of them"
+            f"--devices {devices}: there {'is 1 block' if there == 1 else f'are {there} blocks'} of "
+            f"{job.config.batch_size} samples, each of which one process draws; a smaller --batch_size makes more of "
+            "them"
         )
-    threads = torch.get_num_threads()
-    if job.dynamics.device.type == "cpu" and devices > 1 and devices * threads > cores():
+    threads, draw = torch.get_num_threads(), min(devices, there)
+    if job.dynamics.device.type == "cpu" and draw > 1 and draw * threads > cores():
         notes.append(
-            f"{devices} processes of {threads} threads share {cores()} cores: as many threads as one process has, "
+            f"{draw} processes of {threads} threads share {cores()} cores: as many threads as one process has, "
             "because the last bits depend on it; with OMP_NUM_THREADS=1 processes do not get in each other's way"
+            if threads > 1
+            else f"{draw} processes share {cores()} core{'s' * (cores() > 1)}: more than that many draw no faster"
         )
     return notes

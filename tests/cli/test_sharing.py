@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -17,12 +19,13 @@ import args
 from common.cluster.place import SRUN, Place
 from common.files import locked, owner_of
 from common.generation import blocks as generation
-from common.generation import planning, room, sharing, signs
+from common.generation import planning, room, sharing, signs, threads
 from common.generation.sections import Shard, Sharing
 from common.refusal import Refusal
 from common.runs import SampleFolder
 from tests.cli.test_generate import arrays
 from tests.test_imports import ROOT
+from tests.training import tiny
 
 SHIPPED = "digits-demo_digits_H0.9_K2"
 DRAW = ("generate", "--run_id", "digits-demo", "--steps", 1, "--n_samples", 25, "--batch_size", 5)
@@ -215,6 +218,33 @@ def test_who_draws_gives_signs_of_life(tmp_path, monkeypatch):
     assert not listening.silent(place)
 
 
+def test_a_set_remembers_the_number_of_threads(tmp_path):
+    def begun(where: str, *, anew: bool = False) -> list[str]:
+        job = SimpleNamespace(dynamics=SimpleNamespace(device=torch.device(where)))
+        threads.begin_with(place, job, anew=anew)
+        with threads.as_begun(place, job, draws=True) as told:
+            return [*told, torch.get_num_threads()]
+
+    place, own = SampleFolder(tmp_path), torch.get_num_threads()
+    try:
+        assert begun("cuda") == [own]
+        assert not place.manifest.exists
+        assert begun("cpu") == [own]
+        torch.set_num_threads(own + 1)
+        assert begun("cuda") == [own + 1]
+        told, used = begun("cpu")
+        assert used == own
+        assert f"not with {own + 1}: the last bits depend on it; OMP_NUM_THREADS={own} says so" in told
+        assert torch.get_num_threads() == own + 1
+        assert begun("cpu", anew=True) == [own + 1]
+        for nonsense in (10**9, 0, "2", True, None):
+            place.manifest.note("threads", nonsense)
+            assert begun("cpu") == [own + 1]
+    finally:
+        torch.set_num_threads(own)
+
+
+@pytest.mark.slow
 def test_all_compute_with_as_many_threads_as_the_first_one(cli, shipped, monkeypatch):
     """The last bits depend on them, whoever draws a share or goes on."""
     draw, seen, own = generation.Job.draw, [], torch.get_num_threads()
@@ -280,6 +310,25 @@ def test_a_block_that_takes_long_is_not_drawn_to_its_end(cli, shipped, monkeypat
     plan = cli(*DRAW[:3], "--mode", "ode", "--steps", 1000, "--n_samples", 2, "--batch_size", 1, "--dry_run")
     assert "2 of them were begun for 0 s each" in plan.out
     assert "network   1,000 evaluations per sample, 2,000 in all" in plan.out
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc")
+def test_memory_does_not_grow_with_the_number_of_samples(cli, tmp_path):
+    """Ten times as many samples of 16 kB, 72 MB more, need 20 MB more at most: what libraries take now and then."""
+    images = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 1), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", x=images)
+    flags = {**tiny.FLAGS, "model_channels": 4, "attn_resolutions": 1, "val_samples": 2}
+    of_data = {"data_name": "arrays", "data_dir": "x.npz"}
+    assert cli("train", *tiny.command(**flags, **of_data, wb_id="large", train_steps=2, batch_size=2)).code == 0
+    words = [sys.executable, Path(__file__).with_name("growth.py"), "runs", "500", "500", "5000"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    peaks = list(map(float, done.stdout.split()))
+    assert len(peaks) == 3
+    assert peaks[2] - peaks[1] <= 20
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

@@ -37,6 +37,9 @@ def doubled(device, factor):
             raise Refusal("is none", "number")
         if task == "bug":
             raise KeyError("nothing")
+        if task == "stop" and not Path("stopped").exists():
+            Path("stopped").touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
         if task == "sleep":
             time.sleep(60)
         os.kill(os.getpid(), signal.SIGTERM)  # not for this process
@@ -74,6 +77,17 @@ def test_what_ends_them(tmp_path, monkeypatch):
     monkeypatch.setattr(workers_module, "MOST_DEATHS", 2)
     with Workers(1, doubled, (2,)) as workers, pytest.raises(Refusal, match="2 times in a row, the last one killed"):
         list(workers.results(["die", 1]))
+
+
+def test_one_that_is_stopped_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(workers_module, "LIMIT", 1.5)
+    monkeypatch.setattr(workers_module, "EVERY", 0.2)  # of the first process
+    deaths = []
+    with Workers(1, doubled, (2,)) as workers:
+        found = workers.results(["stop"], on_death=lambda task, how: deaths.append((task, how)))
+        assert dict(found) == {"stop": "stopstop"}
+    assert deaths == [("stop", "ended, since it gave no sign of life for 2 s")]
 
 
 def alive(process: int) -> bool:
