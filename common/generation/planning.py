@@ -111,8 +111,8 @@ def time_for(job: Job, todo: Sequence[range], devices: int) -> list[str]:
     if working > 1:
         rounds = -(-len(todo) // working)
         lines.append(
-            f"          {working} processes draw up to {rounds:,} of them each: about {in_time(total * rounds / len(todo))} "
-            "and the seconds they take to start, if each has a GPU of its own, or as many cores as this one has now; "
+            f"          {working} processes draw up to {rounds:,} of them each: about "
+            f"{in_time(total * rounds / len(todo))} and the seconds they take to start, if each has a GPU of its own, or as many cores as this one has now; "
             "else longer"
         )
     elif devices > 1:

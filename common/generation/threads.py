@@ -25,9 +25,9 @@ def begin_with(place: SampleFolder, job: Job, *, anew: bool) -> None:
         job: what it is drawn with.
         anew: whatever is known: no sample is there, and nobody draws one.
     """
-    if job.dynamics.device.type == "cpu" and (known := _noted(place)) != (own := torch.get_num_threads()):
-        if known is None or anew:
-            place.manifest.note(THREADS, own)
+    own, known = torch.get_num_threads(), _noted(place)
+    if job.dynamics.device.type == "cpu" and known != own and (known is None or anew):
+        place.manifest.note(THREADS, own)
 
 
 @contextlib.contextmanager
@@ -47,8 +47,8 @@ def as_begun(place: SampleFolder, job: Job, *, draws: bool) -> Iterator[list[str
         yield []
         return
     told = (
-        f"{place.path} was begun with {known} thread{'s' * (known != 1)} of torch, so it goes on with as many, not with "
-        f"{own}: the last bits depend on it; OMP_NUM_THREADS={known} says so from the beginning"
+        f"{place.path} was begun with {known} thread{'s' * (known != 1)} of torch, so it goes on with as many, not "
+        f"with {own}: the last bits depend on it; OMP_NUM_THREADS={known} says so from the beginning"
     )
     torch.set_num_threads(known)
     try:
