@@ -38,7 +38,8 @@ def introduce(config: RunConfig, module: DiffusionModule, device: torch.device, 
     here = device_count(config.hardware, device)
     if device.type == "cpu" and here > max(1, cores()) and place().launcher != SRUN:  # srun binds a task to its cores
         say(
-            f"note      --devices {here} are as many processes, which share {cores()} cores: more than these gain nothing"
+            f"note      --devices {here} are as many processes, which share {cores()} cores: "
+            "more than these gain nothing"
         )
     for name, steps in (("warmup_steps", recipe.warmup_steps), ("time_warmup", recipe.time_warmup)):
         if steps >= recipe.train_steps:
