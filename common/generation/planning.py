@@ -112,8 +112,8 @@ def time_for(job: Job, todo: Sequence[range], devices: int) -> list[str]:
         rounds = -(-len(todo) // working)
         lines.append(
             f"          {working} processes draw up to {rounds:,} of them each: about "
-            f"{in_time(total * rounds / len(todo))} and the seconds they take to start, "
-            "if each has a GPU of its own, or as many cores as this one has now; else longer"
+            f"{in_time(total * rounds / len(todo))} and the seconds they take to start, if each has a GPU of its own, "
+            "or as many cores as this one has now; else longer"
         )
     elif devices > 1:
         lines.append("          one process draws that block, the others have nothing to do: lower --batch_size")

@@ -35,12 +35,9 @@ def introduce(config: RunConfig, module: DiffusionModule, device: torch.device, 
     count = process_count(config.hardware, device)
     share = "on 1 device" if count == 1 else f"on {count} devices, {batch} on each"
     say(f"training  {recipe.train_steps:,} steps of {batch * count} samples {share}")
-    here = device_count(config.hardware, device)
-    if device.type == "cpu" and here > max(1, cores()) and place().launcher != SRUN:  # srun binds a task to its cores
-        say(
-            f"note      --devices {here} are as many processes, which share {cores()} cores: "
-            "more than these gain nothing"
-        )
+    here, shared = device_count(config.hardware, device), cores()
+    if device.type == "cpu" and here > max(1, shared) and place().launcher != SRUN:  # which binds tasks to their own
+        say(f"note      --devices {here} are as many processes, which share {shared} cores: more gain nothing")
     for name, steps in (("warmup_steps", recipe.warmup_steps), ("time_warmup", recipe.time_warmup)):
         if steps >= recipe.train_steps:
             say(f"note      --{name} {steps:,} is not over when training ends; lower it, or train longer")

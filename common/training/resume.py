@@ -272,8 +272,8 @@ def resumed(given: Mapping[str, Any], of_preset: Mapping[str, Any], folder: RunF
             longer = "; to train longer, start a new run with --init_from" if name == "train_steps" else ""
             source = "" if name in given else " (from --preset)"
             raise Refusal(
-                f"{written(value)}{source} contradicts the run {folder.name}, which has {written(found)}; leave it out"
-                f"{longer}",
+                f"{written(value)}{source} contradicts the run {folder.name}, which has {written(found)}; leave it "
+                f"out, or begin another run, by another --wb_id{longer}",
                 name,
             )
     changed = {

@@ -78,7 +78,11 @@ def test_another_shape_is_made_kept_and_known_again(cli, images, tmp_path):
     assert read_config(folder).data.image_size == (24, 32)
     assert cli("train", "--resume", "r", "--image_size", "24x32").code == 0
     again = cli("train", "--resume", "r", "--image_size", "32x24")
-    refused(again, "train", "--image_size 32x24 contradicts the run r_folder_H0.9_K2, which has 24x32")
+    refused(
+        again,
+        "train",
+        "--image_size 32x24 contradicts the run r_folder_H0.9_K2, which has 24x32; leave it out, or begin another run",
+    )
 
 
 @pytest.mark.parametrize(

@@ -82,14 +82,6 @@ def test_lines_that_are_edited_wrongly(job, edit, told):
     assert not (one.folder / "words.0").exists()
 
 
-def test_tasks_that_are_not_counted_by_node(job):
-    """--ntasks alone leaves out the variable that train.py is told by how many processes of a node there are."""
-    one = job(text_of("train.sbatch").replace("\nID=", "\nunset SLURM_NTASKS_PER_NODE\nID="), "exit 0")
-    sbatch(one, within=20)
-    assert one.codes == [2]
-    assert "error: the line of resources needs --ntasks-per-node\n" in one.log
-
-
 @pytest.mark.parametrize("name", [path.name for path in BATCH])
 def test_a_job_that_is_sent_in_another_folder(job, name):
     one = job(name, "exit 0")

@@ -126,9 +126,8 @@ def test_what_train_py_refuses_ends_all_at_once_and_is_said_last(started, where)
 def test_a_lost_process_is_left_to_torchrun(started):
     """It is told as an error, too, but the next attempt goes on."""
     behaviour = "echo 'train.py: error: rank 1 is lost'; echo 'E] failed (exitcode: 75) local_rank: 0'; echo again"
-    out, _ = (process := started(behaviour, "one", "two", "--", "--wb_id", "x", "--devices", "1")).communicate(
-        timeout=20
-    )
+    process = started(behaviour, "one", "two", "--", "--wb_id", "x", "--devices", "1")
+    out, _ = process.communicate(timeout=20)
     assert process.returncode == 0, out
     assert out.count("again\n") == 2
 

@@ -33,7 +33,7 @@ def test_more_processes_than_cores_are_told(monkeypatch, capsys):
     """Unless srun started them, which binds every task to cores of its own."""
     monkeypatch.setattr(introduction, "cores", lambda: 2)
     config, data, module = made("--devices", "3")
-    line = "note      --devices 3 are as many processes, which share 2 cores: more than these gain nothing\n"
+    line = "note      --devices 3 are as many processes, which share 2 cores: more gain nothing\n"
     for devices, variables, count in ((2, {}, 0), (3, {}, 1), (3, {"SLURM_NTASKS": "3", "SLURM_PROCID": "0"}, 0)):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
