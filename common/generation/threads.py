@@ -25,7 +25,7 @@ def begin_with(place: SampleFolder, job: Job, *, anew: bool) -> None:
         job: what it is drawn with.
         anew: whatever is known: no sample is there, and nobody draws one.
     """
-    known, own = _noted(place), torch.get_num_threads()
+    own, known = torch.get_num_threads(), _noted(place)
     if job.dynamics.device.type == "cpu" and known != own and (known is None or anew):
         place.manifest.note(THREADS, own)
 

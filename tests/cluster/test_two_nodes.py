@@ -31,7 +31,7 @@ FLAGS = {
     "device": "cpu",
     "resume": "auto",
 }
-LONG = {"train_steps": 150, "val_check_interval": 150, "checkpoint_every": 20}  # 30 s with pauses
+LONG = {"train_steps": 100, "val_check_interval": 100, "checkpoint_every": 20}  # 20 s with pauses
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 DRIVEN = str(ROOT / "tests/cluster/driven.py")
 LIMIT = 6.0  # seconds without a sign of life, where a test does not wait for the real 45
@@ -199,12 +199,12 @@ def test_cut_link(commands: Commands, folder: Path) -> None:
     time.sleep(30)
     commands.network.mend()
     reached = pair[0].text.count("in step")
-    pair[0].wait_for(f"in step {reached + 1}", 60)
+    pair[0].wait_for(f"in step {reached + 1}")
     print(f"cut for 30 s: goes on {time.monotonic() - began:.1f} s after the cut")
-    pair[0].wait_for("in step 90", 60)
+    pair[0].wait_for("in step 60")
     began = time.monotonic()
     commands.network.cut()
-    assert [program.code(60) for program in pair] == [LOST, LOST]
+    assert [program.code() for program in pair] == [LOST, LOST]
     show(began, *pair)
     assert "rank 1 on node-1, at step " in pair[0].text
     assert "rank 0 on node-0, at step " in pair[1].text
