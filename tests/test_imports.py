@@ -45,6 +45,7 @@ FLOORS = (
         "common.table",
         "common.stopping",
         "common.memory",
+        "common.cores",
         "common.progress",
     ),
 )

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from common.cores import cores
 from common.refusal import Refusal
 from common.stopping import SIGNALS
 
@@ -163,11 +164,6 @@ class Workers(Generic[Task, Result]):
                 f"a {self._name} died {self._deaths} times in a row, the last one {how}; take fewer processes "
                 "(--devices), or one, which says more"
             )
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cause(code: int | None) -> str:

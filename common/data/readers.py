@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common import stopping
+from common.cores import cores
 from common.refusal import Refusal
 from common.units import in_bytes
 
@@ -41,8 +42,7 @@ def is_first_process() -> bool:
 
 def num_readers() -> int:
     """Processes worth having to read with: the usable cores, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores)
+    return min(8, cores())
 
 
 class Readers(DataLoader[T]):

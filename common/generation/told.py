@@ -2,7 +2,7 @@
 
 import torch
 
-from common.cluster.workers import cores
+from common.cores import cores
 from common.generation.blocks import Job
 from common.generation.forecast import forecast
 from common.runs import Run

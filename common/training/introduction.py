@@ -3,8 +3,8 @@
 import torch
 
 from common.cluster.place import SRUN, place
-from common.cluster.workers import cores
 from common.config.schema import Recipe, RunConfig
+from common.cores import cores
 from common.data.source import DataSet
 from common.dynamics.prior import LITTLE_NOISE
 from common.training.data_told import paragraph

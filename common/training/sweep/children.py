@@ -22,11 +22,6 @@ TAIL = 4096  # bytes of a log that are read to see how far it is
 GPUS, THREADS = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def gpus() -> list[str]:
     """GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     named = os.environ.get(GPUS)

@@ -11,13 +11,14 @@ from typing import Any
 
 from common import stopping
 from common.cluster.place import Place, started_together
+from common.cores import cores
 from common.files import locked, owner_of, refuse_links, remove_leftovers
 from common.progress import SELDOM, bar, tell
 from common.refusal import Refusal
 from common.training import fitting
 from common.training.session import PROGRAM, is_first_process, say
 from common.training.sweep.checking import check_members
-from common.training.sweep.children import STOPPED, Child, cores, gpus, share
+from common.training.sweep.children import STOPPED, Child, gpus, share
 from common.training.sweep.keeping import check_same, log_of, note
 from common.training.sweep.order import SweepMember, SweepOrder, shown
 from common.training.sweep.results import write_results
