@@ -151,15 +151,6 @@ def test_what_is_counted_lies_in_the_folder_of_runs(job):
     assert (one.codes, set(seen)) == ([0, 1], {"my runs/.train-4711.idle"})
 
 
-def test_tasks_that_were_asked_for_in_all(job):
-    """--ntasks in the place of --ntasks-per-node."""
-    script = text_of("train.sbatch").replace("source ", "unset SLURM_NTASKS_PER_NODE\nsource ")
-    one = job(script, FINAL, tasks=2)
-    sbatch(one, within=20)
-    assert one.codes == [0]
-    assert words(one)[-4:] == ["--devices", "2", "--num_nodes", "1"]
-
-
 def test_scancel_is_meant(job):
     def cancel(one: Job) -> None:
         if not cancelled and len(list(one.folder.glob("begun.*"))) == 2:
