@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import psutil
 import pytest
 import torch
@@ -25,7 +24,6 @@ from common.refusal import Refusal
 from common.runs import SampleFolder
 from tests.cli.test_generate import arrays
 from tests.test_imports import ROOT
-from tests.training import tiny
 
 SHIPPED = "digits-demo_digits_H0.9_K2"
 DRAW = ("generate", "--run_id", "digits-demo", "--steps", 1, "--n_samples", 25, "--batch_size", 5)
@@ -310,25 +308,6 @@ def test_a_block_that_takes_long_is_not_drawn_to_its_end(cli, shipped, monkeypat
     plan = cli(*DRAW[:3], "--mode", "ode", "--steps", 1000, "--n_samples", 2, "--batch_size", 1, "--dry_run")
     assert "2 of them were begun for 0 s each" in plan.out
     assert "network   1,000 evaluations per sample, 2,000 in all" in plan.out
-
-
-# -- memory ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc")
-def test_memory_does_not_grow_with_the_number_of_samples(cli, tmp_path):
-    """Ten times as many samples of 16 kB, 72 MB more, need 20 MB more at most: what libraries take now and then."""
-    images = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 1), dtype=np.uint8)
-    np.savez(tmp_path / "x.npz", x=images)
-    flags = {**tiny.FLAGS, "model_channels": 4, "attn_resolutions": 1, "val_samples": 2}
-    of_data = {"data_name": "arrays", "data_dir": "x.npz"}
-    assert cli("train", *tiny.command(**flags, **of_data, wb_id="large", train_steps=2, batch_size=2)).code == 0
-    words = [sys.executable, Path(__file__).with_name("growth.py"), "runs", "500", "500", "5000"]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    peaks = list(map(float, done.stdout.split()))
-    assert len(peaks) == 3
-    assert peaks[2] - peaks[1] <= 20
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
