@@ -354,7 +354,9 @@ def test_one_two_and_three_processes_draw_the_same_bits_whoever_is_killed(cli, s
     assert not psutil.wait_procs(drawing, timeout=20)[1]  # nobody draws for nobody
     there = len(list(folder.glob("data/data_*.npy")))
     assert 15 <= there < 50
-    out = start(*words, "--devices", 3, "--trajectory").communicate()[0]
+    again = start(*words, "--devices", 3, "--trajectory")
+    out, err = again.communicate()
+    assert again.returncode == 0, err
     assert f"kept      {there * 40} samples are there already" in out
     assert arrays(folder).keys() == {name for name in whole if name.endswith(".npy")}
     assert {name for name, content in state(folder).items() if whole[name] != content} <= {
