@@ -373,3 +373,19 @@ def test_one_two_and_three_processes_draw_the_same_bits_whoever_is_killed(cli, s
     assert state(folder) == {name: content for name, content in whole.items() if "trajectory" not in name}
     assert owner_of(folder) is None
     assert len(json.loads((folder / "manifest.json").read_text())["files"]) == 101
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc")
+def test_memory_does_not_grow_with_the_number_of_samples(tmp_path):
+    """From 2,000 to 10,000 samples of 2 kB: less than half of what they hold themselves, 16 MB.
+
+    The first number comes twice: to do anything again costs a process some MB, whatever it is.
+    """
+    words = [sys.executable, ROOT / "tests" / "cli" / "drawing_growth.py", tmp_path, "1", "2000", "2000", "10000"]
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    line = next(line for line in done.stdout.splitlines() if line.startswith("peaks"))
+    _, before, after = map(float, line.split()[1:])
+    assert after - before <= 8

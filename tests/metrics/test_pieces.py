@@ -101,11 +101,13 @@ def test_answers_are_made_some_at_a_time(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc")
 def test_memory_does_not_grow_with_the_number_of_samples(tmp_path):
-    """Done when 4, at a sixth: 20 MB from 2,000 to 50,000 samples of 2 kB."""
-    root, first, last = Path(__file__).parents[2], 2100, 10_100
+    """From 2,100 to 10,100 samples of 2 kB: less than half of what they hold themselves, 16 MB.
+
+    The first number comes twice: to do anything again costs a process some MB, whatever it is.
+    """
+    root = Path(__file__).parents[2]
     names = ",".join([*DEFAULTS, "fid", "rke", "vendi", "moments", "sw_values"])
-    words = [sys.executable, root / "tests" / "metrics" / "growth.py", tmp_path, names, str(first), str(last)]
+    words = [sys.executable, root / "tests" / "metrics" / "growth.py", tmp_path, names, "2100", "2100", "10100"]
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=root)
-    peaks = [float(line) for line in done.stdout.splitlines() if line[0].isdigit()]
-    assert len(peaks) == 2
-    assert peaks[1] - peaks[0] <= 20 * (last - first) / 48_000
+    _, before, after = (float(line) for line in done.stdout.splitlines() if line[0].isdigit())
+    assert after - before <= 8
