@@ -223,7 +223,7 @@ def test_it_goes_on_without_its_start(cli, run, tuned_run, again):
     assert tiny.difference(tuned_run, Path("runs", tiny.TUNED_FOLDER)) == 0
     for flag, value in (("--stages", 1), ("--objective", "denoise")):
         line = refused(cli("train", "--resume", "tuned", flag, value), "train", f"{flag} {value} contradicts the run")
-        assert line.endswith("leave it out")
+        assert "leave it out" in line
 
 
 @pytest.mark.slow
