@@ -22,7 +22,6 @@ class Place:
         local_rank: its number among those of its machine.
         local_count: how many there are on its machine.
         launcher: ``torchrun``, ``srun``, ``lightning`` (the first process has started the others), or empty: alone.
-        attempt: how often torchrun has started them again.
     """
 
     rank: int = 0
@@ -30,7 +29,6 @@ class Place:
     local_rank: int = 0
     local_count: int = 1
     launcher: str = ""
-    attempt: int = 0
 
     @property
     def is_first(self) -> bool:
@@ -78,8 +76,8 @@ def place(environment: Mapping[str, str] = os.environ, nodes: int = 1) -> Place:
         return otherwise
 
     if "TORCHELASTIC_RUN_ID" in environment or {"RANK", "LOCAL_RANK"} <= environment.keys():
-        local, attempt = number("LOCAL_WORLD_SIZE", 1), number("TORCHELASTIC_RESTART_COUNT", 0)
-        found = Place(number("RANK"), number("WORLD_SIZE"), number("LOCAL_RANK"), local, TORCHRUN, attempt)
+        local = number("LOCAL_WORLD_SIZE", 1)
+        found = Place(number("RANK"), number("WORLD_SIZE"), number("LOCAL_RANK"), local, TORCHRUN)
     elif "SLURM_NTASKS" in environment and "SLURM_PROCID" in environment:
         count = number("SLURM_NTASKS")
         local = tasks_here(environment, count, number("SLURM_NNODES", 1), number("SLURM_NODEID", 0))

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from common.cluster.place import started_together
-from common.config.build import check_device
 from common.config.schema import RunConfig
 from common.config.stored import read_config
 from common.data.source import DataSet
@@ -22,7 +21,7 @@ from common.generation.opening import drawn_from, open_job
 from common.generation.pictures import real_beside, show
 from common.generation.room import check_room
 from common.generation.sets import check_labels, check_set, claimed, findings
-from common.generation.sharing import draw_all
+from common.generation.sharing import device_for, draw_all
 from common.generation.told import told_processes
 from common.labels import NULL_LABEL
 from common.metrics import Metric
@@ -88,7 +87,7 @@ class EvaluateOrder:
         config = self.config
         wanted = Wanted(data, config.weights_dir, config.cache)
         place = started_together()
-        extractor = Extractor(wanted, config.features, config.devices, check_device(self.device), place=place)
+        extractor = Extractor(wanted, config.features, config.devices, device_for(self.device, place), place=place)
         if config.save_statistics:
             extractor.features()
         for metric in self.metrics if not config.only_statistics else ():

@@ -30,7 +30,6 @@ from common.stopping import LOST
 
 GONE = 60.0  # seconds without a lock and without a new block after which another one of a job counts as dead
 LOOKED_EVERY = 1.0  # seconds between two looks at what the others of a job do
-Prepare = Callable[[tuple[str, ...]], None]
 Written = Iterator[tuple[range, int]]
 
 

@@ -9,6 +9,7 @@ from common.cluster.meeting import Meeting
 from common.cluster.place import SRUN, TORCHRUN, Place, place, tasks_here
 from common.config.environment import is_step
 from common.config.schema import Hardware
+from common.generation import sharing
 from common.refusal import Refusal
 from common.training.strategy import environments
 from common.training.sweep.running import check_alone
@@ -82,3 +83,11 @@ def test_a_key_is_told_to_nobody():
         found = flags(words)
         assert "5ecret" not in str(found.facts)
         assert found.facts["--lr"] == "1"
+
+
+@pytest.mark.parametrize(("here", "device"), [(Place(), "cuda"), (Place(5, 8, 1, 4, SRUN), "cuda:1")])
+def test_processes_of_a_machine_take_its_gpus_in_turn(monkeypatch, here, device):
+    monkeypatch.setattr(sharing, "check_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert sharing.device_for("cuda", here) == torch.device(device)
+    assert sharing.device_for("cpu", here) == torch.device("cpu")
