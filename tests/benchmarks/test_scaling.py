@@ -13,7 +13,6 @@ from benchmarks.scaling import COLUMNS, DRY, PLAIN, VARIANTS, Row, add, counts, 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.slow
 def test_dry_run_fills_every_line(tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/scaling.py", "--dry_run", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
