@@ -1,6 +1,7 @@
 """Points of a feature space, as many as there are: beyond a megabyte they lie in a file and are read in pieces."""
 
 import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -27,6 +28,7 @@ class Stored:
         self._folder = there[0] if there and os.access(there[0], os.W_OK) else None
         place = None if self._folder is None else str(self._folder)
         self._file = SpooledTemporaryFile(IN_MEMORY, dir=place)  # noqa: SIM115 - it ends with this object
+        weakref.finalize(self, self._file.close)  # else Python complains of it at a moment of its own
         self.shape = (0, 0)
 
     def put(self, start: int, points: Tensor) -> None:
